@@ -1,0 +1,38 @@
+# `make` lists what there is to do. Needs Python 3.11 or newer and git; everything else goes into .venv, once.
+PYTHON ?= $(shell python3.11 --version >/dev/null 2>&1 && echo python3.11 || echo python3)
+VENV := .venv
+READY := $(VENV)/.ready
+
+.PHONY: help demo test lint bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY)  ## record Breakout with saliency into runs/demo (CHECKPOINT=path takes your agent instead of the bundled one)
+	$(VENV)/bin/saliency-wrappers record ALE/Breakout-v5 $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --seed 1 --steps 600 --output runs/demo
+
+test: $(READY)  ## run the tests (ARGS="-k name" goes to pytest)
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(READY)  ## check style, formatting and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV)/bin/pyright
+
+bench: $(READY)  ## seconds per decision, against the published way
+	$(VENV)/bin/python benchmarks/bench_saliency.py $(ARGS)
+
+clean:  ## remove .venv, caches, builds and runs/demo
+	rm -rf $(VENV) build dist runs/demo .pytest_cache .ruff_cache .hypothesis
+	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The two variables hold the build environments to the pins as well: the first with pip before 25.3, the second since.
+$(READY): export PIP_CONSTRAINT := constraints.txt
+$(READY): export PIP_BUILD_CONSTRAINT := constraints.txt
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Expected Python 3.11 or newer, got '$(PYTHON)': $$($(PYTHON) --version 2>&1). Say make PYTHON=/path/to/python3.11."; exit 1; }
+	@echo "Installing into $(VENV) (once; a minute or two)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

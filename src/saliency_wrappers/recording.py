@@ -1,0 +1,255 @@
+"""`Recording`: the clocks, triggers, blocks and error policy of an instrumented environment, as a plain object.
+
+It takes each step's decision from the hook, has it explained now or in blocks, and hands `StepSaliency` to its `SaliencyConsumer`s.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from saliency_wrappers.hooks import RecurrentAgentHook
+from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps, StepSaliency
+from saliency_wrappers.replay import ReplayCheck, Verify, check_preprocessing, replay
+from saliency_wrappers.saliency import SaliencyMethod
+
+Mode = Literal["inline", "deferred"]
+OnError = Literal["raise", "warn"]
+Trigger = Callable[[int], bool]
+Frame = Callable[[], NDArray[np.uint8] | None]
+"""Gives the frame that is shown now, `(H, W, 3)` uint8; None where there is none to compare with."""
+
+
+class MissingDecisionError(RuntimeError):
+    """A step came without a decision although `require_decision=True`."""
+
+
+class SaliencyConsumer(Protocol):
+    """What is done with maps: a video, a store. All calls come from within the recorder's `step`, `reset`, `close` or `flush`."""
+
+    def wants_step(self) -> bool:
+        """Whether the decision of the step that is about to be taken should be explained."""
+        ...
+
+    def decided(self, saliency: StepSaliency) -> None:
+        """A step's decision; its maps are None while they are pending."""
+        ...
+
+    def explained(self, saliency: StepSaliency) -> None:
+        """A decision that was pending, later, in order; its maps are None when computing them failed."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    saliency: StepSaliency
+    decision: Decision
+
+
+class Recording:
+    """Follows one environment through its episodes: `begin_episode`, then `decide` and `advance` for each step, `close` at the end."""
+
+    def __init__(
+        self,
+        hook: RecurrentAgentHook,
+        method: SaliencyMethod,
+        *,
+        mode: Mode = "inline",
+        episode_trigger: Trigger | None = None,
+        step_trigger: Trigger | None = None,
+        verify: Verify = "first",
+        require_decision: bool = False,
+        on_error: OnError = "raise",
+        keep: bool = False,
+        block: int = 64,
+    ) -> None:
+        """Listen to a hook; the parameters are those of `SaliencyRecorder`."""
+        _check_options(mode, on_error, block)
+        self.hook = hook
+        self.method = method
+        self.mode: Mode = mode
+        self.block = block
+        self.episode = -1
+        self.step = 0
+        self.total_steps = 0
+        self._episode_trigger = episode_trigger
+        self._step_trigger = step_trigger
+        self._require_decision = require_decision
+        self._on_error: OnError = on_error
+        self._check = ReplayCheck(verify)
+        self._consumers: list[SaliencyConsumer] = []
+        self._held: list[_Held] = []
+        self._kept: dict[int, list[SaliencyMaps]] | None = {} if keep else None
+        self._episode_triggered = False
+        self._decisions = 0
+        self._warned_of_silence = False
+        self._window = hook.open_window(num_envs=1)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether steps are recorded. While they are not, the agent is not watched and nothing is computed."""
+        return self._window.enabled
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        self.hook.enable_window(self._window, enabled)
+
+    def subscribe(self, consumer: SaliencyConsumer) -> None:
+        """Hand every decision to a consumer, too. With no trigger of its own, only what consumers want is explained."""
+        self._consumers.append(consumer)
+
+    def begin_episode(self) -> None:
+        """The environment was reset: nothing has been decided."""
+        self.end_episode()
+        self.episode += 1
+        self.step = 0
+        self._decisions = 0
+        self._episode_triggered = self._episode_trigger is not None and self._episode_trigger(self.episode)
+        self._window.forget_counts()
+        self._window.clear()
+        self.hook.new_episode()
+
+    def decide(self, action: Any, frame: Frame = lambda: None) -> StepSaliency | None:
+        """Before the environment steps: the decision behind this action, explained, pending, or None.
+
+        Args:
+            action: what the environment will be given.
+            frame: what is shown now, to compare with the captured input. None: not compared.
+
+        Raises:
+            MissingDecisionError: no acting pass was seen, and `require_decision` is set.
+            ReplayMismatchError: replaying the decision gave something else (unless `on_error="warn"`).
+        """
+        if not self.enabled or self.episode < 0:
+            return None
+        seen = self.hook.take(self._window)
+        if seen is None:
+            if self._require_decision:
+                raise MissingDecisionError(f"Step {self.step} of episode {self.episode} came without a decision. {self.hook.explain()}")
+            return None
+        self._decisions += 1
+        wanted = self._is_wanted()
+        if not (wanted or self._check.unfinished):
+            return None
+        with self._failures_warned():
+            return self._record(seen, action, frame, wanted)
+        return None
+
+    def advance(self, ended: bool) -> None:
+        """After the environment stepped; `ended` when the episode is over by termination or truncation."""
+        self.step += 1
+        self.total_steps += 1
+        if ended:
+            self.end_episode()
+        self._window.clear()
+
+    def end_episode(self) -> None:
+        """Explain what is held; warn, once, of an episode in which nothing was decided. More than once does no harm."""
+        self.flush()
+        if self.step and not self._decisions and self.enabled and not self._warned_of_silence:
+            self._warned_of_silence = True
+            warnings.warn(f"Episode {self.episode} had no decision in {self.step} steps. {self.hook.explain()}", stacklevel=3)
+
+    def flush(self) -> None:
+        """Explain and hand on the decisions that are held."""
+        held, self._held = self._held, []
+        if not held:
+            return
+        explained: list[SaliencyMaps | None] = [None] * len(held)
+        try:
+            with self._failures_warned():
+                if self._check.verify != "never":
+                    replay(self.hook.adapter, held[0].decision)
+                explained = list(self.method(self.hook.adapter, [one.decision for one in held]))
+        finally:
+            for one, maps in zip(held, explained, strict=True):
+                self._hand_on(replace(one.saliency, maps=maps), pending=True)
+
+    def maps(self, episode: int) -> list[SaliencyMaps]:
+        """The maps of an episode's explained decisions, in order; empty for an episode without any.
+
+        Raises:
+            ValueError: maps are not kept: `keep=True` is needed.
+        """
+        if self._kept is None:
+            raise ValueError("Maps are handed on and dropped. Construct the recorder with keep=True to retain them.")
+        return list(self._kept.get(episode, []))
+
+    def close(self) -> None:
+        """End the episode and leave the hook. More than once does no harm."""
+        try:
+            self.end_episode()
+        finally:
+            self.step = 0
+            self.hook.close_window(self._window)
+
+    def _is_wanted(self) -> bool:
+        if self._episode_trigger is None and self._step_trigger is None:
+            return not self._consumers or any(consumer.wants_step() for consumer in self._consumers)
+        return self._episode_triggered or (self._step_trigger is not None and self._step_trigger(self.total_steps))
+
+    def _record(self, seen: AgentPass, action: Any, frame: Frame, wanted: bool) -> StepSaliency | None:
+        decision = replace(Decision.of(seen), action=_discrete(action))
+        adapter, preprocessor = self.hook.adapter, self.hook.preprocessor
+        if self._check(adapter, decision) and preprocessor is not None:
+            check_preprocessing(preprocessor, frame(), decision.inputs)
+        if not wanted:
+            return None
+        maps = self.method(adapter, [decision])[0] if self.mode == "inline" else None
+        saliency = _step_saliency(self.episode, self.step, action, decision, maps)
+        if maps is None:
+            self._held.append(_Held(saliency, decision))
+        self._hand_on(saliency, pending=False)
+        if len(self._held) >= self.block:
+            self.flush()
+        return saliency
+
+    def _hand_on(self, saliency: StepSaliency, *, pending: bool) -> None:
+        if self._kept is not None and saliency.maps is not None:
+            self._kept.setdefault(saliency.episode, []).append(saliency.maps)
+        for consumer in self._consumers:
+            (consumer.explained if pending else consumer.decided)(saliency)
+
+    @contextmanager
+    def _failures_warned(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if self._on_error == "raise":
+                raise
+            warnings.warn(f"No saliency for step {self.step} of episode {self.episode}: {type(error).__name__}: {error}", stacklevel=4)
+
+
+def _step_saliency(episode: int, step: int, action: Any, decision: Decision, maps: SaliencyMaps | None) -> StepSaliency:
+    discrete = _discrete(action)
+    return StepSaliency(
+        episode=episode,
+        step=step,
+        action=np.asarray(action) if discrete is None else int(discrete),
+        logits=decision.logits[0].float().cpu().numpy(),
+        value=None if decision.value is None else float(decision.value.flatten()[0]),
+        maps=maps,
+    )
+
+
+def _discrete(action: Any) -> torch.Tensor | None:
+    """An integer action as `(1,)`; None for any other kind."""
+    array = np.asarray(action)
+    if array.size != 1 or not np.issubdtype(array.dtype, np.integer):
+        return None
+    return torch.tensor([int(array.item())])
+
+
+def _check_options(mode: str, on_error: str, block: int) -> None:
+    for name, value, known in (("mode", mode, Mode.__args__), ("on_error", on_error, OnError.__args__)):
+        if value not in known:
+            raise ValueError(f"Expected {name} to be one of {known}, got {value!r}.")
+    if block < 1:
+        raise ValueError(f"Expected a positive block, got {block}.")

@@ -1,0 +1,160 @@
+"""The records that travel between stages, and helpers for trees of recurrent state.
+
+`AgentPass` is one forward pass as an adapter saw it, `Decision` the pass that chose an action, `SaliencyMaps` what it looked at,
+`StepSaliency` all of it with its place in time: what `info["saliency"]`, videos and stores are made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+StateTree = Tensor | tuple["StateTree", ...] | Mapping[str, "StateTree"] | None
+"""A recurrent state: a tensor, a tuple or NamedTuple of states, a mapping of states, or None for an agent without memory."""
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class AgentPass:
+    """One forward pass of the agent, as its adapter saw it. Tensors are references; the state is a copy made before the pass."""
+
+    inputs: Tensor
+    """What the network consumed, `(n, C, h, w)`."""
+    state: StateTree
+    """The incoming state. None for an agent without memory."""
+    logits: Tensor | None
+    """The policy output, `(n, num_actions)`. None when the pass gave no policy output (a value-only call)."""
+    value: Tensor | None
+    """The state value, `(n,)` or `(n, 1)`. None when the agent has no value output."""
+    episode_start: Tensor | None = None
+    """`(n,)` bool, True where an episode begins. None when the agent is not told."""
+    scored_action: bool = False
+    """True when the pass was given an action to score (`evaluate_actions`): never a decision."""
+
+    @property
+    def batch(self) -> int:
+        """The number of rows, n."""
+        return len(self.inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """One acting forward pass: what went in and what came out, all batched `(n, ...)`."""
+
+    inputs: Tensor
+    """What the network consumed, `(n, C, h, w)`, in the adapter's `input_range`."""
+    state: StateTree
+    """The state that went in. None for an agent without memory."""
+    logits: Tensor
+    """The policy output, `(n, num_actions)`."""
+    value: Tensor | None
+    """The state value, `(n,)` or `(n, 1)`. None when the agent has no value output."""
+    episode_start: Tensor | None = None
+    """`(n,)` bool, True where an episode begins. None when the agent is not told."""
+    action: Tensor | None = None
+    """`(n,)` integers, the actions that were taken. None when unknown; then a map per action gives the greedy action's."""
+
+    def __post_init__(self) -> None:
+        n = len(self.inputs)
+        for name in ("logits", "value", "episode_start", "action"):
+            tensor: Tensor | None = getattr(self, name)
+            if tensor is not None and len(tensor) != n:
+                raise ValueError(f"Expected {name} with {n} rows, as many as inputs {tuple(self.inputs.shape)}, got {tuple(tensor.shape)}.")
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @staticmethod
+    def of(seen: AgentPass) -> Decision:
+        """An independent copy of a pass: ordinary tensors, detached from the graph and from the caller's buffers."""
+        if seen.logits is None:
+            raise ValueError("Expected a pass with policy output, got one without logits.")
+        return Decision(
+            inputs=copy_tensor(seen.inputs),
+            state=seen.state,
+            logits=copy_tensor(seen.logits),
+            value=None if seen.value is None else copy_tensor(seen.value),
+            episode_start=None if seen.episode_start is None else copy_tensor(seen.episode_start),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SaliencyMaps:
+    """Where one decision looked, on a raw scale: magnitudes compare across frames and episodes."""
+
+    actor: Array
+    """`(h, w)` float32 at network-input resolution, `>= 0` for squared differences; 0: perturbing this place changes no logit."""
+    critic: Array | None
+    """`(h, w)` float32 for the state value. None when the agent has no value output."""
+
+
+@dataclass(frozen=True, eq=False)
+class StepSaliency:
+    """One decision with its place in time: the content of `info["saliency"]`."""
+
+    episode: int
+    """0-based, +1 at every reset after the first."""
+    step: int
+    """0-based, counted from each reset: the decision made on the frame before this step."""
+    action: Any
+    """The action handed to `env.step`: an int for discrete actions, an array otherwise."""
+    logits: Array
+    """`(num_actions,)` float32."""
+    value: float | None
+    """None when the agent has no value output."""
+    maps: SaliencyMaps | None
+    """None while deferred maps are pending."""
+
+    def info(self) -> dict[str, Any]:
+        """The dictionary that goes under `info["saliency"]`."""
+        content: dict[str, Any] = {"episode": self.episode, "step": self.step, "action": self.action}
+        if self.maps is None:
+            content["pending"] = True
+        else:
+            content |= {"actor": self.maps.actor, "critic": self.maps.critic}
+        return content | {"logits": self.logits, "value": self.value}
+
+
+def copy_tensor(tensor: Tensor) -> Tensor:
+    """An ordinary copy (never an inference tensor), without gradient history."""
+    with torch.inference_mode(False), torch.no_grad():
+        return tensor.detach().clone() if not tensor.is_inference() else tensor.clone()
+
+
+def map_state(function: Callable[[Tensor], Tensor], state: StateTree) -> StateTree:
+    """Apply `function` to every tensor of a state, keeping its structure (NamedTuple types included)."""
+    if state is None:
+        return None
+    if isinstance(state, Tensor):
+        return function(state)
+    if isinstance(state, Mapping):
+        return {name: map_state(function, branch) for name, branch in state.items()}
+    if isinstance(state, tuple):
+        branches = [map_state(function, branch) for branch in state]
+        make = getattr(type(state), "_make", tuple)
+        return make(branches)
+    raise TypeError(f"Expected a recurrent state made of tensors, tuples, mappings or None, got {type(state).__name__}.")
+
+
+def state_leaves(state: StateTree) -> Iterator[Tensor]:
+    """The tensors of a state, in order; none for None."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, Mapping):
+        for branch in state.values():
+            yield from state_leaves(branch)
+    elif state is not None:
+        for branch in state:
+            yield from state_leaves(branch)
+
+
+def copy_state(state: StateTree) -> StateTree:
+    """An independent copy of a state, of ordinary tensors."""
+    return map_state(copy_tensor, state)
