@@ -24,7 +24,8 @@ FLOW = [
     ["hooks", "replay"],
     ["perturbation", "scoring", "saliency", "overlay"],
     ["store", "deferred"],
-    ["recording", "recorder", "vector", "video"],
+    ["recording", "recorder", "vector"],
+    ["streaming", "film", "video"],
     ["faithfulness", "testing", "cli"],
     [PACKAGE],
 ]

@@ -20,17 +20,38 @@ from saliency_wrappers.records import StepSaliency
 from saliency_wrappers.streaming import StreamingWriter
 
 
-@dataclass(frozen=True)
 class Painter:
     """Draws a video's frames, all of one size: with maps or without, with numbers below or an empty strip."""
 
-    drawing: Drawing
-    episode_scale: EpisodeScale | None = None
-    """Scales the maps before they are drawn. None: the drawing scales them."""
-    strip: bool = False
-    action_names: Sequence[str] | None = None
-    """For the strip; numbers are shown instead where they are not one for each logit. None: numbers."""
-    zoom: int = 1
+    def __init__(
+        self,
+        drawing: Drawing,
+        by_episode: bool = False,
+        strip: bool = False,
+        action_names: Sequence[str] | None = None,
+        zoom: int = 1,
+    ) -> None:
+        """Choose how frames are drawn.
+
+        Args:
+            drawing: how maps are drawn.
+            by_episode: scale maps by the peaks of their episode first; the drawing's scale should be (0, 1).
+            strip: add the decision's numbers below.
+            action_names: for the strip; numbers are shown where there are not as many names as logits. None: numbers.
+            zoom: enlarge every pixel to `zoom` x `zoom`.
+
+        Raises:
+            TypeError, ValueError: `zoom` is no integer, or below 1.
+        """
+        if isinstance(zoom, bool) or not isinstance(zoom, (int, np.integer)):
+            raise TypeError(f"Expected zoom to be an integer, got {type(zoom).__name__}.")
+        if zoom < 1:
+            raise ValueError(f"Expected zoom to be at least 1, got {zoom}.")
+        self.drawing = drawing
+        self.episode_scale = EpisodeScale() if by_episode else None
+        self.strip = strip
+        self.action_names = action_names
+        self.zoom = zoom
 
     def paint(self, frame: Frame, saliency: StepSaliency | None, preprocessor: FramePreprocessor | None) -> Frame:
         """The picture for a frame `(H, W, 3)` uint8 and its decision; a decision that is None, or has no maps, draws nothing on it."""
@@ -71,8 +92,10 @@ class Film:
         self._size: tuple[int, int] | None = None
         self._current: Frame | None = None
         self._held: deque[_Held] = deque()
+        self.path: Path | None = None
+        """The present video, or the last one. None before the first."""
         self.frames = 0
-        """How many frames the present video, or the last one, was given."""
+        """How many frames it was given."""
 
     @property
     def running(self) -> bool:
@@ -87,6 +110,7 @@ class Film:
     def start(self, path: Path, fps: float, preprocessor: FramePreprocessor | None) -> None:
         """Begin a video; nothing is written before its second frame, or its end."""
         self._writer = StreamingWriter(path, fps)
+        self.path = path
         self._preprocessor = preprocessor
         self._size = None
         self.frames = 0
@@ -150,7 +174,7 @@ class Film:
         try:
             self.finish()
         except Exception as error:
-            logger.warn(f"The saliency video misses its last frames: {error}")
+            logger.warn("The saliency video %s misses frames, or their maps: %s", self.path, error)
 
     @contextmanager
     def rescued(self) -> Generator[None]:
@@ -202,6 +226,6 @@ class Film:
         try:
             picture = self._painter.paint(held.frame, held.saliency, self._preprocessor)
         except Exception:
-            self._writer.write(self._painter.paint(held.frame, None, self._preprocessor))
+            self._writer.write(self._painter.paint(held.frame, None, None))
             raise
         self._writer.write(picture)

@@ -6,7 +6,7 @@ import os
 import uuid
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -145,7 +145,7 @@ class RecurrentAgentHook:
         self.close()
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> Generator[None]:
         """Passes within the block are no decisions."""
         self._paused += 1
         try:

@@ -174,7 +174,9 @@ def load_pretrained(env_id: str) -> tuple[AtariLSTM, FramePreprocessor]:
         ValueError: no agent for this environment ships with the package.
     """
     if env_id not in pretrained_agents():
-        raise ValueError(f"No agent for {env_id!r} ships with saliency_wrappers, only for {pretrained_agents()}. Pass a checkpoint instead.")
+        raise ValueError(
+            f"No agent for {env_id!r} ships with saliency_wrappers, only for {pretrained_agents()}. Pass a checkpoint instead."
+        )
     with resources.as_file(_PRETRAINED_FOLDER / _PRETRAINED[env_id]) as file:
         model = load_checkpoint(file)
     return cast(AtariLSTM, model), replace(FramePreprocessor.named("atari84"), determines_input=True)
@@ -233,9 +235,15 @@ def _read_pickle(file: Path) -> Any:
 
 
 def _network_for(weights: dict[str, Tensor], file: Path) -> GreydanusLSTM | BabyA3CGRU | AtariLSTM:
-    families = (("conv4.weight", "lstm.weight_ih", GreydanusLSTM), ("conv4.weight", "gru.weight_ih", BabyA3CGRU), ("linear.weight", "lstm.weight_ih", AtariLSTM))
+    families = (
+        ("conv4.weight", "lstm.weight_ih", GreydanusLSTM),
+        ("conv4.weight", "gru.weight_ih", BabyA3CGRU),
+        ("linear.weight", "lstm.weight_ih", AtariLSTM),
+    )
     needed = {"conv1.weight", "actor_linear.weight", "critic_linear.weight"}
     for trunk, cell, family in families:
         if needed | {trunk, cell} <= weights.keys() and weights["conv1.weight"].ndim == 4:
             return family(num_actions=len(weights["actor_linear.weight"]), channels=weights["conv1.weight"].shape[1])
-    raise CheckpointError(f"The weights in {file} belong to no known network (expected conv1..4, lstm or gru, critic_linear, actor_linear): {sorted(weights)}")
+    raise CheckpointError(
+        f"The weights in {file} belong to no known network (expected conv1..4, lstm or gru, critic_linear, actor_linear): {sorted(weights)}"
+    )

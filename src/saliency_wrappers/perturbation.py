@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
-from xaitk_saliency import PerturbImage
 from xaitk_saliency.impls.perturb_image.sliding_radial import SlidingRadial
 from xaitk_saliency.impls.perturb_image.sliding_window import SlidingWindow
+from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
 Array = NDArray[np.float32]
 Fill = float | NDArray[Any] | Callable[[Array], NDArray[Any]]
@@ -35,7 +35,7 @@ class GaussianBlur:
 
     def __call__(self, image: Array) -> Array:
         """The blurred image, of the same shape `(C, h, w)`, dtype and range. The image is not modified."""
-        return gaussian_filter(image, sigma=(0, self.sigma, self.sigma))
+        return np.asarray(gaussian_filter(image, sigma=(0, self.sigma, self.sigma)), image.dtype)
 
     def __repr__(self) -> str:
         return f"GaussianBlur(sigma={self.sigma})"

@@ -8,7 +8,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.core import ActType, ObsType
 from numpy.typing import NDArray
-from xaitk_saliency import GenerateClassifierConfidenceSaliency, PerturbImage
+from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifierConfidenceSaliency
+from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
 from saliency_wrappers.hooks import RecurrentAgentHook
 from saliency_wrappers.perturbation import Fill
@@ -38,9 +39,9 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
     decision (frame skip, `AtariPreprocessing`).
 
     Example:
-        >>> hook = RecurrentAgentHook(agent, preprocessor="greydanus2018")            # doctest: +SKIP
-        >>> env = gym.make("ALE/Breakout-v5", render_mode="rgb_array")                # doctest: +SKIP
-        >>> env = RecordSaliencyVideo(SaliencyRecorder(env, hook), "videos")          # doctest: +SKIP
+        >>> hook = RecurrentAgentHook(agent, preprocessor="greydanus2018")  # doctest: +SKIP
+        >>> env = gym.make("ALE/Breakout-v5", render_mode="rgb_array")  # doctest: +SKIP
+        >>> env = RecordSaliencyVideo(SaliencyRecorder(env, hook), "videos")  # doctest: +SKIP
     """
 
     def __init__(
@@ -83,7 +84,9 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
             TypeError, ValueError: a parameter of the wrong kind or value.
         """
         if not isinstance(hook, RecurrentAgentHook):
-            raise TypeError(f"Expected a RecurrentAgentHook, got {type(hook).__name__}. Use SaliencyRecorder(env, RecurrentAgentHook(agent)).")
+            raise TypeError(
+                f"Expected a RecurrentAgentHook, got {type(hook).__name__}. Use SaliencyRecorder(env, RecurrentAgentHook(agent))."
+            )
         gym.utils.RecordConstructorArgs.__init__(
             self,
             _disable_deepcopy=True,

@@ -6,7 +6,7 @@ It takes each step's decision from the hook, has it explained now or in blocks, 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -218,7 +218,7 @@ class Recording:
             (consumer.explained if pending else consumer.decided)(saliency)
 
     @contextmanager
-    def _failures_warned(self) -> Iterator[None]:
+    def _failures_warned(self) -> Generator[None]:
         try:
             yield
         except Exception as error:

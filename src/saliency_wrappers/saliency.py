@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from xaitk_saliency import GenerateClassifierConfidenceSaliency, PerturbImage
 from xaitk_saliency.impls.perturb_image.sliding_radial import SlidingRadial
+from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifierConfidenceSaliency
+from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
 from saliency_wrappers.agents.base import AgentAdapter, split_rows
 from saliency_wrappers.perturbation import Fill, GaussianBlur, MaskCache, Masks, SlidingDisc, filled, perturbed
@@ -126,7 +127,9 @@ class PerturbationSaliency:
             return saliency
         if not self._warned:
             self._warned = True
-            warnings.warn(f"{type(self.saliency_gen).__name__} gave NaN for scores that are all the same: such maps become zeros.", stacklevel=2)
+            warnings.warn(
+                f"{type(self.saliency_gen).__name__} gave NaN for scores that are all the same: such maps become zeros.", stacklevel=2
+            )
         return np.nan_to_num(saliency, nan=0.0, posinf=0.0, neginf=0.0)
 
     def _checked_inputs(self, decision: Decision) -> Tensor:
@@ -156,7 +159,9 @@ class PerturbedOutputs:
 
 PRESETS: dict[str, Callable[[], PerturbationSaliency]] = {
     "xaitk": PerturbationSaliency,
-    "greydanus2018": lambda: PerturbationSaliency(SlidingDisc(radius=1, stride=5, sigma=5), GridSquaredDifference(stride=5), GaussianBlur(sigma=3)),
+    "greydanus2018": lambda: PerturbationSaliency(
+        perturber=SlidingDisc(radius=1, stride=5, sigma=5), saliency_gen=GridSquaredDifference(stride=5), fill=GaussianBlur(sigma=3)
+    ),
 }
 """Named methods: `"xaitk"`, the published application's; `"greydanus2018"`, the paper's own code."""
 
@@ -170,8 +175,8 @@ def saliency_method(
     """A preset by its name, or a method as it is; the parts that are given replace the method's own.
 
     Raises:
-        ValueError: no preset of this name, or parts for a method that has none.
-        TypeError: neither a name nor a method.
+        ValueError: no preset of this name.
+        TypeError: neither a name nor a method, or parts for a method that has none.
     """
     if isinstance(method, str):
         if method not in PRESETS:
@@ -182,7 +187,7 @@ def saliency_method(
     if perturber is None and saliency_gen is None and fill is None:
         return method
     if not isinstance(method, PerturbationSaliency):
-        raise ValueError(f"perturber, saliency_gen and fill are parts of a PerturbationSaliency; {type(method).__name__} has none.")
+        raise TypeError(f"perturber, saliency_gen and fill are parts of a PerturbationSaliency; {type(method).__name__} has none.")
     return PerturbationSaliency(
         perturber or method.perturber,
         saliency_gen or method.saliency_gen,
@@ -216,7 +221,7 @@ class _BatchTuner:
         for size in self.sizes:
             if size > len(rows):
                 break
-            duration = min(_seconds(lambda: evaluate(rows[:size])) for _ in range(3)) / size
+            duration = min(_seconds(evaluate, rows[:size]) for _ in range(3)) / size
             if duration > 1.1 * shortest:
                 break
             if duration < shortest:
@@ -224,9 +229,9 @@ class _BatchTuner:
         return best
 
 
-def _seconds(work: Callable[[], Any]) -> float:
+def _seconds(evaluate: Callable[[Tensor], Any], rows: Tensor) -> float:
     start = time.perf_counter()
-    work()
+    evaluate(rows)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - start

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from xaitk_saliency import GenerateClassifierConfidenceSaliency
+from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifierConfidenceSaliency
 
 from saliency_wrappers.perturbation import Masks
 
@@ -74,7 +74,7 @@ class GridSquaredDifference(SquaredDifference):
         grid = (-(-height // self.stride), -(-width // self.stride))
         if len(scores) != grid[0] * grid[1]:
             raise ValueError(f"Expected {grid[0] * grid[1]} masks, a grid of {grid} with stride {self.stride}, got {len(scores)}.")
-        return cv2.resize(scores.reshape(grid).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+        return np.asarray(cv2.resize(scores.reshape(grid).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's argument."""
@@ -109,6 +109,7 @@ def saliency_map(
         generated = generated[chosen]
     if generated.shape != shape:
         raise ValueError(
-            f"Expected a map of shape {shape} or one for each of {len(reference)} outputs from {type(generator).__name__}, got {generated.shape}."
+            f"Expected a map of shape {shape} or one for each of {len(reference)} outputs from {type(generator).__name__}, "
+            f"got {generated.shape}."
         )
     return generated

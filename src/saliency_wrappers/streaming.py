@@ -9,15 +9,15 @@ import weakref
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from saliency_wrappers.overlay import Frame, check_frame
 
 # One fragment for every 15 frames, each sent to the file as soon as it is encoded: what a kill leaves is playable.
-_FRAGMENTED = ["-f", "mp4", "-g", "15", "-tune", "zerolatency", "-flush_packets", "1"]
-_FRAGMENTED += ["-movflags", "frag_keyframe+empty_moov+default_base_moof"]
+_FLAGS = "frag_keyframe+empty_moov+default_base_moof"
+_FRAGMENTED = ["-f", "mp4", "-g", "15", "-tune", "zerolatency", "-movflags", _FLAGS, "-flush_packets", "1"]
 # What ffmpeg returns when a signal ended it (it finishes the file then), and what the system says when it had no time to.
 _INTERRUPTED = (255, -signal.SIGINT, -signal.SIGTERM)
 
@@ -42,16 +42,13 @@ class StreamingWriter:
 
         Raises:
             FileNotFoundError: no such folder.
-            ValueError: frames per second that are not above 0.
+            TypeError, ValueError: `fps` is no number, or not above 0.
         """
         self.path = Path(path).absolute()
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"Expected an existing folder for the video {self.path.name}, got {self.path.parent}.")
-        # ffmpeg is told the rate with two decimals.
-        if not (math.isfinite(fps) and round(fps, 2) > 0):
-            raise ValueError(f"Expected a positive number of frames per second, got {fps}.")
         self._size: tuple[int, int] | None = None
-        self._encoder = _Encoder(self.path, fps)
+        self._encoder = _Encoder(self.path, check_rate(fps))
         self._finalizer = weakref.finalize(self, self._encoder.close)
 
     def write(self, frame: Frame) -> None:
@@ -85,6 +82,16 @@ class StreamingWriter:
             OSError: ffmpeg failed otherwise (a full disk), in ffmpeg's words.
         """
         self._finalizer()
+
+
+def check_rate(fps: Any) -> float:
+    """The same frames per second: `TypeError` if it is no number, `ValueError` if it is not above 0 (ffmpeg reads two decimals)."""
+    if isinstance(fps, bool) or not isinstance(fps, (int, float, np.number)):
+        raise TypeError(f"Expected a number of frames per second, got {type(fps).__name__}.")
+    rate = float(cast("float", fps))
+    if not (math.isfinite(rate) and round(rate, 2) > 0):
+        raise ValueError(f"Expected a positive number of frames per second, got {rate}.")
+    return rate
 
 
 class _Encoder:

@@ -28,7 +28,8 @@ def check_adapter(adapter: AgentAdapter, inputs: Tensor, play: Callable[[Tensor]
 
     Raises:
         AdapterContractError: what does not hold, and how it was seen.
-        ValueError: fewer than two inputs, or no way to make the agent act.
+        ValueError: fewer than two inputs.
+        TypeError: no way to make the agent act.
     """
     if inputs.ndim != 4 or len(inputs) < 2:
         raise ValueError(f"Expected at least two inputs (n, C, h, w), got {tuple(inputs.shape)}.")
@@ -61,7 +62,7 @@ def _check_outputs(adapter: AgentAdapter, inputs: Tensor) -> None:
 
 def _acting(adapter: AgentAdapter) -> Callable[[Tensor], Any]:
     if not isinstance(adapter, ActingAdapter):
-        raise ValueError("Expected play=..., a function that makes the agent act, since the adapter has no act(inputs, state).")
+        raise TypeError("Expected play=..., a function that makes the agent act, since the adapter has no act(inputs, state).")
     state = adapter.initial_state(1)
 
     def act(inputs: Tensor) -> None:
@@ -125,7 +126,8 @@ def _check_no_side_effects(adapter: AgentAdapter, inputs: Tensor, state: StateTr
     _require(unchanged, "evaluate leaves its state as it is")
     _require(torch.equal(torch.get_rng_state(), random), "evaluate leaves torch's random state as it is")
     if isinstance(module, nn.Module):
-        _require(all(torch.equal(weights[name], tensor) for name, tensor in module.state_dict().items()), "evaluate leaves weights and buffers as they are")
+        same = all(torch.equal(weights[name], tensor) for name, tensor in module.state_dict().items())
+        _require(same, "evaluate leaves weights and buffers as they are")
         _require([part.training for part in module.modules()] == training, "evaluate leaves the training flags as they are")
 
 

@@ -1,16 +1,16 @@
-"""`RecordSaliencyVideo`: Gymnasium's `RecordVideo` with each frame's saliency drawn on it; `StreamingWriter`: frames to an H.264 file."""
+"""`RecordSaliencyVideo`: Gymnasium's `RecordVideo`, with what the agent looked at drawn on each frame.
+
+The frames are kept in order by a `Film` and written by a `StreamingWriter`.
+"""
 
 from __future__ import annotations
 
 import gc
 import math
 import os
-import signal
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any, Generic, SupportsFloat
 
@@ -18,61 +18,13 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import logger
 from gymnasium.core import ActType, ObsType, RenderFrame
+from gymnasium.utils.save_video import capped_cubic_video_schedule
 
-from saliency_wrappers.overlay import HEADS, Drawing, EpisodeScale, Frame, Scale, check_frame, draw_strip
-from saliency_wrappers.preprocessing import FramePreprocessor
+from saliency_wrappers.film import Film, Painter
+from saliency_wrappers.overlay import HEADS, Drawing, Scale
 from saliency_wrappers.recorder import SaliencyRecorder
-from saliency_wrappers.recording import Recording
-from saliency_wrappers.records import StepSaliency
-
-
-class StreamingWriter:
-    """Streams frames to an H.264 file that plays while it grows, and keeps none of them.
-
-        writer = StreamingWriter("episode.mp4", fps=30)
-        writer.write(frame)
-        writer.close()
-
-    A killed process leaves all but the last frames; at garbage collection and at the interpreter's exit the file is finished.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], fps: float) -> None:
-        """Nothing is written before the first frame.
-
-        Args:
-            path: the file, replaced if it exists. Its folder must exist.
-            fps: frames per second, above 0.
-        """
-        self.path = Path(path).absolute()
-        if not self.path.parent.is_dir():
-            raise FileNotFoundError(f"Expected an existing folder for the video, actual: {self.path.parent} does not exist.")
-        if not (math.isfinite(fps) and fps > 0):
-            raise ValueError(f"Expected a positive number of frames per second, got {fps}.")
-        self._size: tuple[int, int] | None = None
-        self._encoder = _Encoder(self.path, fps)
-        self._finalizer = weakref.finalize(self, self._encoder.close)
-
-    def write(self, frame: Frame) -> None:
-        """Append a frame. One with an odd height or width gets a black row or column.
-
-        Args:
-            frame: `(H, W, 3)` uint8, RGB, as large as the first one. It is not modified.
-
-        Raises:
-            TypeError: not an array of uint8.
-            ValueError: another shape, or another size than the first frame's.
-            OSError: ffmpeg could not write the file (disk full, folder gone), in ffmpeg's words.
-            RuntimeError: the writer is closed.
-        """
-        if not self._finalizer.alive:
-            raise RuntimeError(f"Cannot write to {self.path}: it is closed.")
-        check_frame(frame, self._size)
-        height, width = self._size = (frame.shape[0], frame.shape[1])
-        self._encoder.write(np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0))))
-
-    def close(self) -> None:
-        """Finish the file. More than once does no harm, nor does an ffmpeg that Ctrl-C ended; `OSError` for its other failures."""
-        self._finalizer()
+from saliency_wrappers.streaming import StreamingWriter as StreamingWriter
+from saliency_wrappers.streaming import check_rate
 
 
 class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[ObsType, ActType], gym.utils.RecordConstructorArgs):
@@ -150,4 +102,140 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
             zoom=zoom,
         )
         gym.Wrapper.__init__(self, env)
-        ...
+        if env.render_mode in {None, "human", "ansi"}:
+            raise ValueError(
+                f"Render mode is {env.render_mode}, which is incompatible with RecordSaliencyVideo. "
+                "Initialize your environment with a render_mode that returns an image, such as rgb_array."
+            )
+        if episode_trigger is None and step_trigger is None:
+            episode_trigger = capped_cubic_video_schedule
+        self.episode_trigger = episode_trigger
+        self.step_trigger = step_trigger
+        self.video_length = video_length if video_length != 0 else math.inf
+        self.name_prefix = name_prefix
+        self.frames_per_sec = check_rate(self.metadata.get("render_fps", 30) if fps is None else fps)
+        self.disable_logger = disable_logger
+        self.gc_trigger = gc_trigger
+        self.step_id = -1
+        self.episode_id = -1
+        self.render_history: list[RenderFrame] = []
+        self._recorder = _recorder_beneath(env)
+        by_episode = isinstance(scale, str) and scale == "episode"
+        drawing = Drawing(style, (0, 1) if by_episode else scale, tuple(heads), colormap, panels)
+        self._film = Film(self._recorder.recording, Painter(drawing, by_episode, strip, _action_names(env), zoom))
+        self.video_folder = _prepared_folder(video_folder, name_prefix)
+        self._recorder.recording.subscribe(self._film)
+        self._last_resort = weakref.finalize(self, self._film.rescue)
+
+    @property
+    def recording(self) -> bool:
+        """Whether a video is being recorded."""
+        return self._film.running
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[ObsType, dict[str, Any]]:
+        """Reset the environment, end the episode's recording and perhaps start a new one."""
+        with self._film.rescued():
+            observation, info = self.env.reset(seed=seed, options=options)
+            self.episode_id += 1
+            if self.recording and self.video_length == math.inf:
+                self.stop_recording()
+            if self.episode_trigger and self.episode_trigger(self.episode_id):
+                self.start_recording(f"{self.name_prefix}-episode-{self.episode_id}")
+            self._capture_frame()
+        return observation, info
+
+    def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Step the environment, recording what the agent saw and what it sees now."""
+        with self._film.rescued():
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            self.step_id += 1
+            if self.step_trigger and self.step_trigger(self.step_id):
+                self.start_recording(f"{self.name_prefix}-step-{self.step_id}")
+            self._capture_frame()
+        return observation, reward, terminated, truncated, info
+
+    def render(self) -> RenderFrame | list[RenderFrame] | None:
+        """What the environment shows, without maps; of a list of frames nothing is lost to the recording."""
+        with self._film.rescued():
+            rendered = self.env.render()
+        history, self.render_history = self.render_history, []
+        return history + rendered if isinstance(rendered, list) else rendered
+
+    def close(self) -> None:
+        """Finish the video that is being recorded and close the environment."""
+        try:
+            if self.recording:
+                self.stop_recording()
+        finally:
+            super().close()
+
+    def start_recording(self, video_name: str) -> None:
+        """Start a recording, to `{video_folder}/{video_name}.mp4`, from the next frame on; one that is running ends."""
+        if self.recording:
+            self.stop_recording()
+        path = Path(self.video_folder, f"{video_name}.mp4")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._film.start(path, self.frames_per_sec, self._recorder.hook.preprocessor)
+        # Anew after the writer, for the interpreter's exit goes backwards: the film is finished while its file is open.
+        self._last_resort.detach()
+        self._last_resort = weakref.finalize(self, self._film.rescue)
+
+    def stop_recording(self) -> None:
+        """Have what is held explained, draw and write it, and finish the file; `RuntimeError` when nothing is being recorded."""
+        if not self.recording:
+            raise RuntimeError("stop_recording was called, but no recording was started.")
+        self._last_resort.detach()
+        self._film.finish()
+        if self._film.frames == 0:
+            logger.warn("Ignored saving a video as there were zero frames to save.")
+        elif not self.disable_logger:
+            from proglog import default_bar_logger  # comes with moviepy, which says it through this
+
+            default_bar_logger("bar")(message=f"Saliency video ready: {self._film.path}")
+        if self.gc_trigger and self.gc_trigger(self.episode_id):
+            gc.collect()
+
+    def _capture_frame(self) -> None:
+        self._film.turn()
+        if not self.recording:
+            return
+        frame: Any = self.env.render()
+        if isinstance(frame, list):
+            if not frame:
+                logger.warn("Trying to capture render frame but 'env.render()' has just been called. The frame cannot be captured.")
+                return
+            self.render_history += frame
+            frame = frame[-1]
+        if not isinstance(frame, np.ndarray):
+            self.stop_recording()
+            logger.warn("Recording stopped: expected type of frame returned by render to be a numpy array, got instead %s.", type(frame))
+            return
+        self._film.add(frame)
+        if self._film.frames > self.video_length:
+            self.stop_recording()
+
+
+def _recorder_beneath(env: gym.Env[Any, Any]) -> SaliencyRecorder[Any, Any]:
+    beneath: Any = env
+    while isinstance(beneath, gym.Wrapper):
+        if isinstance(beneath, SaliencyRecorder):
+            return beneath
+        beneath = beneath.env
+    raise ValueError(
+        f"Expected a SaliencyRecorder beneath RecordSaliencyVideo, found none in {env}. "
+        "The recorder comes first: env = RecordSaliencyVideo(SaliencyRecorder(env, hook), video_folder)."
+    )
+
+
+def _action_names(env: gym.Env[Any, Any]) -> list[str] | None:
+    meanings: Any = getattr(env.unwrapped, "get_action_meanings", None)
+    return None if meanings is None else list(meanings())
+
+
+def _prepared_folder(video_folder: str | os.PathLike[str], name_prefix: str) -> str:
+    folder = Path(video_folder).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    prefix = folder / name_prefix
+    if any(any(prefix.parent.glob(f"{escape(prefix.name)}-{kind}-*.mp4")) for kind in ("episode", "step")):
+        logger.warn("Overwriting existing saliency videos in %s (give another video_folder or name_prefix to keep them).", folder)
+    return str(folder)

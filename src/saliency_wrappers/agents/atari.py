@@ -42,8 +42,8 @@ class RecurrentModuleAdapter:
 
     def initial_state(self, n: int) -> StateTree:
         """Zeros for n episodes, on the module's device."""
-        own = getattr(self.module, "initial_state", None)
-        return own(n) if callable(own) else _zero_state(self.module, n)
+        own: Any = getattr(self.module, "initial_state", None)
+        return cast("StateTree", own(n)) if callable(own) else _zero_state(self.module, n)
 
     def repeat_state(self, state: StateTree, n: int) -> StateTree:
         """Each row of each tensor n times in a row."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
@@ -121,7 +121,7 @@ def observe(module: nn.Module, reader: PassReader, on_pass: OnPass) -> Callable[
 
 
 @contextmanager
-def undisturbed(module: nn.Module) -> Iterator[None]:
+def undisturbed(module: nn.Module) -> Generator[None]:
     """Run a module for replay: evaluation mode, no gradients, unseen by every hook of ours; everything is restored at the end."""
     training = [part for part in module.modules() if part.training]
     devices = sorted({parameter.device.index or 0 for parameter in module.parameters() if parameter.device.type == "cuda"})
