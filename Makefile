@@ -9,7 +9,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## record Breakout with saliency into runs/demo (CHECKPOINT=path takes your agent instead of the bundled one)
-	$(VENV)/bin/saliency-wrappers record ALE/Breakout-v5 $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --seed 1 --steps 600 --output runs/demo
+	$(VENV)/bin/saliency-wrappers record ALE/Breakout-v5 $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --seed 1 --steps 600 --strip --zoom 3 --output runs/demo
 
 test: $(READY)  ## run the tests (ARGS="-k name" goes to pytest)
 	$(VENV)/bin/python -m pytest $(ARGS)
@@ -24,7 +24,7 @@ bench: $(READY)  ## seconds per decision, against the published way
 
 clean:  ## remove .venv, caches, builds and runs/demo
 	rm -rf $(VENV) build dist runs/demo .pytest_cache .ruff_cache .hypothesis
-	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The two variables hold the build environments to the pins as well: the first with pip before 25.3, the second since.
 $(READY): export PIP_CONSTRAINT := constraints.txt

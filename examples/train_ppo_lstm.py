@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ale_py
 import click
@@ -29,6 +29,7 @@ import gymnasium
 import numpy as np
 import torch
 from ale_py.vector_env import AtariVectorEnv
+from gymnasium.spaces import Discrete
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -151,13 +152,20 @@ def build_model(num_actions: int) -> AtariLSTM:
     gains |= {model.actor_linear: 0.01, model.critic_linear: 1.0}
     for layer, gain in gains.items():
         nn.init.orthogonal_(layer.weight, gain)
-        nn.init.zeros_(layer.bias)
-    for name, parameter in model.lstm.named_parameters():
-        if "weight" in name:
-            nn.init.orthogonal_(parameter)
-        else:
+    nn.init.orthogonal_(model.lstm.weight_ih)
+    nn.init.orthogonal_(model.lstm.weight_hh)
+    for name, parameter in model.named_parameters():
+        if "bias" in name:
             nn.init.zeros_(parameter)
-    return model.to(memory_format=torch.channels_last)  # The convolutions are twice as fast so on a CPU.
+    # On a CPU the convolutions are twice as fast in this memory format.
+    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def count_actions(game: str) -> int:
+    """How many actions the game knows."""
+    environment = gymnasium.make(f"ALE/{game}-v5")
+    environment.close()
+    return int(cast(Discrete, environment.action_space).n)
 
 
 def to_input(frames: Tensor) -> Tensor:
@@ -293,9 +301,7 @@ def save(path: Path, contents: Mapping[str, Any]) -> None:
     os.replace(temporary, path)
 
 
-def save_checkpoint(
-    output: Path, model: AtariLSTM, optimizer: torch.optim.Optimizer, progress: Progress
-) -> None:
+def save_checkpoint(output: Path, model: AtariLSTM, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """Everything that a later run needs to continue, in plain types: `torch.load(weights_only=True)` reads it."""
     contents = {
         "model": model.state_dict(),
@@ -347,10 +353,17 @@ def train_one_round(
     return scalars
 
 
+def evaluate_and_keep(model: AtariLSTM, options: Options, writer: SummaryWriter, steps: int) -> None:
+    """Log the score of one episode and keep the weights that played it."""
+    save(options.output / f"agent-{steps:09d}.pt", model.state_dict())
+    score = evaluate(model, options.game, options.seed)
+    writer.add_scalar("evaluation/return", score, steps)
+    click.echo(f"evaluation after {steps} steps: {score:.0f}")
+
+
 def train(options: Options) -> None:
     """Alternate between playing and learning until a budget is spent."""
-    with gymnasium.make(f"ALE/{options.game}-v5") as environment:
-        model = build_model(int(environment.action_space.n))  # type: ignore[attr-defined]
+    model = build_model(count_actions(options.game))
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, eps=1e-5)
     progress = load_checkpoint(options.output, model, optimizer)
     began = time.monotonic() - progress.seconds
@@ -367,10 +380,7 @@ def train(options: Options) -> None:
             save_checkpoint(options.output, model, optimizer, progress)
         if progress.steps // options.evaluate_every > evaluations:
             evaluations = progress.steps // options.evaluate_every
-            save(options.output / f"agent-{progress.steps:09d}.pt", model.state_dict())
-            score = evaluate(model, options.game, options.seed)
-            writer.add_scalar("evaluation/return", score, progress.steps)
-            click.echo(f"evaluation after {progress.steps} steps: {score:.0f}")
+            evaluate_and_keep(model, options, writer, progress.steps)
     save_checkpoint(options.output, model, optimizer, progress)
     writer.close()
 

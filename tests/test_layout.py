@@ -22,11 +22,11 @@ FLOW = [
     ["records", "preprocessing", "models"],
     ["agents.base", "agents.*", "agents"],
     ["hooks", "replay"],
-    ["perturbation", "scoring", "saliency", "overlay"],
+    ["perturbation", "perturbers", "scoring", "saliency", "overlay"],
     ["store", "deferred"],
-    ["recording", "recorder", "vector"],
+    ["wiring", "recording", "recorder", "vector"],
     ["streaming", "film", "video"],
-    ["faithfulness", "testing", "cli"],
+    ["faithfulness", "testing", "installation", "playing", "cli"],
     [PACKAGE],
 ]
 ORDER = [module for row in FLOW for module in row]

@@ -12,6 +12,7 @@ from saliency_wrappers.records import Decision, SaliencyMaps
 from saliency_wrappers.replay import ReplayMismatchError
 from saliency_wrappers.saliency import PerturbationSaliency, SaliencyMethod
 from saliency_wrappers.scoring import GridSquaredDifference, SquaredDifference
+from saliency_wrappers.video import RecordSaliencyVideo
 
 __all__ = [
     "AgentAdapter",
@@ -22,6 +23,7 @@ __all__ = [
     "GridSquaredDifference",
     "MissingDecisionError",
     "PerturbationSaliency",
+    "RecordSaliencyVideo",
     "RecurrentAgentHook",
     "RecurrentModuleAdapter",
     "ReplayMismatchError",

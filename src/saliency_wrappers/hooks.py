@@ -42,7 +42,11 @@ class DecisionWindow:
             self.latest = seen
             self.accepted += 1
         else:
-            self.rejected[reason] += 1
+            self.reject(reason)
+
+    def reject(self, reason: str) -> None:
+        """Count a pass that is no decision for a reason of the hook's."""
+        self.rejected[reason] += 1
 
     def clear(self) -> None:
         """Begin anew: what was seen until now decides nothing any more."""
@@ -102,7 +106,6 @@ class RecurrentAgentHook:
         self._detach: Any = None
         self._windows: weakref.WeakSet[DecisionWindow] = weakref.WeakSet()
         self._paused = 0
-        self._passes_paused = 0
         self._process = os.getpid()
         self._state: StateTree = None
         self._state_begins = True
@@ -137,6 +140,8 @@ class RecurrentAgentHook:
         """Detach from the agent and leave it as it was found. More than once does no harm."""
         self._adapter = None
         self._sync()
+        for window in self._windows:
+            window.clear()
 
     def __enter__(self) -> RecurrentAgentHook:
         return self
@@ -156,9 +161,8 @@ class RecurrentAgentHook:
     def explain(self) -> str:
         """How many passes were seen since the episode began, and how many were rejected, by reason."""
         text = " ".join(window.explain() for window in self._windows) or "No recorder listens to this hook yet."
-        paused = f" {self._passes_paused} more came while the hook was paused." if self._passes_paused else ""
         detached = "" if self._adapter is not None else " No agent is attached."
-        return text + paused + detached
+        return text + detached
 
     def act(self, observation: NDArray[Any], *, greedy: bool = True) -> int:
         """Choose an action: preprocess, run the agent, carry its state; the state begins anew with each episode.
@@ -197,6 +201,8 @@ class RecurrentAgentHook:
 
     def close_window(self, window: DecisionWindow) -> None:
         """Stop showing passes to a window; with the last one the hook closes."""
+        if window not in self._windows:
+            return
         self._windows.discard(window)
         if not self._windows:
             self.close()
@@ -231,18 +237,20 @@ class RecurrentAgentHook:
             self._detach()
             self._detach = None
         elif self._detach is None and wanted:
-            # A method would keep the hook alive as long as the agent lives.
+            # A method would keep the hook alive as long as the agent lives; a hook that is gone leaves the agent as it was.
             see = weakref.WeakMethod(self._see)
-            self._detach = self.adapter.attach(lambda seen: (method := see()) and method(seen))
+            self._detach = weakref.finalize(self, self.adapter.attach(lambda seen: (method := see()) and method(seen)))
+            self._detach.atexit = False
 
     def _see(self, seen: AgentPass) -> None:
         if os.getpid() != self._process:
             raise RuntimeError(_ANOTHER_PROCESS)
-        if self._paused:
-            self._passes_paused += 1
-            return
         for window in self._windows:
-            if window.enabled:
+            if not window.enabled:
+                continue
+            if self._paused:
+                window.reject("made while the hook was paused")
+            else:
                 window.see(seen)
 
 

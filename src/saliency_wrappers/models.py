@@ -6,8 +6,9 @@ All three act the same way: `value, logits, state = model((x, state))`.
 
 from __future__ import annotations
 
-import pickle
+import io
 import re
+import warnings
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -124,7 +125,7 @@ class AtariLSTM(nn.Module):
 
     def initial_state(self, n: int) -> LSTMState:
         """The zero state of `n` episodes that begin."""
-        zeros = torch.zeros(n, self.state_size, device=self.critic_linear.weight.device)
+        zeros = self.critic_linear.weight.new_zeros(n, self.state_size)
         return zeros, zeros.clone()
 
 
@@ -196,7 +197,8 @@ def _highest_step(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise FileNotFoundError(f"Expected a checkpoint or a folder of checkpoints, found nothing at {path}.")
-    numbered = [(int(match[1]), file.name, file) for file in path.iterdir() if (match := re.search(r"\.(\d+)\.[^.]+$", file.name))]
+    files = [file for file in path.iterdir() if file.is_file()]
+    numbered = [(int(match[1]), file.name, file) for file in files if (match := re.search(r"\.(\d+)\.[^.]+$", file.name))]
     if not numbered:
         raise FileNotFoundError(f"Expected checkpoints named like strong.40.tar in {path}, found none.")
     return max(numbered)[-1]
@@ -206,12 +208,18 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
     if isinstance(content, dict):
         content = next((content[key] for key in ("state_dict", "model_state_dict", "model") if isinstance(content.get(key), dict)), content)
-    if not isinstance(content, dict) or not content or not all(isinstance(weight, Tensor) for weight in content.values()):
-        raise CheckpointError(f"Expected a state dict of tensors in {file}, got {type(content).__name__} of something else.")
-    broken = [name for name, weight in content.items() if not torch.isfinite(weight).all()]
+    if not isinstance(content, dict) or not content or not all(_is_weight(value) for value in content.values()):
+        raise CheckpointError(f"Expected a state dict of dense tensors in {file}, got {type(content).__name__} of something else.")
+    broken = [str(name) for name, weight in content.items() if not torch.isfinite(weight.float()).all()]
     if broken:
         raise CheckpointError(f"The weights in {file} are not finite: {', '.join(broken)}.")
     return content
+
+
+def _is_weight(value: object) -> bool:
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    return value.numel() > 0 and not value.is_meta and not value.is_complex()
 
 
 def _read_safetensors(file: Path) -> Any:
@@ -222,16 +230,20 @@ def _read_safetensors(file: Path) -> Any:
 
 
 def _read_pickle(file: Path) -> Any:
+    content = file.read_bytes()
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what is refused below
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # broken bytes raise anything from EOFError to AssertionError
+        # Protocols 4 and newer begin with operand 149, which the reader of weights knows as little as what follows.
+        forbidden = re.search(r"GLOBAL ([\w.]+)|Unsupported operand 149", str(error))
         if forbidden:
             raise UnsafeCheckpointError(
-                f"{file} holds more than weights ({forbidden[1]}), which could run code when loaded. Nothing was loaded. "
-                "Save only `model.state_dict()`."
+                f"{file} holds more than weights ({forbidden[1] or 'a pickle of protocol 4 or newer'}), which could run code when loaded. "
+                "Nothing was loaded. Save only `model.state_dict()`."
             ) from error
-        raise CheckpointError(f"{file} is corrupt or no PyTorch checkpoint: {error}") from error
+        raise CheckpointError(f"{file} ({len(content)} bytes) is corrupt, cut short or no PyTorch checkpoint.") from error
 
 
 def _network_for(weights: dict[str, Tensor], file: Path) -> GreydanusLSTM | BabyA3CGRU | AtariLSTM:
@@ -242,8 +254,9 @@ def _network_for(weights: dict[str, Tensor], file: Path) -> GreydanusLSTM | Baby
     )
     needed = {"conv1.weight", "actor_linear.weight", "critic_linear.weight"}
     for trunk, cell, family in families:
-        if needed | {trunk, cell} <= weights.keys() and weights["conv1.weight"].ndim == 4:
+        if needed | {trunk, cell} <= weights.keys() and weights["conv1.weight"].ndim == 4 and weights["actor_linear.weight"].ndim == 2:
             return family(num_actions=len(weights["actor_linear.weight"]), channels=weights["conv1.weight"].shape[1])
     raise CheckpointError(
-        f"The weights in {file} belong to no known network (expected conv1..4, lstm or gru, critic_linear, actor_linear): {sorted(weights)}"
+        f"The weights in {file} belong to no known network (expected conv1..4, lstm or gru, critic_linear, actor_linear): "
+        f"{sorted(map(str, weights))}"
     )

@@ -142,7 +142,7 @@ class EpisodeScale:
         peak = self._peaks[head] = max(self._peaks.get(head, 0.0), float(saliency.max()))
         if peak == 0.0 or saliency.min() == saliency.max():
             return np.zeros_like(saliency)
-        return saliency.clip(0.0) / np.float32(peak)
+        return _scaled(saliency, (0.0, peak))
 
 
 def draw_strip(width: int, saliency: StepSaliency | None, action_names: Sequence[str] | None = None) -> Frame:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,8 @@ class SlidingDisc(PerturbImage):
             stride: pixels between neighbouring centres; the first is at (0, 0).
             sigma: standard deviation of the blur, in pixels.
         """
+        if not (radius >= 0 and stride >= 1 and sigma > 0):
+            raise ValueError(f"Expected radius >= 0, stride >= 1 and sigma > 0, got radius={radius}, stride={stride}, sigma={sigma}.")
         self.radius = radius
         self.stride = stride
         self.sigma = sigma
@@ -153,6 +156,20 @@ def depends_on_shape_only(perturber: PerturbImage) -> bool:
     return declared is True or (declared is None and type(perturber) in (SlidingRadial, SlidingWindow, SlidingDisc))
 
 
+def check_fill(fill: object) -> None:
+    """Refuse at once what cannot be a `Fill`.
+
+    Raises:
+        TypeError: neither a number nor an array nor a callable.
+        ValueError: a constant outside [0, 1].
+    """
+    if isinstance(fill, Real):
+        if not 0 <= float(fill) <= 1:
+            raise ValueError(f"Expected a constant fill in [0, 1], relative to the input range (0.5 is 127.5 in 0..255), got {fill}.")
+    elif not callable(fill) and np.asarray(fill).dtype.kind not in "biuf":
+        raise TypeError(f"Expected fill to be a constant, an array or a callable, got {type(fill).__name__}.")
+
+
 def filled(fill: Fill, image: Array, input_range: tuple[float, float]) -> Array:
     """The fill for one image.
 
@@ -167,9 +184,9 @@ def filled(fill: Fill, image: Array, input_range: tuple[float, float]) -> Array:
     Raises:
         ValueError: a fill that does not broadcast to the image, or is not finite.
     """
-    if isinstance(fill, int | float):
+    if isinstance(fill, Real):
         low, high = input_range
-        content: Any = low + fill * (high - low)
+        content: Any = low + float(fill) * (high - low)
     else:
         content = fill(image.copy()) if callable(fill) else fill
     content = np.asarray(content, image.dtype)

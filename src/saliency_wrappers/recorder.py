@@ -83,6 +83,8 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
         Raises:
             TypeError, ValueError: a parameter of the wrong kind or value.
         """
+        if not isinstance(env, gym.Env):
+            raise TypeError(f"Expected a gymnasium.Env, got {type(env).__name__}. Vector environments need VectorSaliencyRecorder.")
         if not isinstance(hook, RecurrentAgentHook):
             raise TypeError(
                 f"Expected a RecurrentAgentHook, got {type(hook).__name__}. Use SaliencyRecorder(env, RecurrentAgentHook(agent))."

@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from saliency_wrappers.agents import AgentAdapter
 from saliency_wrappers.hooks import RecurrentAgentHook
-from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps, StepSaliency
+from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps, StepSaliency, copy_tensor, plain_action
 from saliency_wrappers.replay import ReplayCheck, Verify, check_preprocessing, replay
 from saliency_wrappers.saliency import SaliencyMethod
+from saliency_wrappers.wiring import Fault, Wiring
 
 Mode = Literal["inline", "deferred"]
 OnError = Literal["raise", "warn"]
@@ -51,6 +53,7 @@ class SaliencyConsumer(Protocol):
 class _Held:
     saliency: StepSaliency
     decision: Decision
+    adapter: AgentAdapter
 
 
 class Recording:
@@ -72,6 +75,7 @@ class Recording:
     ) -> None:
         """Listen to a hook; the parameters are those of `SaliencyRecorder`."""
         _check_options(mode, on_error, block)
+        _check_triggers(episode_trigger, step_trigger)
         self.hook = hook
         self.method = method
         self.mode: Mode = mode
@@ -88,8 +92,8 @@ class Recording:
         self._held: list[_Held] = []
         self._kept: dict[int, list[SaliencyMaps]] | None = {} if keep else None
         self._episode_triggered = False
-        self._decisions = 0
-        self._warned_of_silence = False
+        self._wiring = Wiring()
+        self._warned: set[Fault] = set()
         self._window = hook.open_window(num_envs=1)
 
     @property
@@ -110,7 +114,7 @@ class Recording:
         self.end_episode()
         self.episode += 1
         self.step = 0
-        self._decisions = 0
+        self._wiring = Wiring()
         self._episode_triggered = self._episode_trigger is not None and self._episode_trigger(self.episode)
         self._window.forget_counts()
         self._window.clear()
@@ -130,15 +134,15 @@ class Recording:
         if not self.enabled or self.episode < 0:
             return None
         seen = self.hook.take(self._window)
+        if seen is None and self._require_decision:
+            raise MissingDecisionError(f"Step {self.step} of episode {self.episode} came without a decision. {self.hook.explain()}")
+        self._wiring.see(seen is not None, action)
         if seen is None:
-            if self._require_decision:
-                raise MissingDecisionError(f"Step {self.step} of episode {self.episode} came without a decision. {self.hook.explain()}")
             return None
-        self._decisions += 1
         wanted = self._is_wanted()
         if not (wanted or self._check.unfinished):
             return None
-        with self._failures_warned():
+        with self._failures_warned(f"step {self.step}"):
             return self._record(seen, action, frame, wanted)
         return None
 
@@ -146,16 +150,17 @@ class Recording:
         """After the environment stepped; `ended` when the episode is over by termination or truncation."""
         self.step += 1
         self.total_steps += 1
+        self._window.clear()
         if ended:
             self.end_episode()
-        self._window.clear()
 
     def end_episode(self) -> None:
-        """Explain what is held; warn, once, of an episode in which nothing was decided. More than once does no harm."""
+        """Explain what is held; warn, once, of an episode that shows wrong wiring. More than once does no harm."""
         self.flush()
-        if self.step and not self._decisions and self.enabled and not self._warned_of_silence:
-            self._warned_of_silence = True
-            warnings.warn(f"Episode {self.episode} had no decision in {self.step} steps. {self.hook.explain()}", stacklevel=3)
+        fault = self._wiring.fault
+        if fault is not None and fault not in self._warned:
+            self._warned.add(fault)
+            warnings.warn(f"Episode {self.episode} {self._wiring.complaint} {self.hook.explain()}", stacklevel=4)
 
     def flush(self) -> None:
         """Explain and hand on the decisions that are held."""
@@ -164,10 +169,10 @@ class Recording:
             return
         explained: list[SaliencyMaps | None] = [None] * len(held)
         try:
-            with self._failures_warned():
+            with self._failures_warned(f"the {len(held)} decisions from step {held[0].saliency.step}"):
                 if self._check.verify != "never":
-                    replay(self.hook.adapter, held[0].decision)
-                explained = list(self.method(self.hook.adapter, [one.decision for one in held]))
+                    replay(held[0].adapter, held[0].decision)
+                explained = [*self._explain(held[0].adapter, [one.decision for one in held])]
         finally:
             for one, maps in zip(held, explained, strict=True):
                 self._hand_on(replace(one.saliency, maps=maps), pending=True)
@@ -187,7 +192,7 @@ class Recording:
         try:
             self.end_episode()
         finally:
-            self.step = 0
+            self._wiring = Wiring()
             self.hook.close_window(self._window)
 
     def _is_wanted(self) -> bool:
@@ -196,20 +201,33 @@ class Recording:
         return self._episode_triggered or (self._step_trigger is not None and self._step_trigger(self.total_steps))
 
     def _record(self, seen: AgentPass, action: Any, frame: Frame, wanted: bool) -> StepSaliency | None:
-        decision = replace(Decision.of(seen), action=_discrete(action))
+        action = plain_action(action)
+        chosen = copy_tensor(torch.tensor([action])) if isinstance(action, int) else None
+        decision = replace(Decision.of(seen), action=chosen)
         adapter, preprocessor = self.hook.adapter, self.hook.preprocessor
         if self._check(adapter, decision) and preprocessor is not None:
             check_preprocessing(preprocessor, frame(), decision.inputs)
         if not wanted:
             return None
-        maps = self.method(adapter, [decision])[0] if self.mode == "inline" else None
+        maps = self._explain(adapter, [decision])[0] if self.mode == "inline" else None
         saliency = _step_saliency(self.episode, self.step, action, decision, maps)
         if maps is None:
-            self._held.append(_Held(saliency, decision))
+            self._hold(_Held(saliency, decision, adapter))
         self._hand_on(saliency, pending=False)
         if len(self._held) >= self.block:
             self.flush()
         return saliency
+
+    def _explain(self, adapter: AgentAdapter, decisions: list[Decision]) -> list[SaliencyMaps]:
+        maps = self.method(adapter, decisions)
+        if len(maps) != len(decisions):
+            raise ValueError(f"Expected {len(decisions)} SaliencyMaps from {type(self.method).__name__}, one a decision, got {len(maps)}.")
+        return maps
+
+    def _hold(self, one: _Held) -> None:
+        if self._held and self._held[0].adapter is not one.adapter:
+            self.flush()  # another agent was attached
+        self._held.append(one)
 
     def _hand_on(self, saliency: StepSaliency, *, pending: bool) -> None:
         if self._kept is not None and saliency.maps is not None:
@@ -218,33 +236,30 @@ class Recording:
             (consumer.explained if pending else consumer.decided)(saliency)
 
     @contextmanager
-    def _failures_warned(self) -> Generator[None]:
+    def _failures_warned(self, what: str) -> Generator[None]:
         try:
             yield
         except Exception as error:
             if self._on_error == "raise":
                 raise
-            warnings.warn(f"No saliency for step {self.step} of episode {self.episode}: {type(error).__name__}: {error}", stacklevel=4)
+            warnings.warn(f"No saliency for {what} of episode {self.episode}: {type(error).__name__}: {error}", stacklevel=4)
 
 
 def _step_saliency(episode: int, step: int, action: Any, decision: Decision, maps: SaliencyMaps | None) -> StepSaliency:
-    discrete = _discrete(action)
     return StepSaliency(
         episode=episode,
         step=step,
-        action=np.asarray(action) if discrete is None else int(discrete),
+        action=action,
         logits=decision.logits[0].float().cpu().numpy(),
         value=None if decision.value is None else float(decision.value.flatten()[0]),
         maps=maps,
     )
 
 
-def _discrete(action: Any) -> torch.Tensor | None:
-    """An integer action as `(1,)`; None for any other kind."""
-    array = np.asarray(action)
-    if array.size != 1 or not np.issubdtype(array.dtype, np.integer):
-        return None
-    return torch.tensor([int(array.item())])
+def _check_triggers(*triggers: Trigger | None) -> None:
+    for trigger in triggers:
+        if trigger is not None and not callable(trigger):
+            raise TypeError(f"Expected a trigger to be a function of a number, or None, got {type(trigger).__name__}.")
 
 
 def _check_options(mode: str, on_error: str, block: int) -> None:

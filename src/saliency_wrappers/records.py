@@ -65,7 +65,7 @@ class Decision:
         n = len(self.inputs)
         for name in ("logits", "value", "episode_start", "action"):
             tensor: Tensor | None = getattr(self, name)
-            if tensor is not None and len(tensor) != n:
+            if tensor is not None and tensor.shape[:1] != (n,):
                 raise ValueError(f"Expected {name} with {n} rows, as many as inputs {tuple(self.inputs.shape)}, got {tuple(tensor.shape)}.")
 
     def __len__(self) -> int:
@@ -113,13 +113,22 @@ class StepSaliency:
     """None while deferred maps are pending."""
 
     def info(self) -> dict[str, Any]:
-        """The dictionary that goes under `info["saliency"]`."""
+        """The dictionary that goes under `info["saliency"]`, of arrays that its reader may change."""
         content: dict[str, Any] = {"episode": self.episode, "step": self.step, "action": self.action}
         if self.maps is None:
             content["pending"] = True
         else:
-            content |= {"actor": self.maps.actor, "critic": self.maps.critic}
-        return content | {"logits": self.logits, "value": self.value}
+            critic = None if self.maps.critic is None else self.maps.critic.copy()
+            content |= {"actor": self.maps.actor.copy(), "critic": critic}
+        return content | {"logits": self.logits.copy(), "value": self.value}
+
+
+def plain_action(action: Any) -> Any:
+    """A discrete action as an int, a dictionary or tuple of actions as it is, any other as an array of its own."""
+    if isinstance(action, tuple | dict):
+        return action
+    array = np.array(action.detach().cpu().numpy() if isinstance(action, Tensor) else action)
+    return int(array.item()) if array.size == 1 and np.issubdtype(array.dtype, np.integer) else array
 
 
 def copy_tensor(tensor: Tensor) -> Tensor:
@@ -140,7 +149,7 @@ def map_state(function: Callable[[Tensor], Tensor], state: StateTree) -> StateTr
         branches = [map_state(function, branch) for branch in state]
         make = getattr(type(state), "_make", tuple)
         return make(branches)
-    raise TypeError(f"Expected a recurrent state made of tensors, tuples, mappings or None, got {type(state).__name__}.")
+    raise TypeError(_NO_STATE.format(type(state).__name__))
 
 
 def state_leaves(state: StateTree) -> Iterator[Tensor]:
@@ -150,11 +159,16 @@ def state_leaves(state: StateTree) -> Iterator[Tensor]:
     elif isinstance(state, Mapping):
         for branch in state.values():
             yield from state_leaves(branch)
-    elif state is not None:
+    elif isinstance(state, tuple):
         for branch in state:
             yield from state_leaves(branch)
+    elif state is not None:
+        raise TypeError(_NO_STATE.format(type(state).__name__))
 
 
 def copy_state(state: StateTree) -> StateTree:
     """An independent copy of a state, of ordinary tensors."""
     return map_state(copy_tensor, state)
+
+
+_NO_STATE = "Expected a recurrent state made of tensors, tuples, mappings or None, got {}."

@@ -46,13 +46,12 @@ class ReplayCheck:
         """
         if self.verify == "never":
             return False
-        memory = list(state_leaves(decision.state))
         begins = _is_initial(adapter, decision)
         if self.verify == "first" and self._checked_first and (self._checked_memory or begins):
             return False
         replay(adapter, decision)
         self._checked_first = True
-        self._checked_memory |= not memory or not begins
+        self._checked_memory |= not begins
         return True
 
 
@@ -66,7 +65,7 @@ def replay(adapter: AgentAdapter, decision: Decision, tolerance: float = 1e-5) -
     for name, recorded, replayed in (("logits", decision.logits, logits), ("value", decision.value, value)):
         if recorded is None or replayed is None:
             if recorded is not replayed:
-                raise ReplayMismatchError(f"The acting pass gave {_presence(recorded)} {name}, its replay {_presence(replayed)}.")
+                raise ReplayMismatchError(f"The acting pass gave {_presence(recorded)} {name}, its replay {_presence(replayed)} {name}.")
             continue
         if recorded.numel() != replayed.numel() or not _close(recorded.flatten(), replayed.flatten(), tolerance):
             raise ReplayMismatchError(_mismatch(adapter, name, recorded, replayed))
@@ -84,9 +83,9 @@ def check_preprocessing(preprocessor: FramePreprocessor, frame: NDArray[np.uint8
             f"Expected a network input of shape {preprocessor.input_shape}, as the hook's preprocessor makes it, got {captured}. "
             "Give RecurrentAgentHook the preprocessor the agent is fed with."
         )
-    if frame is None or not preprocessor.determines_input:
+    if frame is None or preprocessor.stack > 1 or not preprocessor.determines_input:
         return
-    difference = float(np.abs(preprocessor(frame) - inputs[0].cpu().numpy()).max())
+    difference = float(np.abs(preprocessor(frame) - inputs[0].float().cpu().numpy()).max())
     if not difference <= 0.5 / 255:
         raise ValueError(
             f"The captured network input differs from the hook's preprocessor applied to the rendered frame by up to {difference:.3g}. "
@@ -96,8 +95,11 @@ def check_preprocessing(preprocessor: FramePreprocessor, frame: NDArray[np.uint8
 
 
 def _is_initial(adapter: AgentAdapter, decision: Decision) -> bool:
-    initial = state_leaves(adapter.initial_state(len(decision)))
-    return all(torch.equal(a, b.to(a.device)) for a, b in zip(state_leaves(decision.state), initial, strict=True))
+    """Whether a dropped state cannot show in this decision: always False for an agent without memory."""
+    captured, initial = list(state_leaves(decision.state)), list(state_leaves(adapter.initial_state(len(decision))))
+    if not captured:
+        return bool(initial)  # None, where the agent begins with its initial state by itself
+    return len(captured) == len(initial) and all(torch.equal(a, b.to(a)) for a, b in zip(captured, initial, strict=True))
 
 
 def _close(recorded: Tensor, replayed: Tensor, tolerance: float) -> bool:

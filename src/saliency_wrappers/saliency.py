@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifier
 from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
 from saliency_wrappers.agents.base import AgentAdapter, split_rows
-from saliency_wrappers.perturbation import Fill, GaussianBlur, MaskCache, Masks, SlidingDisc, filled, perturbed
+from saliency_wrappers.perturbation import Fill, GaussianBlur, MaskCache, Masks, SlidingDisc, check_fill, filled, perturbed
 from saliency_wrappers.records import Decision, SaliencyMaps, map_state
 from saliency_wrappers.scoring import GridSquaredDifference, SquaredDifference, saliency_map
 
@@ -68,13 +67,14 @@ class PerturbationSaliency:
             raise ValueError(f"Expected a tolerance >= 0, got {tolerance}.")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"Expected a positive batch_size, got {batch_size}.")
-        self.perturber = perturber or SlidingRadial(radius=(1, 1), stride=(5, 5), sigma=(5, 5))
-        self.saliency_gen = saliency_gen or SquaredDifference()
+        self.perturber = SlidingRadial(radius=(1, 1), stride=(5, 5), sigma=(5, 5)) if perturber is None else perturber
+        self.saliency_gen = SquaredDifference() if saliency_gen is None else saliency_gen
         self.fill: Fill = GaussianBlur(sigma=3) if fill is None else fill
         self.tolerance = tolerance
         self.batch_size = batch_size
         self.device = None if device is None else torch.device(device)
         _check_parts(self.perturber, self.saliency_gen)
+        check_fill(self.fill)
         self._masks = MaskCache(self.perturber)
         self._tuner = _BatchTuner()
         self._warned = False
@@ -97,9 +97,10 @@ class PerturbationSaliency:
     def outputs(self, adapter: AgentAdapter, decision: Decision) -> PerturbedOutputs:
         """What the outputs of a one-row decision become under every mask: the numbers that maps are made of."""
         inputs = self._checked_inputs(decision)
-        image = inputs[0].cpu().numpy()
+        # SciPy and NumPy know no bfloat16, and blur no float16.
+        image = inputs[0].to("cpu", torch.promote_types(inputs.dtype, torch.float32)).numpy()
         masks = self._masks(image)
-        fill = torch.as_tensor(filled(self.fill, image, adapter.input_range), device=inputs.device)
+        fill = torch.as_tensor(filled(self.fill, image, adapter.input_range)).to(inputs)
         replaced, change = masks.on(inputs), fill - inputs[0]
         state = map_state(lambda leaf: leaf.to(inputs.device), decision.state)
 
@@ -133,7 +134,7 @@ class PerturbationSaliency:
         return np.nan_to_num(saliency, nan=0.0, posinf=0.0, neginf=0.0)
 
     def _checked_inputs(self, decision: Decision) -> Tensor:
-        inputs = decision.inputs
+        inputs = decision.inputs.detach()
         if inputs.ndim != 4 or len(inputs) != 1:
             raise ValueError(f"Expected the input of one decision, an image (1, C, h, w), got {tuple(inputs.shape)}.")
         if inputs.shape[3] <= 4 < inputs.shape[1]:
@@ -182,15 +183,16 @@ def saliency_method(
         if method not in PRESETS:
             raise ValueError(f"Expected a saliency method or the name of one, one of {sorted(PRESETS)}, got {method!r}.")
         method = PRESETS[method]()
-    if not callable(method):
+    # xaitk's parts can be called too, and so can a class.
+    if not callable(method) or isinstance(method, PerturbImage | GenerateClassifierConfidenceSaliency | type):
         raise TypeError(f"Expected a saliency method or the name of one, got {type(method).__name__}.")
     if perturber is None and saliency_gen is None and fill is None:
         return method
     if not isinstance(method, PerturbationSaliency):
         raise TypeError(f"perturber, saliency_gen and fill are parts of a PerturbationSaliency; {type(method).__name__} has none.")
     return PerturbationSaliency(
-        perturber or method.perturber,
-        saliency_gen or method.saliency_gen,
+        method.perturber if perturber is None else perturber,
+        method.saliency_gen if saliency_gen is None else saliency_gen,
         method.fill if fill is None else fill,
         method.tolerance,
         method.batch_size,
@@ -204,17 +206,17 @@ class _BatchTuner:
     sizes = (16, 32, 64, 128, 256)
 
     def __init__(self) -> None:
-        self._best: WeakKeyDictionary[AgentAdapter, dict[Hashable, int]] = WeakKeyDictionary()
+        self._best: dict[Hashable, int] = {}
 
     def best_size(self, adapter: AgentAdapter, inputs: Tensor, rows: Tensor, evaluate: Callable[[Tensor], Any]) -> int:
         """The fastest size for this agent, input shape, device and number of threads; measured once."""
-        known = self._best.setdefault(adapter, {})
-        key = (inputs.shape, inputs.dtype, inputs.device, torch.get_num_threads())
-        if key not in known:
+        # By id: an adapter need not be hashable, and when another takes over its id only the speed is at stake.
+        key = (id(adapter), inputs.shape, inputs.dtype, inputs.device, torch.get_num_threads())
+        if key not in self._best:
             if len(rows) <= self.sizes[0]:
                 return self.sizes[0]
-            known[key] = self._measure(rows, evaluate)
-        return known[key]
+            self._best[key] = self._measure(rows, evaluate)
+        return self._best[key]
 
     def _measure(self, rows: Tensor, evaluate: Callable[[Tensor], Any]) -> int:
         best, shortest = self.sizes[0], float("inf")
@@ -247,8 +249,11 @@ def _changing_rows(replaced: Tensor, change: Tensor, tolerance: float) -> Tensor
 def _of_every_mask(chunks: Sequence[Tensor | None], rows: Tensor, n: int) -> Array:
     """The outputs `(n, outputs)`: those that were run, and the untouched ones where a mask changes nothing."""
     run = torch.cat([chunk.reshape(len(chunk), -1) for chunk in chunks if chunk is not None]).float()
-    if not torch.isfinite(run[0]).all():
-        raise ValueError(f"The agent's output is not finite: {run[0].tolist()}.")
+    finite = torch.isfinite(run).all(dim=1)
+    if not finite.all():
+        first = int(finite.int().argmin())
+        where = "" if first == 0 else " on a perturbed input"
+        raise ValueError(f"The agent's output{where} is not finite: {run[first].tolist()}.")
     every = run[:1].repeat(n, 1)
     every[rows] = run
     return every.cpu().numpy()

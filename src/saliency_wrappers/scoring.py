@@ -66,6 +66,8 @@ class GridSquaredDifference(SquaredDifference):
 
     def __init__(self, stride: int = 5) -> None:
         """Expect masks with centres every `stride` pixels, row by row from (0, 0)."""
+        if stride < 1:
+            raise ValueError(f"Expected a stride of 1 or more, got {stride}.")
         self.stride = stride
 
     def weigh(self, scores: NDArray[np.float64], masks: Masks) -> Array:
@@ -100,12 +102,14 @@ def saliency_map(
     Returns:
         `(h, w)` float32; NaN where the generator gives it (xaitk's rescaling does, for scores that are all the same).
     """
-    if isinstance(generator, SquaredDifference):
+    if isinstance(generator, SquaredDifference) and type(generator).generate is SquaredDifference.generate:
         return generator.weigh(squared_differences(reference, perturbed), masks)
     with np.errstate(divide="ignore", invalid="ignore"):
         generated = np.asarray(generator.generate(reference, perturbed, masks.untouched.copy()), np.float32)
     shape = masks.coverage.shape
     if generated.shape == (len(reference), *shape):
+        if not 0 <= chosen < len(reference):
+            raise ValueError(f"Expected an action of 0 to {len(reference) - 1}, to take its map, got {chosen}.")
         generated = generated[chosen]
     if generated.shape != shape:
         raise ValueError(

@@ -138,7 +138,7 @@ class _Encoder:
             ffmpeg: Any = FFMPEG_VideoWriter(
                 str(self._path), (width, height), self._fps, codec="libx264", preset="veryfast", ffmpeg_params=_FRAGMENTED
             )
-        _shorten_pipe(ffmpeg.proc.stdin.fileno(), 16 * frame.nbytes)
+        _shorten_pipe(ffmpeg.proc.stdin.fileno(), 4 * frame.nbytes)
         return ffmpeg
 
 

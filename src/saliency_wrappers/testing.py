@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from saliency_wrappers.agents import ActingAdapter, AgentAdapter
-from saliency_wrappers.records import AgentPass, Decision, StateTree, copy_state, state_leaves
+from saliency_wrappers.agents.base import batch_axes
+from saliency_wrappers.records import AgentPass, Decision, StateTree, copy_state, map_state, state_leaves
 from saliency_wrappers.replay import replay
 
 
@@ -38,9 +39,9 @@ def check_adapter(adapter: AgentAdapter, inputs: Tensor, play: Callable[[Tensor]
     passes = _play(adapter, inputs, play or _acting(adapter))
     _check_passes(adapter, passes, len(inputs))
     state = passes[-1].state
+    _check_no_side_effects(adapter, inputs, state)
     _check_repetition(adapter, state)
     _check_batches(adapter, inputs, state)
-    _check_no_side_effects(adapter, inputs, state)
 
 
 def _check_range(adapter: AgentAdapter, inputs: Tensor) -> None:
@@ -56,8 +57,12 @@ def _check_outputs(adapter: AgentAdapter, inputs: Tensor) -> None:
     logits, value = adapter.evaluate(inputs, adapter.initial_state(n), torch.ones(n, dtype=torch.bool))
     _require(logits.ndim == 2 and len(logits) == n, f"evaluate gives logits (n, num_actions), got {tuple(logits.shape)} for n={n}")
     _require(value is None or value.numel() == n, f"evaluate gives one value a row, got {None if value is None else tuple(value.shape)}")
-    again, _ = adapter.evaluate(inputs, adapter.initial_state(n), torch.ones(n, dtype=torch.bool))
-    _require(torch.equal(logits, again), "evaluate is deterministic: the same call gave other logits")
+    again = adapter.evaluate(inputs, adapter.initial_state(n), torch.ones(n, dtype=torch.bool))
+    _require(torch.equal(logits, again[0]), "evaluate is deterministic: the same call gave other logits")
+    _require(
+        value is None or (again[1] is not None and torch.equal(value, again[1])),
+        "evaluate is deterministic: the same call gave other values",
+    )
 
 
 def _acting(adapter: AgentAdapter) -> Callable[[Tensor], Any]:
@@ -98,37 +103,51 @@ def _check_passes(adapter: AgentAdapter, passes: list[AgentPass], n: int) -> Non
 
 
 def _check_repetition(adapter: AgentAdapter, state: StateTree) -> None:
-    for before, after in zip(state_leaves(state), state_leaves(adapter.repeat_state(state, 3)), strict=True):
-        grown = [axis for axis in range(before.ndim) if before.shape[axis] != after.shape[axis]]
-        _require(
-            len(grown) == 1 and torch.equal(after, before.repeat_interleave(3, dim=grown[0])),
-            f"repeat_state(state, 3) repeats each row three times along one axis, got {tuple(after.shape)} from {tuple(before.shape)}",
-        )
+    try:
+        axes = batch_axes(adapter)
+    except ValueError as error:
+        raise AdapterContractError(str(error)) from error
+    count = len(list(state_leaves(state)))
+    _require(count in (0, len(axes)), f"a state has as many tensors as initial_state(n), {len(axes)}, got {count}")
+    doubling, tripling = iter(axes), iter(axes)
+    two_rows = map_state(lambda leaf: torch.cat([leaf, leaf + 1], dim=next(doubling)), state)
+    expected = map_state(lambda leaf: leaf.repeat_interleave(3, dim=next(tripling)), two_rows)
+    repeated = adapter.repeat_state(two_rows, 3)
+    shapes = [[tuple(leaf.shape) for leaf in state_leaves(one)] for one in (two_rows, repeated)]
+    _require(
+        len(shapes[0]) == len(shapes[1]) and _equal(state_leaves(expected), state_leaves(repeated)),
+        f"repeat_state(state, 3) repeats each row three times in a row along the batch axis, got {shapes[1]} from {shapes[0]}",
+    )
 
 
 def _check_batches(adapter: AgentAdapter, inputs: Tensor, state: StateTree) -> None:
     n = len(inputs)
     start = torch.zeros(n, dtype=torch.bool)
-    together, _ = adapter.evaluate(inputs, adapter.repeat_state(state, n), start)
-    alone = torch.cat([adapter.evaluate(row[None], state, start[:1])[0] for row in inputs])
-    _require(torch.allclose(together, alone, rtol=1e-4, atol=1e-5), "a row's logits do not depend on the rows beside it")
+    together = adapter.evaluate(inputs, adapter.repeat_state(state, n), start)
+    alone = [adapter.evaluate(row[None], state, start[:1]) for row in inputs]
+    for i, name in enumerate(("logits", "value")):
+        whole, rows = together[i], [output for one in alone if (output := one[i]) is not None]
+        if whole is not None:
+            same = len(rows) == n and torch.allclose(whole, torch.cat(rows), rtol=1e-4, atol=1e-5)
+            _require(same, f"the rows beside it do not change a row's {name}")
 
 
 def _check_no_side_effects(adapter: AgentAdapter, inputs: Tensor, state: StateTree) -> None:
     module: Any = getattr(adapter, "module", None)
-    before_inputs, before_state = inputs.clone(), copy_state(state)
-    random = torch.get_rng_state()
-    weights = {name: tensor.clone() for name, tensor in module.state_dict().items()} if isinstance(module, nn.Module) else {}
-    training = [part.training for part in module.modules()] if isinstance(module, nn.Module) else []
+    parts = [module] if isinstance(module, nn.Module) else []
+    weights = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+    before_inputs, before_state, before_weights = inputs.clone(), copy_state(state), [tensor.clone() for tensor in weights]
+    random, training = torch.get_rng_state(), [layer.training for part in parts for layer in part.modules()]
     adapter.evaluate(inputs[:1], state, torch.zeros(1, dtype=torch.bool))
     _require(torch.equal(inputs, before_inputs), "evaluate leaves its inputs as they are")
-    unchanged = all(torch.equal(a, b) for a, b in zip(state_leaves(before_state), state_leaves(state), strict=True))
-    _require(unchanged, "evaluate leaves its state as it is")
+    _require(_equal(state_leaves(before_state), state_leaves(state)), "evaluate leaves its state as it is")
     _require(torch.equal(torch.get_rng_state(), random), "evaluate leaves torch's random state as it is")
-    if isinstance(module, nn.Module):
-        same = all(torch.equal(weights[name], tensor) for name, tensor in module.state_dict().items())
-        _require(same, "evaluate leaves weights and buffers as they are")
-        _require([part.training for part in module.modules()] == training, "evaluate leaves the training flags as they are")
+    _require(_equal(before_weights, weights), "evaluate leaves weights and buffers as they are")
+    _require([layer.training for part in parts for layer in part.modules()] == training, "evaluate leaves the training flags as they are")
+
+
+def _equal(before: Iterable[Tensor], after: Iterable[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def _require(holds: bool, what: str) -> None:

@@ -42,7 +42,9 @@ class RecurrentModuleAdapter:
 
     def initial_state(self, n: int) -> StateTree:
         """Zeros for n episodes, on the module's device."""
-        own: Any = getattr(self.module, "initial_state", None)
+        # Unlike a compiled module, a DataParallel one does not pass on the attributes of what it wraps.
+        module = self.module.module if isinstance(self.module, nn.DataParallel) else self.module
+        own: Any = getattr(module, "initial_state", None)
         return cast("StateTree", own(n)) if callable(own) else _zero_state(self.module, n)
 
     def repeat_state(self, state: StateTree, n: int) -> StateTree:

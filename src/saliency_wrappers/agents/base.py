@@ -69,8 +69,7 @@ def split_rows(adapter: AgentAdapter, decision: Decision) -> list[Decision]:
     """One decision of n rows as n decisions of one row. The batch axes of the state are those in which initial states grow with n."""
     if len(decision) == 1:
         return [decision]
-    one, two = (list(state_leaves(adapter.initial_state(n))) for n in (1, 2))
-    axes = [next(axis for axis in range(a.ndim) if a.shape[axis] != b.shape[axis]) for a, b in zip(one, two, strict=True)]
+    axes = batch_axes(adapter) if decision.state is not None else []
 
     def row(tensor: Tensor | None, i: int) -> Tensor | None:
         return None if tensor is None else tensor[i : i + 1]
@@ -91,6 +90,16 @@ def split_rows(adapter: AgentAdapter, decision: Decision) -> list[Decision]:
         )
         for i in range(len(decision))
     ]
+
+
+def batch_axes(adapter: AgentAdapter) -> list[int]:
+    """The batch axis of each tensor of an agent's state: the one in which initial states grow with the number of episodes."""
+    one, two = (list(state_leaves(adapter.initial_state(n))) for n in (1, 2))
+    grown = [[axis for axis in range(a.ndim) if a.shape[axis] != b.shape[axis]] for a, b in zip(one, two, strict=True)]
+    if any(len(axes) != 1 for axes in grown):
+        shapes = [(tuple(a.shape), tuple(b.shape)) for a, b in zip(one, two, strict=True)]
+        raise ValueError(f"Expected initial_state(n) to grow with n along one axis of each tensor, got {shapes} for n = 1 and 2.")
+    return [axis for (axis,) in grown]
 
 
 class PassReader(Protocol):

@@ -1,0 +1,64 @@
+"""Every example runs as it stands, with a small budget, and writes what it says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from conftest import seeded
+from test_streaming import frames_of
+
+from saliency_wrappers import pretrained_agents
+from saliency_wrappers.models import GreydanusLSTM
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """An untrained agent of the published architecture."""
+    torch.save(seeded(GreydanusLSTM, 4).state_dict(), tmp_path / "tiny.1.tar")
+    return tmp_path / "tiny.1.tar"
+
+
+def run(example: str, *arguments: object, folder: Path) -> str:
+    """Run an example in a folder; what it printed."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+    command = [sys.executable, str(EXAMPLES / example), *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_minimal_films_an_episode(tmp_path: Path, checkpoint: Path) -> None:
+    run("minimal.py", checkpoint, 4, folder=tmp_path)
+    assert len(frames_of(tmp_path / "videos/saliency-episode-0.mp4")) == 5
+
+
+def test_minimal_plays_the_bundled_agent(tmp_path: Path) -> None:
+    if "ALE/Breakout-v5" not in pretrained_agents():
+        pytest.skip("no agent ships with the package yet")
+    run("minimal.py", folder=tmp_path)
+    assert len(frames_of(tmp_path / "videos/saliency-episode-0.mp4")) > 1
+
+
+def test_minimal_fits_in_twenty_lines() -> None:
+    lines = (EXAMPLES / "minimal.py").read_text(encoding="utf-8").splitlines()
+    assert len([line for line in lines if line.strip()]) <= 20
+
+
+def test_breakout_saliency_is_the_whole_application(tmp_path: Path, checkpoint: Path) -> None:
+    budget = ["--steps", 12, "--first-frame", 3, "--last-frame", 6, "--show", 5, "--masks", 8]
+    said = run("breakout_saliency.py", "--checkpoint", checkpoint, *budget, "--output", "out", folder=tmp_path)
+    written = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert written == ["decision-5.png", "perturbers-5.png", "plain-step-3.mp4", "saliency-step-3.mp4"]
+    assert all(f"wrote: out/{name}" in said for name in written)
+    assert "decision 5: action" in said
+    plain, saliency = (frames_of(tmp_path / f"out/{kind}-step-3.mp4") for kind in ("plain", "saliency"))
+    assert len(plain) == len(saliency) == 5  # published frames 3 to 6, and the plain one that the last action led to
+    assert cv2.imread(str(tmp_path / "out/decision-5.png")) is not None

@@ -1,0 +1,163 @@
+"""Records refuse rows that do not match; state trees keep their structure and their copies are independent."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps, StepSaliency, copy_state, copy_tensor, map_state, state_leaves
+
+
+class Memory(NamedTuple):
+    """What sb3-contrib calls its states."""
+
+    pi: Any
+    vf: Any
+
+
+def nested() -> dict[str, Any]:
+    return {"lstm": Memory((torch.ones(1, 2), torch.zeros(1, 2)), None), "gru": torch.full((1, 3), 2.0)}
+
+
+@pytest.mark.parametrize(
+    ("state", "sums"),
+    [
+        (None, []),
+        ((), []),
+        (torch.ones(1, 2), [2.0]),
+        ((torch.ones(1, 2), torch.zeros(1, 2)), [2.0, 0.0]),
+        (Memory(torch.ones(1), torch.ones(2)), [1.0, 2.0]),
+        ({"a": torch.ones(1), "b": (torch.ones(2), None)}, [1.0, 2.0]),
+        (nested(), [2.0, 0.0, 6.0]),
+    ],
+    ids=["None", "empty", "tensor", "tuple", "NamedTuple", "dict", "nested"],
+)
+def test_a_state_keeps_its_structure_and_its_leaves_come_in_order(state: Any, sums: list[float]):
+    assert [float(leaf.sum()) for leaf in state_leaves(state)] == sums
+    doubled = map_state(lambda leaf: 2 * leaf, state)
+    assert type(doubled) is type(state)
+    assert [float(leaf.sum()) for leaf in state_leaves(doubled)] == [2 * number for number in sums]
+
+
+def test_a_named_tuple_within_a_dict_keeps_its_type_and_fields():
+    copied: Any = copy_state(nested())
+    assert type(copied["lstm"]) is Memory
+    assert copied["lstm"].vf is None
+    assert torch.equal(copied["lstm"].pi[0], torch.ones(1, 2))
+
+
+def test_any_mapping_is_a_state():
+    state = OrderedDict(b=torch.ones(1), a=torch.zeros(1))
+    assert list(map_state(torch.neg, state)) == ["b", "a"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("state", [[torch.ones(1)], np.ones(3), "hx", 0.5, {"a": [torch.ones(1)]}], ids=str)
+def test_a_state_of_another_kind_is_a_type_error(state: Any):
+    message = r"Expected a recurrent state made of tensors, tuples, mappings or None, got (list|ndarray|str|float)\."
+    with pytest.raises(TypeError, match=message):
+        map_state(torch.clone, state)
+    with pytest.raises(TypeError, match=message):
+        list(state_leaves(state))
+
+
+def test_copies_of_inference_tensors_are_ordinary_tensors():
+    with torch.inference_mode():
+        source = torch.ones(2, requires_grad=False)
+        inside = copy_tensor(source)
+        state: Any = copy_state((source, {"c": source}))
+    outside = copy_tensor(source)
+    for copied in (inside, outside, state[0], state[1]["c"]):
+        assert not copied.is_inference()
+        copied.add_(1)  # an inference tensor would refuse
+        assert torch.equal(copied, torch.full((2,), 2.0))
+    assert torch.equal(source, torch.ones(2))
+
+
+def test_copies_have_no_gradient_history_and_do_not_share_memory():
+    weights = torch.ones(2, requires_grad=True)
+    made = weights * 2
+    copied = copy_tensor(made)
+    assert not copied.requires_grad
+    assert copied.grad_fn is None
+    buffer = torch.zeros(2)
+    state: Any = copy_state((buffer,))
+    buffer.fill_(7)
+    assert torch.equal(state[0], torch.zeros(2))
+
+
+def a_pass(**changes: Any) -> AgentPass:
+    parts: dict[str, Any] = {"inputs": torch.zeros(1, 1, 2, 2), "state": None, "logits": torch.zeros(1, 3), "value": torch.zeros(1, 1)}
+    return AgentPass(**(parts | changes))
+
+
+def test_the_decision_of_a_pass_is_independent_of_the_callers_buffers():
+    seen = a_pass(episode_start=torch.ones(1, dtype=torch.bool))
+    decision = Decision.of(seen)
+    for buffer in (seen.inputs, seen.logits, seen.value):
+        assert buffer is not None
+        buffer.fill_(9)
+    assert seen.episode_start is not None
+    seen.episode_start.fill_(False)
+    assert decision.value is not None
+    assert decision.episode_start is not None
+    assert not any(tensor.any() for tensor in (decision.inputs, decision.logits, decision.value))
+    assert decision.episode_start.all()
+
+
+def test_the_decision_of_a_pass_made_in_inference_mode_is_of_ordinary_tensors():
+    with torch.inference_mode():
+        seen = a_pass()
+    decision = Decision.of(seen)
+    assert not decision.inputs.is_inference()
+    assert not decision.logits.is_inference()
+
+
+def test_absent_parts_of_a_pass_stay_absent():
+    decision = Decision.of(a_pass(value=None))
+    assert (decision.value, decision.episode_start, decision.action, decision.state) == (None, None, None, None)
+
+
+def test_a_pass_without_logits_is_no_decision():
+    with pytest.raises(ValueError, match="Expected a pass with policy output, got one without logits"):
+        Decision.of(a_pass(logits=None))
+
+
+@pytest.mark.parametrize("name", ["logits", "value", "episode_start", "action"])
+@pytest.mark.parametrize("rows", [(), (3,)], ids=["no batch axis", "three rows"])
+def test_a_decision_refuses_parts_with_another_number_of_rows(name: str, rows: tuple[int, ...]):
+    parts: dict[str, Tensor | None] = {"inputs": torch.zeros(2, 1, 4, 4), "state": None, "logits": torch.zeros(2, 3), "value": None}
+    with pytest.raises(ValueError, match=rf"Expected {name} with 2 rows, as many as inputs \(2, 1, 4, 4\), got \({'3,' if rows else ''}\)"):
+        Decision(**(parts | {name: torch.zeros(rows)}))  # type: ignore[arg-type]
+
+
+def test_the_length_of_a_decision_is_its_number_of_rows():
+    assert len(Decision(torch.zeros(4, 1, 2, 2), None, torch.zeros(4, 3), torch.zeros(4))) == 4
+    assert a_pass(inputs=torch.zeros(5, 1, 2, 2)).batch == 5
+
+
+def step(maps: SaliencyMaps | None) -> StepSaliency:
+    return StepSaliency(episode=3, step=17, action=2, logits=np.zeros(4, np.float32), value=0.5, maps=maps)
+
+
+def test_the_info_is_the_published_dictionary():
+    maps = SaliencyMaps(np.ones((2, 2), np.float32), None)
+    info = step(maps).info()
+    assert list(info) == ["episode", "step", "action", "actor", "critic", "logits", "value"]
+    assert (info["episode"], info["step"], info["action"], info["value"], info["critic"]) == (3, 17, 2, 0.5, None)
+    assert np.array_equal(info["actor"], maps.actor)
+
+
+def test_the_info_of_pending_maps_has_neither_map():
+    info = step(None).info()
+    assert list(info) == ["episode", "step", "action", "pending", "logits", "value"]
+    assert info["pending"] is True
+
+
+def test_records_cannot_be_changed():
+    with pytest.raises(AttributeError, match="cannot assign to field"):
+        step(None).step = 18  # type: ignore[misc]
