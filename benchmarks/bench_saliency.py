@@ -232,9 +232,20 @@ def reference_agent() -> tuple[nn.Module, NDArray[Any], str]:
     if checkpoint.is_file() and episode.is_file():
         with np.load(episode) as arrays:
             return load_checkpoint(checkpoint), arrays["actions"], checkpoint.name
-    torch.manual_seed(1)
     actions = np.random.default_rng(1).integers(4, size=1500)
-    return GreydanusLSTM(num_actions=4).eval(), actions, f"a freshly initialised GreydanusLSTM: there is no reference agent in {SHARED}"
+    return fresh_agent(), actions, f"a freshly initialised GreydanusLSTM: there is no reference agent in {SHARED}"
+
+
+def fresh_agent() -> nn.Module:
+    """An agent that learned nothing, but whose outputs depend on its input well above the rounding errors."""
+    agent = GreydanusLSTM(num_actions=4).eval()
+    generator = torch.Generator().manual_seed(1)
+    for parameter in agent.parameters():
+        if parameter.ndim > 1:
+            nn.init.orthogonal_(parameter, gain=2.0, generator=generator)
+        else:
+            nn.init.zeros_(parameter)
+    return agent
 
 
 def record_decisions(agent: nn.Module, actions: NDArray[Any], count: int) -> list[Decision]:

@@ -19,8 +19,16 @@ from tqdm import tqdm
 from xaitk_saliency.impls.perturb_image.rise import RISEGrid
 from xaitk_saliency.impls.perturb_image.sliding_window import SlidingWindow
 
-from saliency_wrappers import FramePreprocessor, RecurrentAgentHook, SaliencyMaps, SaliencyRecorder, draw, load_checkpoint, load_pretrained
-from saliency_wrappers.video import RecordSaliencyVideo
+from saliency_wrappers import (
+    FramePreprocessor,
+    RecordSaliencyVideo,
+    RecurrentAgentHook,
+    SaliencyMaps,
+    SaliencyRecorder,
+    draw,
+    load_checkpoint,
+    load_pretrained,
+)
 
 gym.register_envs(ale_py)
 

@@ -5,8 +5,7 @@ import sys
 import ale_py
 import gymnasium as gym
 
-from saliency_wrappers import RecurrentAgentHook, SaliencyRecorder, load_checkpoint, load_pretrained
-from saliency_wrappers.video import RecordSaliencyVideo
+from saliency_wrappers import RecordSaliencyVideo, RecurrentAgentHook, SaliencyRecorder, load_checkpoint, load_pretrained
 
 ENV_ID = "ALE/Breakout-v5"
 gym.register_envs(ale_py)

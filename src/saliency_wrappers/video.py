@@ -18,7 +18,6 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import logger
 from gymnasium.core import ActType, ObsType, RenderFrame
-from gymnasium.utils.save_video import capped_cubic_video_schedule
 
 from saliency_wrappers.film import Film, Painter
 from saliency_wrappers.overlay import HEADS, Drawing, Scale
@@ -108,6 +107,8 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
                 "Initialize your environment with a render_mode that returns an image, such as rgb_array."
             )
         if episode_trigger is None and step_trigger is None:
+            from gymnasium.utils.save_video import capped_cubic_video_schedule  # brings moviepy, which is slow to import
+
             episode_trigger = capped_cubic_video_schedule
         self.episode_trigger = episode_trigger
         self.step_trigger = step_trigger
