@@ -104,7 +104,8 @@ class Result:
 def main(decisions: int, rounds: int, threads: str, output: Path) -> None:
     """Time saliency maps against the published application's way and the 2018 way."""
     agent, actions, description = reference_agent()
-    recorded = record_decisions(agent, actions, decisions)
+    with torch_threads(1):
+        recorded = record_decisions(agent, actions, decisions)
     setting = {**machine(), "agent": description, "decisions": len(recorded), "rounds": rounds}
     click.echo("\n".join(f"{name}: {content}" for name, content in setting.items()))
     results = [result for count in numbers(threads) for result in compare(ways(agent, count), recorded, rounds, count)]

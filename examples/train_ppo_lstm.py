@@ -3,7 +3,9 @@
     python examples/train_ppo_lstm.py --game Breakout --output runs/breakout --minutes 120
 
 The same command continues a run that was interrupted: the output folder holds `checkpoint.pt` (weights, optimiser,
-position in the schedule), `agent-<steps>.pt` (the weights at each evaluation) and the TensorBoard scalars.
+position in the schedule), `agent.<steps>.pt` (the weights at each evaluation), the TensorBoard scalars, and in `videos`
+what the agent looked at in each evaluation: one watches it learn where to look. At the end `agent.safetensors` is written,
+which `saliency_wrappers.load_checkpoint` loads like the others.
 
 The agent sees one grey 84 x 84 frame at a time. It cannot tell from one frame where the ball is flying, so it has to
 remember: the memory is the LSTM's. To keep that memory intact, PPO cuts its minibatches by environment, never by time,
@@ -18,15 +20,15 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import ale_py
 import click
-import cv2
 import gymnasium
 import numpy as np
+import safetensors.torch
 import torch
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.spaces import Discrete
@@ -36,22 +38,24 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.utils.tensorboard import SummaryWriter
 
+from saliency_wrappers import FramePreprocessor, RecordSaliencyVideo, RecurrentAgentHook, SaliencyRecorder
 from saliency_wrappers.models import AtariLSTM, LSTMState
 
 ROLLOUT_STEPS = 64
 EPOCHS = 3
-MINIBATCHES = 4
+MINIBATCHES = 8
 LEARNING_RATE = 4e-4
 DISCOUNT = 0.99
 GAE_LAMBDA = 0.95
 CLIP_RANGE = 0.1
 VALUE_WEIGHT = 0.5
-ENTROPY_WEIGHT = 0.015
+ENTROPY_WEIGHT = 0.01
 MAX_GRADIENT_NORM = 0.5
 
 STICKINESS = 0.25
 FRAMES_PER_ACTION = 4
 MAX_DECISIONS = 4500  # An agent that never presses FIRE would play for ever.
+FILMED = 300  # frames of each evaluation that are filmed with what the agent looks at
 CHECKPOINT_EVERY = 25  # updates
 
 gymnasium.register_envs(ale_py)
@@ -112,7 +116,7 @@ class Games:
             max_num_frames_per_episode=FRAMES_PER_ACTION * MAX_DECISIONS,
             autoreset_mode=AutoresetMode.SAME_STEP,
             maxpool=False,
-            noop_max=0,
+            noop_max=30,  # Else every episode begins alike, and the agent learns the beginning by heart.
             use_fire_reset=False,
             reward_clipping=False,  # We clip the rewards ourselves, to log the true score.
         )
@@ -190,9 +194,7 @@ def collect_rollout(model: AtariLSTM, games: Games) -> Rollout:
         policy = Categorical(logits=logits)
         actions = policy.sample()
         rewards, life_ends = games.step(actions)
-        records.append(
-            (frames, episode_starts, actions, policy.log_prob(actions), values.squeeze(1), rewards, life_ends)
-        )
+        records.append((frames, episode_starts, actions, policy.log_prob(actions), values.squeeze(1), rewards, life_ends))
     next_values, _, _ = model((to_input(games.frames), forget(games.state, games.episode_starts)))
     columns = [torch.stack(column) for column in zip(*records, strict=True)]
     return Rollout(*columns, first_state=first_state, next_values=next_values.squeeze(1))
@@ -272,22 +274,19 @@ def update(model: AtariLSTM, optimizer: torch.optim.Optimizer, rollout: Rollout,
     return means
 
 
-def preprocess(picture: NDArray[np.uint8]) -> Tensor:
-    """An RGB screen to a `(1, 1, 84, 84)` uint8 frame, pixel for pixel what `AtariVectorEnv` makes of it."""
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    return torch.tensor(cv2.resize(grey, (84, 84), interpolation=cv2.INTER_AREA))[None, None]
-
-
-@torch.no_grad()
-def evaluate(model: AtariLSTM, game: str, seed: int) -> float:
-    """Play one episode of the plain game, always with the likeliest action: the score."""
-    environment = gymnasium.make(f"ALE/{game}-v5", render_mode="rgb_array", max_episode_steps=MAX_DECISIONS)
-    observation, _ = environment.reset(seed=seed)
-    state = model.initial_state(1)
+def evaluate(model: AtariLSTM, options: Options, steps: int) -> float:
+    """Play one episode of the plain game, always with the likeliest action, and film what the agent looks at: the score."""
+    # The same pixels as AtariVectorEnv makes without pooling: the whole screen, grey, resized by area.
+    hook = RecurrentAgentHook(model, replace(FramePreprocessor.named("atari84"), determines_input=True))
+    plain_game = gymnasium.make(f"ALE/{options.game}-v5", render_mode="rgb_array", max_episode_steps=MAX_DECISIONS)
+    recorder = SaliencyRecorder(plain_game, hook, mode="deferred", on_error="warn")
+    videos, name = options.output / "videos", f"saliency-{steps:09d}"
+    # Only what is filmed is explained: the rest of the episode is played at full speed.
+    environment = RecordSaliencyVideo(recorder, videos, episode_trigger=lambda _: True, video_length=FILMED, name_prefix=name)
+    observation, _ = environment.reset(seed=options.seed)
     score, ended = 0.0, False
     while not ended:
-        _, logits, state = model((to_input(preprocess(observation)), state))
-        observation, reward, terminated, truncated, _ = environment.step(int(logits.argmax()))
+        observation, reward, terminated, truncated, _ = environment.step(hook.act(observation))
         score += float(reward)
         ended = terminated or truncated
     environment.close()
@@ -298,7 +297,7 @@ def save(path: Path, contents: Mapping[str, Any]) -> None:
     """Write a file that is either complete or not there, whenever the process is stopped."""
     temporary = path.with_suffix(".temporary")
     torch.save(contents, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def save_checkpoint(output: Path, model: AtariLSTM, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
@@ -355,8 +354,8 @@ def train_one_round(
 
 def evaluate_and_keep(model: AtariLSTM, options: Options, writer: SummaryWriter, steps: int) -> None:
     """Log the score of one episode and keep the weights that played it."""
-    save(options.output / f"agent-{steps:09d}.pt", model.state_dict())
-    score = evaluate(model, options.game, options.seed)
+    save(options.output / f"agent.{steps}.pt", model.state_dict())
+    score = evaluate(model, options, steps)
     writer.add_scalar("evaluation/return", score, steps)
     click.echo(f"evaluation after {steps} steps: {score:.0f}")
 
@@ -382,6 +381,8 @@ def train(options: Options) -> None:
             evaluations = progress.steps // options.evaluate_every
             evaluate_and_keep(model, options, writer, progress.steps)
     save_checkpoint(options.output, model, optimizer, progress)
+    weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
+    safetensors.torch.save_file(weights, options.output / "agent.safetensors")
     writer.close()
 
 
@@ -389,7 +390,7 @@ def train(options: Options) -> None:
 @click.option("--game", default="Breakout", show_default=True, help="As in ALE/<game>-v5.")
 @click.option("--steps", default=10_000_000, show_default=True, help="Stop after this many actions over all games.")
 @click.option("--minutes", default=150.0, show_default=True, help="Stop after this much wall time.")
-@click.option("--environments", default=64, show_default=True, help="How many games to play side by side.")
+@click.option("--environments", default=32, show_default=True, help="How many games to play side by side.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder of checkpoints and logs.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--evaluate-every", default=500_000, show_default=True, help="In steps.")
@@ -399,7 +400,6 @@ def main(**options: Any) -> None:
     settings = Options(**options)
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    np.random.seed(settings.seed)
     settings.output.mkdir(parents=True, exist_ok=True)
     train(settings)
 

@@ -1,4 +1,4 @@
-"""Instrumenting changes nothing: three trained agents replay their reference episodes action for action, explained as the reference says."""
+"""Instrumenting changes nothing: trained agents replay their reference episodes action for action, explained as the reference says."""
 
 from __future__ import annotations
 
@@ -71,16 +71,18 @@ def check_step(saliency: dict[str, Any], action: int, reference: dict[str, Any],
         np.testing.assert_allclose((raw - raw.min()) / np.ptp(raw), reference[f"{head}_map"][row], atol=1e-4)
 
 
+@pytest.mark.timeout(300)  # 5 s of work, on a machine that may be busy
 @pytest.mark.parametrize("loop", [Published, Hooked])
 @pytest.mark.parametrize("episode", EPISODES, ids=lambda episode: episode.name)
 def test_the_recorded_episode_is_the_reference_episode_action_for_action(episode: Episode, loop: Any, shared: Path) -> None:
     with np.load(shared / "reference" / f"{episode.name}.npz") as arrays:
         reference = {name: arrays[name] for name in ("actions", "rewards", "step", "logits", "value", "actor_map", "critic_map")}
     agent = load_checkpoint(shared / "agents" / episode.checkpoint)
+    wanted = episode.explained if loop is Published else episode.explained[::4]
     env = gym.make(episode.game, frameskip=4, repeat_action_probability=0.0, render_mode="rgb_array")
     hook = RecurrentAgentHook(agent, PREPROCESSOR)
     actions, rewards, explained, ended = [], [], [], False
-    with SaliencyRecorder(env, hook, step_trigger=lambda step: step in episode.explained) as recorder:
+    with SaliencyRecorder(env, hook, step_trigger=lambda step: step in wanted) as recorder:
         frame, _ = recorder.reset(seed=1)
         act = loop(hook, agent)
         while not ended:
@@ -91,7 +93,7 @@ def test_the_recorded_episode_is_the_reference_episode_action_for_action(episode
             if "saliency" in info:
                 explained.append(len(actions) - 1)
                 check_step(info["saliency"], actions[-1], reference, int(np.flatnonzero(reference["step"] == explained[-1])[0]))
-    assert tuple(explained) == episode.explained
+    assert tuple(explained) == wanted
     assert actions == reference["actions"].tolist()
     assert rewards == reference["rewards"].tolist()
     assert (len(actions), sum(rewards)) == (episode.steps, episode.total)

@@ -192,6 +192,11 @@ def test_a_map_of_another_shape_than_the_input_is_refused(shape: tuple[int, ...]
         FramePreprocessor.named("xaitk").project(np.zeros(shape, np.float32), FRAME_SHAPE)
 
 
+def test_a_frame_shape_with_channels_is_refused():
+    with pytest.raises(ValueError, match=r"Expected a frame's shape as \(H, W\), got \(210, 160, 3\)"):
+        FramePreprocessor.named("xaitk").project(np.zeros((80, 80), np.float32), (210, 160, 3))  # type: ignore[arg-type]
+
+
 def atari(**changes: Any) -> AtariPreprocessing:
     env = gym.make("ALE/Breakout-v5", frameskip=1, repeat_action_probability=0.0, render_mode="rgb_array")
     return AtariPreprocessing(env, noop_max=0, scale_obs=True, **changes)

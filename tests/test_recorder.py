@@ -332,6 +332,7 @@ def test_a_disabled_recorder_costs_nothing_and_can_be_enabled_again() -> None:
         assert not agent._forward_hooks
         assert not agent._forward_pre_hooks
         assert not any("saliency" in info for info in play(recorder, agent)[0])
+        assert recorder.hook.act(env.frame(0, 0)) == 0
         recorder.enabled = True
         for t, info in enumerate(play(recorder, agent)[0][1:]):
             check_saliency(info["saliency"], 1, t, always_acting(env, 1, t), action=t)
@@ -443,6 +444,19 @@ def test_it_works_with_an_environment_of_tensors() -> None:
             _, logits, state = agent((observation[None, None, :, :, 0] / 255, state))
             observation, *_, info = recorder.step(logits.argmax())
             check_saliency(info["saliency"], 0, t, always_acting(world, 0, t), action=int(logits.argmax()))
+
+
+def test_inside_a_vector_of_two_it_names_the_vector_recorder() -> None:
+    agent = CountingAgent()
+    hook = RecurrentAgentHook(agent)
+    envs = gym.vector.SyncVectorEnv([lambda: SaliencyRecorder(CountingEnv(), hook)] * 2)
+    observations, _ = envs.reset()
+    for _ in range(3):
+        agent((torch.as_tensor(observations[:, None, :, :, 0] / 255).float(), agent.initial_state(2)))
+        observations, *_, infos = envs.step(np.array([0, 1]))
+        assert "saliency" not in infos
+    with pytest.warns(UserWarning, match="Every policy pass had 2 rows: for a vector of 2 environments use VectorSaliencyRecorder"):
+        envs.close()
 
 
 @pytest.mark.parametrize("stack", [1, 4])

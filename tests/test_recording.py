@@ -428,10 +428,21 @@ def test_a_mismatch_names_the_layers_that_draw_at_random_while_training(layer: A
     loop.begin()
     with pytest.raises(ReplayMismatchError) as caught:
         loop.step(2)
-    assert f"These layers draw at random while training: {named}. Act with agent.eval()" in str(caught.value)
+    assert f"These layers draw at random, at least while training: {named}. Act with agent.eval()" in str(caught.value)
     loop = Loop(agent=Stochastic(layer()).eval())
     loop.begin()
     loop.step(2)
+
+
+def test_a_mismatch_names_a_layer_that_is_noisy_even_in_evaluation_mode() -> None:
+    class AlwaysNoisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.rand(())
+
+    loop = Loop(agent=Stochastic(AlwaysNoisy()).eval())
+    loop.begin()
+    with pytest.raises(ReplayMismatchError, match=r"trunk\.1 \(AlwaysNoisy\)"):
+        loop.step()
 
 
 FRAME = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)

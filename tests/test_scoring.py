@@ -37,9 +37,9 @@ def test_scores_by_hand():
 
 
 def test_scores_of_nearly_equal_outputs_keep_their_digits():
-    reference = np.array([1000.0], np.float32)
-    perturbed = np.nextafter(reference, np.float32(2000))[None]
-    assert squared_differences(reference, perturbed)[0] == 0.5 * (float(perturbed[0, 0]) - 1000) ** 2 > 0
+    reference, perturbed = np.array([1000.1, 0.1], np.float32), np.array([[1000.2, 0.3]], np.float32)
+    expected = 0.5 * sum((float(y) - float(z)) ** 2 for y, z in zip(reference, perturbed[0], strict=True))
+    assert squared_differences(reference, perturbed)[0] == pytest.approx(expected, rel=1e-14)
 
 
 @pytest.mark.parametrize(("reference", "perturbed"), [((2,), (3,)), ((3,), (4, 2)), ((1, 2), (4, 2)), ((), (4, 1))])

@@ -743,3 +743,12 @@ def test_ctrl_c_of_the_whole_group_leaves_every_frame(tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     assert "KeyboardInterrupt" in process.communicate(timeout=100)[1]
     assert videos_of_two(tmp_path) == [[(t % 16, t % 16) for t in range(20)] + [(20 % 16, PLAIN)]] * 2
+
+
+def test_without_a_preprocessor_the_whole_frame_is_assumed_and_that_is_said_once(tmp_path, videos, caplog):
+    env = recorded(tmp_path, episode_trigger=lambda e: True)
+    for _ in range(2):
+        play(env, 2)
+    env.close()
+    assert [record.message for record in caplog.records if "maps are drawn over the whole frame" in record.message] == caplog.messages
+    assert len(caplog.messages) == 1

@@ -123,6 +123,8 @@ class FramePreprocessor:
         return seen
 
     def _box(self, frame_shape: tuple[int, int]) -> tuple[int, int, int, int]:
+        if len(frame_shape) != 2:
+            raise ValueError(f"Expected a frame's shape as (H, W), got {tuple(frame_shape)}.")
         height, width = frame_shape
         top, bottom = self.rows or (0, height)
         left, right = self.columns or (0, width)

@@ -119,7 +119,7 @@ def _mismatch(adapter: AgentAdapter, name: str, recorded: Tensor, replayed: Tens
     )
     layers = _stochastic_layers(getattr(adapter, "module", None))
     if layers:
-        text += f" These layers draw at random while training: {', '.join(layers)}. Act with agent.eval(), or without them."
+        text += f" These layers draw at random, at least while training: {', '.join(layers)}. Act with agent.eval(), or without them."
     return text
 
 
@@ -134,5 +134,5 @@ def _stochastic_layers(module: Any) -> list[str]:
     return [
         f"{name} ({type(part).__name__})"
         for name, part in module.named_modules()
-        if part.training and (isinstance(part, kinds) or "noisy" in type(part).__name__.lower())
+        if (part.training and isinstance(part, kinds)) or "noisy" in type(part).__name__.lower()  # some are noisy in eval(), too
     ]

@@ -6,6 +6,7 @@ The frames are kept in order by a `Film` and written by a `StreamingWriter`.
 from __future__ import annotations
 
 import gc
+import logging
 import math
 import os
 import weakref
@@ -21,9 +22,12 @@ from gymnasium.core import ActType, ObsType, RenderFrame
 
 from saliency_wrappers.film import Film, Painter
 from saliency_wrappers.overlay import HEADS, Drawing, Scale
+from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.recorder import SaliencyRecorder
 from saliency_wrappers.streaming import StreamingWriter as StreamingWriter
 from saliency_wrappers.streaming import check_rate
+
+_logger = logging.getLogger(__name__)
 
 
 class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[ObsType, ActType], gym.utils.RecordConstructorArgs):
@@ -117,6 +121,7 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         self.frames_per_sec = check_rate(self.metadata.get("render_fps", 30) if fps is None else fps)
         self.disable_logger = disable_logger
         self.gc_trigger = gc_trigger
+        self._told = False
         self.step_id = -1
         self.episode_id = -1
         self.render_history: list[RenderFrame] = []
@@ -176,7 +181,7 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
             self.stop_recording()
         path = Path(self.video_folder, f"{video_name}.mp4")
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._film.start(path, self.frames_per_sec, self._recorder.hook.preprocessor)
+        self._film.start(path, self.frames_per_sec, self._geometry())
         # Anew after the writer, for the interpreter's exit goes backwards: the film is finished while its file is open.
         self._last_resort.detach()
         self._last_resort = weakref.finalize(self, self._film.rescue)
@@ -195,6 +200,13 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
             default_bar_logger("bar")(message=f"Saliency video ready: {self._film.path}")
         if self.gc_trigger and self.gc_trigger(self.episode_id):
             gc.collect()
+
+    def _geometry(self) -> FramePreprocessor | None:
+        preprocessor = self._recorder.hook.preprocessor
+        if preprocessor is None and not self._told:
+            self._told = True
+            _logger.warning("The hook has no preprocessor: maps are drawn over the whole frame. Name one if the agent sees a part of it.")
+        return preprocessor
 
     def _capture_frame(self) -> None:
         self._film.turn()
