@@ -54,7 +54,6 @@ MAX_GRADIENT_NORM = 0.5
 
 STICKINESS = 0.25
 FRAMES_PER_ACTION = 4
-MAX_DECISIONS = 4500  # An agent that never presses FIRE would play for ever.
 FILMED = 300  # frames of each evaluation that are filmed with what the agent looks at
 CHECKPOINT_EVERY = 25  # updates
 
@@ -73,6 +72,7 @@ class Options:
     seed: int
     evaluate_every: int
     threads: int
+    max_decisions: int
 
 
 @dataclass
@@ -105,15 +105,16 @@ class Progress:
 class Games:
     """Many games played side by side, with the LSTM state and the score of each."""
 
-    def __init__(self, game: str, count: int, threads: int, seed: int, model: AtariLSTM) -> None:
+    def __init__(self, options: Options, seed: int, model: AtariLSTM) -> None:
+        count = options.environments
         self.environment = AtariVectorEnv(
-            gymnasium.spec(f"ALE/{game}-v5").kwargs["game"],  # "SpaceInvaders" is the ROM "space_invaders".
+            gymnasium.spec(f"ALE/{options.game}-v5").kwargs["game"],  # "SpaceInvaders" is the ROM "space_invaders".
             count,
-            num_threads=threads,
+            num_threads=options.threads,
             stack_num=1,
             frameskip=FRAMES_PER_ACTION,
             repeat_action_probability=STICKINESS,
-            max_num_frames_per_episode=FRAMES_PER_ACTION * MAX_DECISIONS,
+            max_num_frames_per_episode=FRAMES_PER_ACTION * options.max_decisions,
             autoreset_mode=AutoresetMode.SAME_STEP,
             maxpool=False,
             noop_max=30,  # Else every episode begins alike, and the agent learns the beginning by heart.
@@ -278,7 +279,7 @@ def evaluate(model: AtariLSTM, options: Options, steps: int) -> float:
     """Play one episode of the plain game, always with the likeliest action, and film what the agent looks at: the score."""
     # The same pixels as AtariVectorEnv makes without pooling: the whole screen, grey, resized by area.
     hook = RecurrentAgentHook(model, replace(FramePreprocessor.named("atari84"), determines_input=True))
-    plain_game = gymnasium.make(f"ALE/{options.game}-v5", render_mode="rgb_array", max_episode_steps=MAX_DECISIONS)
+    plain_game = gymnasium.make(f"ALE/{options.game}-v5", render_mode="rgb_array", max_episode_steps=options.max_decisions)
     recorder = SaliencyRecorder(plain_game, hook, mode="deferred", on_error="warn")
     videos, name = options.output / "videos", f"saliency-{steps:09d}"
     # Only what is filmed is explained: the rest of the episode is played at full speed.
@@ -367,7 +368,7 @@ def train(options: Options) -> None:
     progress = load_checkpoint(options.output, model, optimizer)
     began = time.monotonic() - progress.seconds
     seed = options.seed + progress.steps  # A continued run plays other games than the ones it has seen.
-    games = Games(options.game, options.environments, options.threads, seed, model)
+    games = Games(options, seed, model)
     writer = SummaryWriter(options.output, purge_step=progress.steps or None)
     rounds, evaluations = 0, progress.steps // options.evaluate_every
     while (spent := progress.fraction(options.steps, options.minutes)) < 1:
@@ -395,6 +396,7 @@ def train(options: Options) -> None:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--evaluate-every", default=500_000, show_default=True, help="In steps.")
 @click.option("--threads", default=os.cpu_count() or 1, show_default=True)
+@click.option("--max-decisions", default=4500, show_default=True, help="End an episode after so many: without FIRE it would never end.")
 def main(**options: Any) -> None:
     """Seed everything, then train."""
     settings = Options(**options)

@@ -409,19 +409,19 @@ def test_a_constant_network_has_finite_zero_maps(seed: int, name: str):
     assert np.array_equal(made.critic, np.zeros((12, 12)))
 
 
-@given(seed=st.integers(0, 2**16), channels=st.just(2), left=st.integers(0, 12))
+@given(seed=st.integers(0, 2**16), left=st.tuples(st.integers(0, 12), st.integers(0, 12)))
 @settings(max_examples=20, deadline=None, derandomize=True)
-def test_with_tolerance_zero_only_masks_that_change_nothing_are_left_out(seed: int, channels: int, left: int, lstm: Any):
-    """Black to the left: there the blur changes nothing, and some windows are not run; the maps are those of every mask."""
-    inputs = images(1, channels, seed=seed)
-    inputs[..., :left] = 0
-    fill = inputs[0].numpy().copy()
-    fill[..., left:] *= 0.5
+def test_with_tolerance_zero_only_masks_that_change_nothing_are_left_out(seed: int, left: tuple[int, int], lstm: Any):
+    """Each channel is black to the left, as is the fill: some windows change nothing and are not run. The maps are those of every mask."""
+    inputs = images(1, 2, seed=seed)
+    for channel, width in enumerate(left):
+        inputs[0, channel, :, :width] = 0
+    fill = 0.5 * inputs[0].numpy()
     decision = decide(lstm, inputs, seed)
     adapter = Spy(lstm.module)
     windows = SlidingWindow((3, 3), (3, 3))
     (made,) = PerturbationSaliency(windows, fill=fill, batch_size=5)(adapter, [decision])
-    changed = sum(bool((~window & (fill[0] != inputs[0, 0].numpy())).any()) for window in windows.perturb(np.zeros((12, 12))))
+    changed = sum(bool((~window & (inputs[0].numpy() > 0)).any()) for window in windows.perturb(np.zeros((12, 12))))
     assert sum(map(len, adapter.inputs)) == 1 + changed
     assert_close(made, one_by_one(lstm, decision, SlidingWindow((3, 3), (3, 3)), fill))
 
