@@ -149,7 +149,7 @@ def compare(ways: Sequence[Way], decisions: Sequence[Decision], rounds: int, thr
         if not way.slow:  # what happens once is not timed: batch sizes are measured, masks are kept
             with torch_threads(threads):
                 way.explain(decisions[:1])
-    for number, block in enumerate(blocks(decisions, rounds)):
+    for number, block in enumerate(blocks(decisions, rounds, multiple=threads)):
         maps: dict[str, list[SaliencyMaps]] = {}
         seconds: dict[str, float] = {}
         turns = [way for way in ways if block.for_slow_ways or not way.slow]
@@ -162,14 +162,18 @@ def compare(ways: Sequence[Way], decisions: Sequence[Decision], rounds: int, thr
     return [summary(way.name, laps, [way.agrees_with for way in ways], threads) for way in ways]
 
 
-def blocks(decisions: Sequence[Decision], rounds: int) -> Iterator[Block]:
-    """Each round's share of the decisions: a first quarter that slow ways explain, too, and the rest."""
-    for number in range(min(rounds, len(decisions))):
-        share = decisions[number::rounds]
+def blocks(decisions: Sequence[Decision], rounds: int, multiple: int) -> Iterator[Block]:
+    """Each round's share of the decisions: a first quarter that slow ways explain, too, and the rest.
+
+    All but one have a `multiple` of decisions, so that a way with a thread for each decision has no idle thread at the end.
+    """
+    groups = [decisions[start : start + multiple] for start in range(0, len(decisions), multiple)]
+    for number in range(min(rounds, len(groups))):
+        share = groups[number::rounds]
         quarter = -(-len(share) // 4)
-        yield Block(share[:quarter], for_slow_ways=True)
-        if share[quarter:]:
-            yield Block(share[quarter:], for_slow_ways=False)
+        for part, for_slow_ways in ((share[:quarter], True), (share[quarter:], False)):
+            if part:
+                yield Block([decision for group in part for decision in group], for_slow_ways)
 
 
 def checked_difference(way: Way, maps: dict[str, list[SaliencyMaps]]) -> float:

@@ -102,6 +102,24 @@ def test_every_decision_is_explained_once_by_turns(bench: ModuleType) -> None:
     assert [result.decisions for result in results] == [9, 3]
 
 
+def test_no_thread_is_idle_at_the_end_of_a_block(bench: ModuleType) -> None:
+    blocks = list(bench.blocks(decisions(50), rounds=3, multiple=2))
+    assert [(len(block.decisions), block.for_slow_ways) for block in blocks] == [
+        *[(6, True), (12, False)],
+        *[(4, True), (12, False)],
+        *[(4, True), (12, False)],
+    ]
+    assert sorted(number for block in blocks for number in numbered(block.decisions)) == list(range(50))
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 7])
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_blocks_share_all_decisions(bench: ModuleType, count: int, rounds: int) -> None:
+    blocks = list(bench.blocks(decisions(count), rounds, multiple=2))
+    assert sorted(number for block in blocks for number in numbered(block.decisions)) == list(range(count))
+    assert blocks[0].for_slow_ways
+
+
 def test_the_number_of_threads_is_restored(bench: ModuleType) -> None:
     before = torch.get_num_threads()
     seen: list[int] = []

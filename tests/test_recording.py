@@ -428,7 +428,7 @@ def test_a_mismatch_names_the_layers_that_draw_at_random_while_training(layer: A
     loop.begin()
     with pytest.raises(ReplayMismatchError) as caught:
         loop.step(2)
-    assert f"These layers draw at random, at least while training: {named}. Act with agent.eval()" in str(caught.value)
+    assert f"These layers draw at random while training: {named}. Act with agent.eval()" in str(caught.value)
     loop = Loop(agent=Stochastic(layer()).eval())
     loop.begin()
     loop.step(2)

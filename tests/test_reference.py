@@ -18,6 +18,8 @@ from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.records import Decision
 from saliency_wrappers.saliency import PRESETS
 
+pytestmark = pytest.mark.timeout(600)  # half a minute of work, which a busy machine stretches
+
 CHECKPOINTS = {"breakout": "breakout-v4.model.80.tar", "pong": "pong-v4.model.80.tar", "breakout_lstm": "breakout-lstm"}
 FAMILIES = {"breakout": BabyA3CGRU, "pong": BabyA3CGRU, "breakout_lstm": GreydanusLSTM}
 DECISIONS = {"breakout": 23, "pong": 16, "breakout_lstm": 24}

@@ -149,12 +149,24 @@ class WithLayer(TinyGRU):
 def test_layers_that_draw_while_training_are_named_with_the_remedy(named: str):
     module = seeded(WithLayer, LAYERS[named]).train()
     (one,) = acted(module, 1, torch.zeros(1, 8))
-    message = rf"These layers draw at random while training: {named}\. Act with agent\.eval\(\), or without them"
+    message = rf"These layers draw at random[^:]*: {named}\. Act with agent\.eval\(\), or without them"
     with pytest.raises(ReplayMismatchError, match=message):
         replay(as_adapter(module), one)
     module.eval()
     (one,) = acted(module, 1, torch.zeros(1, 8))
     replay(as_adapter(module), one)
+
+
+class AlwaysNoisy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x)
+
+
+def test_layers_that_draw_even_in_evaluation_are_named_and_quiet_ones_are_not():
+    module = seeded(WithLayer, lambda: nn.Sequential(AlwaysNoisy(), nn.Dropout(0.0)))
+    (one,) = acted(module, 1, torch.zeros(1, 8))
+    with pytest.raises(ReplayMismatchError, match=r"draw at random[^:]*: layer\.0 \(AlwaysNoisy\)\. "):
+        replay(as_adapter(module), one)
 
 
 # When it looks

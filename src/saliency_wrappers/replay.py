@@ -119,7 +119,7 @@ def _mismatch(adapter: AgentAdapter, name: str, recorded: Tensor, replayed: Tens
     )
     layers = _stochastic_layers(getattr(adapter, "module", None))
     if layers:
-        text += f" These layers draw at random, at least while training: {', '.join(layers)}. Act with agent.eval(), or without them."
+        text += f" These layers draw at random while training: {', '.join(layers)}. Act with agent.eval(), or without them."
     return text
 
 
