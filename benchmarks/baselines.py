@@ -6,8 +6,9 @@ given what makes it fast without changing what it is (no gradients, one torch th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 
 import cv2
@@ -56,7 +57,7 @@ def code_of_2018(agent: nn.Module, decisions: Sequence[Decision]) -> list[Salien
     """The code beside Greydanus et al. (2018): serial, one sweep of masks for each head, mask and blur made anew for each pass.
 
     Two things are other than they were: the frame is not preprocessed again for each pass, and the scores are enlarged by OpenCV
-    (SciPy's `imresize`, which rounded them to 8 bits, is gone).
+    (SciPy's `imresize`, which rounded them to 8 bits, is gone). One torch thread: a second gains nothing on a single image.
 
     Args:
         agent: called as `value, logits, state = agent((x, state))`.
@@ -65,7 +66,8 @@ def code_of_2018(agent: nn.Module, decisions: Sequence[Decision]) -> list[Salien
     Returns:
         One pair of maps a decision, on the raw scale of the scores.
     """
-    return [SaliencyMaps(_sweep(agent, decision, head=1), _sweep(agent, decision, head=0)) for decision in decisions]
+    with torch_threads(1):
+        return [SaliencyMaps(_sweep(agent, decision, head=1), _sweep(agent, decision, head=0)) for decision in decisions]
 
 
 def _sweep(agent: nn.Module, decision: Decision, head: int, stride: int = 5) -> Array:
@@ -87,6 +89,17 @@ def _disc(row: int, column: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
     mask[(y - row) ** 2 + (x - column) ** 2 <= 1] = 1
     mask = gaussian_filter(mask, sigma=5)
     return mask / mask.max()
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _run(agent: nn.Module, decision: Decision, image: Array) -> tuple[Array, Array]:

@@ -11,7 +11,6 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -22,7 +21,7 @@ import click
 import gymnasium as gym
 import numpy as np
 import torch
-from baselines import code_of_2018, published_application
+from baselines import code_of_2018, published_application, torch_threads
 from numpy.typing import NDArray
 from torch import nn
 
@@ -272,17 +271,6 @@ def record_decisions(agent: nn.Module, actions: NDArray[Any], count: int) -> lis
                 hook.new_episode()
     env.close()
     return decisions
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def numbers(text: str) -> list[int]:

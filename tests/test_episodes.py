@@ -8,11 +8,12 @@ from typing import Any
 
 import ale_py
 import gymnasium as gym
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
 
-from saliency_wrappers import FramePreprocessor, RecurrentAgentHook, SaliencyRecorder, load_checkpoint
+from saliency_wrappers import FramePreprocessor, RecordSaliencyVideo, RecurrentAgentHook, SaliencyRecorder, load_checkpoint
 
 gym.register_envs(ale_py)
 PREPROCESSOR = FramePreprocessor.named("greydanus2018")
@@ -74,7 +75,7 @@ def check_step(saliency: dict[str, Any], action: int, reference: dict[str, Any],
 @pytest.mark.timeout(300)  # 5 s of work, on a machine that may be busy
 @pytest.mark.parametrize("loop", [Published, Hooked])
 @pytest.mark.parametrize("episode", EPISODES, ids=lambda episode: episode.name)
-def test_the_recorded_episode_is_the_reference_episode_action_for_action(episode: Episode, loop: Any, shared: Path) -> None:
+def test_the_recorded_episode_is_the_reference_episode_action_for_action(episode: Episode, loop: Any, shared: Path, tmp_path: Path) -> None:
     with np.load(shared / "reference" / f"{episode.name}.npz") as arrays:
         reference = {name: arrays[name] for name in ("actions", "rewards", "step", "logits", "value", "actor_map", "critic_map")}
     agent = load_checkpoint(shared / "agents" / episode.checkpoint)
@@ -82,12 +83,13 @@ def test_the_recorded_episode_is_the_reference_episode_action_for_action(episode
     env = gym.make(episode.game, frameskip=4, repeat_action_probability=0.0, render_mode="rgb_array")
     hook = RecurrentAgentHook(agent, PREPROCESSOR)
     actions, rewards, explained, ended = [], [], [], False
-    with SaliencyRecorder(env, hook, step_trigger=lambda step: step in wanted) as recorder:
-        frame, _ = recorder.reset(seed=1)
+    recorder = SaliencyRecorder(env, hook, step_trigger=lambda step: step in wanted)
+    with RecordSaliencyVideo(recorder, tmp_path) as filmed:
+        frame, _ = filmed.reset(seed=1)
         act = loop(hook, agent)
         while not ended:
             actions.append(act(frame))
-            frame, reward, terminated, truncated, info = recorder.step(actions[-1])
+            frame, reward, terminated, truncated, info = filmed.step(actions[-1])
             ended = terminated or truncated
             rewards.append(float(reward))
             if "saliency" in info:
@@ -97,3 +99,4 @@ def test_the_recorded_episode_is_the_reference_episode_action_for_action(episode
     assert actions == reference["actions"].tolist()
     assert rewards == reference["rewards"].tolist()
     assert (len(actions), sum(rewards)) == (episode.steps, episode.total)
+    assert imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "saliency-episode-0.mp4"))[0] == episode.steps + 1

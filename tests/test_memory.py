@@ -40,18 +40,24 @@ def record(mode: str, steps: int) -> None:
             assert ("pending" in info["saliency"]) == (mode == "deferred")
 
 
-def peak_of(mode: str, steps: int) -> int:
+def start(mode: str, steps: int) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
-    run = subprocess.run([sys.executable, __file__, mode, str(steps)], capture_output=True, text=True, env=environment, check=False)
-    assert run.returncode == 0, run.stderr
-    return int(run.stdout)
+    command = [sys.executable, __file__, mode, str(steps)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def peak_of(process: subprocess.Popen[str]) -> int:
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return int(output)
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", ["inline", "deferred"])
 def test_a_long_episode_takes_no_more_memory_than_a_short_one(mode: str) -> None:
-    short, long = peak_of(mode, 500), peak_of(mode, 5000)
-    assert long - short <= ALLOWED, f"{short / 1e6:.0f} MB for 500 steps, {long / 1e6:.0f} MB for 5,000"
+    with start(mode, 500) as short, start(mode, 5000) as long:
+        few, many = peak_of(short), peak_of(long)
+    assert many - few <= ALLOWED, f"{few / 1e6:.0f} MB for 500 steps, {many / 1e6:.0f} MB for 5,000"
 
 
 if __name__ == "__main__":
