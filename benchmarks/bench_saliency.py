@@ -102,15 +102,17 @@ class Result:
 @click.option("--output", default=OUTPUT, show_default=True, type=click.Path(path_type=Path), help="JSON file.")
 def main(decisions: int, rounds: int, threads: str, output: Path) -> None:
     """Time saliency maps against the published application's way and the 2018 way."""
+    counts = numbers(threads)
     agent, actions, description = reference_agent()
     with torch_threads(1):
         recorded = record_decisions(agent, actions, decisions)
-    setting = {**machine(), "agent": description, "decisions": len(recorded), "rounds": rounds}
+    rates = {f"matrix products, threads={count}": f"{matrix_product_rate(count):.0f} GFLOP/s" for count in counts}
+    setting = {"agent": description, "decisions": len(recorded), "rounds": rounds, **machine(), **rates, "load before": load()}
     click.echo("\n".join(f"{name}: {content}" for name, content in setting.items()))
-    results = [result for count in numbers(threads) for result in compare(ways(agent, count), recorded, rounds, count)]
-    load = {"load at the end": machine()["load"]}
-    click.echo(f"load at the end: {load['load at the end']}\n\n{table(results)}")
-    report = {"setting": setting | load, "results": [asdict(result) for result in results]}
+    results = [result for count in counts for result in compare(ways(agent, count), recorded, rounds, count)]
+    setting["load after"] = load()
+    click.echo(f"load after: {setting['load after']}\n\n{table(results)}")
+    report = {"setting": setting, "results": [asdict(result) for result in results]}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     click.echo(f"\nWritten to {output}")
@@ -282,15 +284,31 @@ def numbers(text: str) -> list[int]:
 
 
 def machine() -> dict[str, str]:
-    """What the times were measured on, and how busy it is now."""
+    """What the times are measured on."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "processor": f"{models[0] if models else platform.processor()}, {os.cpu_count()} cores",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}",
-        "load": ", ".join(f"{load:.2f}" for load in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown",
     }
+
+
+def load() -> str:
+    """How busy the machine is: times that are measured beside other work mislead."""
+    return ", ".join(f"{average:.2f}" for average in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown"
+
+
+def matrix_product_rate(threads: int, size: int = 768) -> float:
+    """The fastest of ten matrix products, in GFLOP/s: what the arithmetic of this machine can do at this moment."""
+    matrix = torch.ones(size, size)
+    seconds: list[float] = []
+    with torch_threads(threads):
+        for _ in range(10):
+            start = time.perf_counter()
+            torch.mm(matrix, matrix)
+            seconds.append(time.perf_counter() - start)
+    return 2e-9 * size**3 / min(seconds)
 
 
 if __name__ == "__main__":

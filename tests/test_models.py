@@ -328,3 +328,12 @@ def test_every_bundled_agent_acts_on_what_its_preprocessor_makes():
         value, logits, _ = agent((torch.zeros(1, *preprocessor.input_shape), agent.initial_state(1)))
         assert torch.isfinite(logits).all()
         assert torch.isfinite(value).all()
+
+
+@pytest.mark.parametrize("batch", [1, 65])
+def test_features_in_inference_mode_equal_those_with_gradients(batch):
+    model = GreydanusLSTM(num_actions=4)
+    x = torch.rand(batch, 1, 80, 80, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        fast = model.features(x)
+    torch.testing.assert_close(fast.clone(), model.features(x).detach(), rtol=0, atol=1e-6)

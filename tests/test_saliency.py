@@ -752,3 +752,29 @@ def test_a_method_that_was_used_can_be_sent_elsewhere(copied: Any, tiny_lstm: Ti
     method = PerturbationSaliency(SlidingWindow((2, 2), (2, 2)))
     (made,) = method(adapter, [decision])
     assert_close(copied(method)(adapter, [decision])[0], made)
+
+
+class Masked(nn.Module):
+    """Forbids its last action, as policies with action masks do."""
+
+    def __init__(self, agent: TinyLSTM) -> None:
+        super().__init__()
+        self.agent = agent
+
+    def initial_state(self, n: int) -> Any:
+        return as_adapter(self.agent).initial_state(n)
+
+    def forward(self, inputs: Any) -> Any:
+        value, logits, state = self.agent(inputs)
+        return value, torch.cat([logits[:, :-1], torch.full_like(logits[:, -1:], -torch.inf)], dim=1), state
+
+
+def test_a_forbidden_action_has_no_say_in_the_actors_map(tiny_lstm: TinyLSTM):
+    adapter = as_adapter(Masked(tiny_lstm))
+    inputs, state = images(1), adapter.initial_state(1)
+    logits, value = adapter.evaluate(inputs, state, None)
+    maps = PerturbationSaliency()(adapter, [Decision(inputs, state, logits.clone(), value)])[0]
+    outputs = PerturbationSaliency().outputs(as_adapter(tiny_lstm), Decision(inputs, state, logits.clone(), value))
+    allowed = SquaredDifference().generate(outputs.logits[0, :-1], outputs.logits[1:, :-1], outputs.masks.untouched)
+    np.testing.assert_allclose(maps.actor, allowed, rtol=1e-5, atol=1e-9)
+    assert maps.actor.max() > 0

@@ -225,3 +225,8 @@ def test_a_subclass_that_generates_its_own_map_is_asked_for_it():
             return np.sqrt(super().generate(reference, perturbed, perturbed_masks))
 
     assert np.allclose(mapped(Root()), np.sqrt(GOLDEN), atol=1e-6)
+
+
+def test_differences_whose_squares_overflow_are_refused_not_hidden_as_zeros():
+    with pytest.raises(ValueError, match="outputs are too large"):
+        squared_differences(np.zeros(1), np.full((2, 1), 1e20))

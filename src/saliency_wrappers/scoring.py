@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifierConfidenceSaliency
 
@@ -26,10 +27,16 @@ def squared_differences(reference: NDArray[Any], perturbed: NDArray[Any]) -> NDA
 
     Returns:
         `(n,)` float64, `>= 0`.
+
+    Raises:
+        ValueError: other shapes, or differences whose squares float32 cannot hold.
     """
     if perturbed.ndim != 2 or reference.shape != perturbed.shape[1:]:
         raise ValueError(f"Expected reference (outputs,) and perturbed (n, outputs), got {reference.shape} and {perturbed.shape}.")
-    return 0.5 * ((perturbed.astype(np.float64) - reference) ** 2).sum(axis=1)
+    scores = 0.5 * ((perturbed.astype(np.float64) - reference) ** 2).sum(axis=1)
+    if scores.max(initial=0.0) > np.finfo(np.float32).max:
+        raise ValueError(f"The agent's outputs are too large: squared differences of {scores.max():.3g} exceed the range of float32.")
+    return scores
 
 
 class SquaredDifference(GenerateClassifierConfidenceSaliency):
@@ -52,8 +59,9 @@ class SquaredDifference(GenerateClassifierConfidenceSaliency):
         """The map `(h, w)` of scores `(n,)`, from masks whose sums are already known."""
         if len(scores) != len(masks.untouched):
             raise ValueError(f"Expected as many scores as masks, got {len(scores)} and {len(masks.untouched)}.")
-        weights = scores.astype(np.float32) @ masks.replaced.reshape(len(scores), -1)
-        weights = weights.reshape(masks.coverage.shape)
+        # By torch: NumPy's BLAS has threads of its own, which go on spinning beside torch's for a while.
+        weights = torch.mv(torch.from_numpy(masks.replaced).flatten(1).T, torch.from_numpy(scores.astype(np.float32)))
+        weights = weights.numpy().reshape(masks.coverage.shape)
         return np.divide(weights, masks.coverage, out=np.zeros_like(weights), where=masks.coverage > 0)
 
     def get_config(self) -> dict[str, Any]:
