@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.utils.tensorboard import SummaryWriter
 
-from saliency_wrappers import FramePreprocessor, RecordSaliencyVideo, RecurrentAgentHook, SaliencyRecorder
+from saliency_wrappers import FramePreprocessor, RecordSaliencyVideo, RecurrentAgentHook, SaliencyRecorder, load_checkpoint
 from saliency_wrappers.models import AtariLSTM, LSTMState
 
 ROLLOUT_STEPS = 64
@@ -73,6 +73,7 @@ class Options:
     evaluate_every: int
     threads: int
     max_decisions: int
+    initial: Path | None
 
 
 @dataclass
@@ -312,7 +313,7 @@ def save_checkpoint(output: Path, model: AtariLSTM, optimizer: torch.optim.Optim
     save(output / "checkpoint.pt", contents)
 
 
-def load_checkpoint(output: Path, model: AtariLSTM, optimizer: torch.optim.Optimizer) -> Progress:
+def restore(output: Path, model: AtariLSTM, optimizer: torch.optim.Optimizer) -> Progress:
     """Continue where the folder's checkpoint left off, or begin at the beginning."""
     path = output / "checkpoint.pt"
     if not path.exists():
@@ -364,8 +365,10 @@ def evaluate_and_keep(model: AtariLSTM, options: Options, writer: SummaryWriter,
 def train(options: Options) -> None:
     """Alternate between playing and learning until a budget is spent."""
     model = build_model(count_actions(options.game))
+    if options.initial is not None:
+        model.load_state_dict(load_checkpoint(options.initial).state_dict())
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, eps=1e-5)
-    progress = load_checkpoint(options.output, model, optimizer)
+    progress = restore(options.output, model, optimizer)
     began = time.monotonic() - progress.seconds
     seed = options.seed + progress.steps  # A continued run plays other games than the ones it has seen.
     games = Games(options, seed, model)
@@ -396,6 +399,9 @@ def train(options: Options) -> None:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--evaluate-every", default=500_000, show_default=True, help="In steps.")
 @click.option("--threads", default=os.cpu_count() or 1, show_default=True)
+@click.option(
+    "--initial", type=click.Path(exists=True, path_type=Path), help="Begin a new run with these weights, as of agent.safetensors."
+)
 @click.option("--max-decisions", default=4500, show_default=True, help="End an episode after so many: without FIRE it would never end.")
 def main(**options: Any) -> None:
     """Seed everything, then train."""

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import pickle
+import re
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,7 +19,7 @@ import torch
 from conftest import TinyGRU, TinyLSTM, images, seeded
 from torch import Tensor, nn
 
-from saliency_wrappers.agents import ActingAdapter, AgentAdapter, RecurrentModuleAdapter, as_adapter
+from saliency_wrappers.agents import ActingAdapter, AgentAdapter, RecurrentModuleAdapter, UnreadPass, as_adapter
 from saliency_wrappers.agents.base import batch_axes, split_rows, undisturbed
 from saliency_wrappers.models import AtariLSTM, BabyA3CGRU, GreydanusLSTM
 from saliency_wrappers.records import AgentPass, Decision, StateTree, map_state
@@ -127,11 +133,62 @@ def test_states_are_repeated_row_by_row_in_their_own_structure():
     assert repeated["a"][1] is None
 
 
+class Layered(nn.Module):
+    """With an `nn.LSTM`, whose state is `(layers, n, hidden)`."""
+
+    def __init__(self, kind: Any = nn.LSTM, **options: Any) -> None:
+        super().__init__()
+        self.memory = kind(144, 8, num_layers=2, **options)
+        width = (options.get("proj_size") or 8) * (2 if options.get("bidirectional") else 1)
+        self.heads = nn.Linear(width, 4)
+
+    def forward(self, inputs: tuple[Tensor, Any]) -> Any:
+        features, state = self.memory(inputs[0].flatten(1)[None], inputs[1])
+        outputs = self.heads(features[0])
+        return outputs[:, :1], outputs[:, 1:], state
+
+
+class LayeredWithItsOwn(Layered):
+    def initial_state(self, n: int) -> Any:
+        return (torch.full((2, n, 8), 0.5), torch.zeros(2, n, 8))
+
+
+LAYERED: dict[str, Callable[[], nn.Module]] = {
+    "LSTM": lambda: seeded(Layered),
+    "GRU": lambda: seeded(Layered, nn.GRU),
+    "both directions": lambda: seeded(Layered, bidirectional=True),
+    "projected": lambda: seeded(Layered, proj_size=3),
+    "its own initial state": lambda: seeded(LayeredWithItsOwn),
+}
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("name", LAYERED)
+def test_states_with_the_batch_on_their_second_axis_keep_the_contract(name: str):
+    check_adapter(as_adapter(LAYERED[name]()), images(3))
+
+
+def test_where_the_initial_state_is_not_known_states_are_repeated_along_their_first_axis():
+    adapter = as_adapter(nn.ModuleList([nn.GRUCell(1, 1), nn.GRUCell(1, 1)]))
+    repeated: Any = adapter.repeat_state((torch.zeros(2, 3), torch.ones(1, 4)), 2)
+    assert [tuple(leaf.shape) for leaf in repeated] == [(4, 3), (2, 4)]
+
+
+def test_the_input_range_is_the_classes_or_given():
+    module = nn.Identity()
+    assert RecurrentModuleAdapter(module).input_range == (0.0, 1.0)
+    assert NarrowRange(module).input_range == (0.0, 0.5)
+    assert RecurrentModuleAdapter(module, (0, 255)).input_range == (0.0, 255.0)
+    assert RecurrentModuleAdapter(module, input_range=(-1.0, 1.0)).input_range == (-1.0, 1.0)
+    with pytest.raises(ValueError, match=r"Expected input_range as \(low, high\) with low < high, got \(1, 0\)"):
+        RecurrentModuleAdapter(module, (1, 0))
+
+
 # What is seen
 
 
-def watched(module: nn.Module) -> tuple[list[AgentPass], Callable[[], None]]:
-    seen: list[AgentPass] = []
+def watched(module: nn.Module) -> tuple[list[Any], Callable[[], None]]:
+    seen: list[Any] = []
     return seen, as_adapter(module).attach(seen.append)
 
 
@@ -202,22 +259,129 @@ def test_a_pass_in_inference_mode_is_seen_as_ordinary_tensors(tiny_lstm: TinyLST
     assert not any(tensor.is_inference() for tensor in (decision.inputs, decision.logits, *decision.state))  # type: ignore[misc]
 
 
+OTHER_CALLS: dict[str, tuple[Any, Any]] = {
+    "no state": ((torch.ones(1, 2),), "an answer"),
+    "model(x, state)": ((torch.ones(1, 2), {}), "an answer"),
+    "a pair came out": (((torch.ones(1), None),), (1, 2)),
+    "a dict came out": (((torch.ones(1), None),), {"logits": torch.ones(1, 2)}),
+    "no tensor": (("text",), "an answer"),
+    "no axis": (((torch.ones(()), None),), "an answer"),
+}
+
+
 class OtherForm(nn.Module):
-    def forward(self, x: Any, **kwargs: Any) -> Any:
-        return kwargs.get("answer", x)
+    answer: Any = "an answer"
+
+    def forward(self, x: Any, state: Any = None) -> Any:
+        return self.answer
 
 
-@pytest.mark.parametrize(
-    ("args", "answer"),
-    [((torch.ones(1, 2),), None), (((torch.ones(1), None),), (1, 2)), (((torch.ones(1), None),), torch.ones(1)), (("text",), None)],
-    ids=["no state", "a pair came out", "a tensor came out", "no tensor"],
-)
-def test_a_call_of_another_form_is_a_pass_without_policy_output(args: Any, answer: Any):
+@pytest.mark.parametrize("name", OTHER_CALLS)
+def test_a_call_of_another_form_is_told_from_a_pass_without_policy_output(name: str):
+    args, answer = OTHER_CALLS[name]
     module = OtherForm()
     seen, _ = watched(module)
-    module(*args, **({} if answer is None else {"answer": answer}))
+    module.answer = answer
+    module(*args)
     module(x=(torch.ones(1), None))
-    assert [one.logits for one in seen] == [None, None]
+    assert seen == [UnreadPass("of another form than model((x, state)) -> value, logits, state")] * 2
+
+
+@pytest.mark.parametrize("answer", [torch.ones(1), (torch.ones(1), None, None)], ids=["a value", "no logits"])
+def test_a_value_alone_is_a_pass_without_policy_output(answer: Any):
+    module = OtherForm()
+    seen, _ = watched(module)
+    module.answer = answer
+    module((torch.ones(1), None))
+    assert [one.logits for one in seen] == [None]
+
+
+UNREADABLE: dict[str, tuple[Any, Any, str]] = {
+    "a dict with an int": ({"h": torch.ones(1), "n": 0}, (None, torch.ones(1, 2), None), "made of tensors, .* got int"),
+    "a float value": (None, (0.5, torch.ones(1, 2), None), "Expected value as a tensor or None, got float"),
+    "a list of logits": (None, (None, [1.0, 2.0], None), "Expected logits as a tensor or None, got list"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_captured_never_raises_out_of_the_users_call(name: str):
+    state, answer, reason = UNREADABLE[name]
+    module = OtherForm()
+    seen, _ = watched(module)
+    module.answer = answer
+    assert module((torch.ones(1, 1, 2, 2), state)) is answer
+    (one,) = seen
+    assert isinstance(one, UnreadPass)
+    assert re.match(f"that could not be captured: .*{reason}", one.reason)
+
+
+class ListLSTM(TinyLSTM):
+    """A state in a list, in a mapping."""
+
+    def initial_state(self, n: int) -> Any:
+        return {"cell": [torch.zeros(n, 8), torch.zeros(n, 8)]}
+
+    def forward(self, inputs: tuple[Tensor, Any]) -> tuple[Tensor, Tensor, Any]:
+        value, logits, state = super().forward((inputs[0], tuple(inputs[1]["cell"])))
+        return value, logits, {"cell": list(state)}
+
+
+def test_lists_in_a_state_are_taken_as_tuples():
+    module = seeded(ListLSTM)
+    seen, _ = watched(module)
+    play(module, 2, module.initial_state(1))
+    assert [type(one.state["cell"]) for one in seen] == [tuple, tuple]  # type: ignore[index, call-overload]
+    check_adapter(as_adapter(module), images(3))
+
+
+class Barrier(TinyGRU):
+    """Two passes in two threads are in its midst at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = threading.Barrier(2, timeout=60)
+
+    def forward(self, inputs: Any) -> Any:
+        self.both.wait()
+        outputs = super().forward(inputs)
+        self.both.wait()
+        return outputs
+
+
+def test_passes_in_two_threads_do_not_mix():
+    module = seeded(Barrier)
+    seen, _ = watched(module)
+    threads = [threading.Thread(target=module, args=((row[None], torch.zeros(1, 8)),)) for row in images(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len({float(one.inputs.sum()) for one in seen}) == 2
+    adapter = RecurrentModuleAdapter(seeded(TinyGRU))
+    for one in seen:
+        replay(adapter, Decision.of(one))
+
+
+class Reentrant(TinyGRU):
+    """Looks ahead by calling itself, which may fail, within a pass."""
+
+    def forward(self, inputs: tuple[Tensor, Any], depth: int = 1) -> Any:
+        x, state = inputs
+        if float(x.sum()):
+            self((torch.zeros_like(x), state))
+            with contextlib.suppress(RuntimeError):
+                self((torch.ones(1, 3, 12, 12).mul(0), state))
+        return super().forward((x, state))
+
+
+def test_passes_within_a_pass_do_not_mix_even_when_they_fail():
+    module = seeded(Reentrant)
+    seen, _ = watched(module)
+    play(module, 2, torch.zeros(1, 8))
+    assert [bool(one.inputs.any()) for one in seen] == [False, True, False, True]
+    adapter = RecurrentModuleAdapter(seeded(TinyGRU))
+    for one in seen:
+        replay(adapter, Decision.of(one))
 
 
 def test_a_pass_that_fails_is_not_seen_and_does_not_spoil_the_next(tiny_lstm: TinyLSTM):
@@ -318,6 +482,31 @@ def test_a_compiled_module_is_seen_when_hooked_itself_and_when_hooked_before_com
             assert torch.equal(one.logits, logits)
             replay(adapter, Decision.of(one))
         assert len(seen) == 2
+
+
+def test_a_compiled_agent_is_seen_without_our_hooks_being_compiled():
+    # In a process of its own: the hook comes first, and torch._dynamo only with torch.compile.
+    program = """
+import sys, torch
+from conftest import TinyLSTM, images, seeded
+from saliency_wrappers import RecurrentAgentHook
+modules = [seeded(TinyLSTM), seeded(TinyLSTM)]
+hooks = [RecurrentAgentHook(module) for module in modules]
+windows = [hook.open_window(num_envs=1) for hook in hooks]
+modules[0]((images(), None))
+assert "torch._dynamo" not in sys.modules
+modules[0].compile(backend="eager", fullgraph=True)
+modules[1] = torch.compile(modules[1], backend="eager", fullgraph=True)
+state = (torch.zeros(1, 8), torch.zeros(1, 8))
+with torch.no_grad():
+    for module in modules:
+        module((images(), state))
+        module((images(), state))
+print([window.accepted for window in windows], torch._dynamo.utils.counters["stats"]["unique_graphs"])
+"""
+    folder = str(Path(__file__).parent)
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=folder)
+    assert run.stdout.split("\n")[0] == "[3, 2] 1", run.stderr
 
 
 # What is left as it was
@@ -493,6 +682,11 @@ class CapturesNoState(RecurrentModuleAdapter):
         return AgentPass(args[0][0], map_state(torch.zeros_like, args[0][1]), None, None)
 
 
+class CannotBeRead(RecurrentModuleAdapter):
+    def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
+        raise ValueError("no way")
+
+
 class CapturesStateThatCameOut(RecurrentModuleAdapter):
     def attach(self, on_pass: Callable[[AgentPass], None]) -> Callable[[], None]:
         def after(module: nn.Module, args: Any, output: Any) -> None:
@@ -630,6 +824,7 @@ class InitialStateOfOneRow(RecurrentModuleAdapter):
         (NoisyValue, "evaluate is deterministic: the same call gave other values"),
         (SeesEvaluate, "evaluate is not seen as a pass of the agent"),
         (SeesNothing, "every acting pass is seen: 3 were made, 0 seen"),
+        (CannotBeRead, "every acting pass can be read, got passes that could not be captured: no way"),
         (NeverDetaches, "after detaching no pass is seen"),
         (MutatesBuffers, "evaluate leaves weights and buffers as they are"),
         (MutatesInputs, "evaluate leaves its inputs as they are"),

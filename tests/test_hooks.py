@@ -195,20 +195,63 @@ def test_explain_counts_passes_and_rejections_by_reason() -> None:
     window.forget_counts()
     assert "No pass of the agent was seen" in hook.explain()
     hook.close()
-    assert hook.explain().endswith("No agent is attached.")
+    assert hook.explain().endswith("The hook is closed: call hook.attach(agent).")
+    assert RecurrentAgentHook().explain().endswith("No agent is attached to this hook: call hook.attach(agent).")
 
 
 def test_explain_names_the_vector_recorder_when_every_policy_pass_had_one_other_batch_size(agent: CountingAgent, hook: Any) -> None:
     window = hook.open_window(num_envs=1)
     act(agent, rows=8)
     act(agent, rows=8)
-    assert "Every policy pass had 8 rows: for a vector of 8 environments use VectorSaliencyRecorder." in window.explain()
+    assert "Every policy pass had 8 rows: for a vector of 8 environments use VectorSaliencyRecorder (a later version)." in window.explain()
     act(agent, rows=64)
     assert "VectorSaliencyRecorder" not in window.explain()
     window.forget_counts()
     act(agent, rows=8)
     act(agent)
     assert "VectorSaliencyRecorder" not in window.explain()
+
+
+def test_explain_names_passes_that_could_not_be_read_and_what_to_do(agent: CountingAgent) -> None:
+    class OtherForm(nn.Module):
+        def forward(self, x: Tensor, state: Any) -> Any:
+            return agent((x, state))
+
+    module = OtherForm()
+    hook = RecurrentAgentHook(module)
+    hook_window = hook.open_window(num_envs=1)
+    module(torch.ones(1, 1, 8, 8), torch.zeros(1, 2))
+    assert hook_window.latest is None
+    assert "Rejected: 1 of another form than model((x, state)) -> value, logits, state." in hook.explain()
+
+
+class Unbatched(nn.Module):
+    """Takes `(C, h, w)`, and gives the logits it is told to."""
+
+    logits = torch.zeros(1, 4)
+
+    def initial_state(self, n: int) -> Tensor:
+        return torch.zeros(n, 2)
+
+    def forward(self, inputs: Any) -> Any:
+        return torch.zeros(1), self.logits, inputs[1]
+
+
+def test_unbatched_inputs_and_logits_are_told_by_their_shape() -> None:
+    module = Unbatched()
+    hook = RecurrentAgentHook(module)
+    window = hook.open_window(num_envs=1)
+    module((torch.zeros(1, 8, 8), None))
+    module.logits = torch.zeros(4)
+    module((torch.zeros(1, 1, 8, 8), None))
+    module.logits = torch.zeros(())
+    module((torch.zeros(1, 1, 8, 8), None))
+    assert window.latest is None
+    assert window.rejected == {
+        "with an input (1, 8, 8) where (n, C, h, w) is expected: add a batch axis": 1,
+        "with logits (4,) where (1, num_actions) is expected": 1,
+        "with logits () where (1, num_actions) is expected": 1,
+    }
 
 
 # What is kept of a pass.
@@ -389,6 +432,38 @@ def test_while_every_window_is_disabled_the_agent_is_not_watched(agent: Counting
     assert seen(hook, windows[0]) == 5
 
 
+def test_closing_or_forgetting_the_last_enabled_window_takes_the_hook_off(agent: CountingAgent, hook: RecurrentAgentHook) -> None:
+    for how in ("close", "forget"):
+        enabled, disabled = (hook.open_window(num_envs=1) for _ in range(2))
+        hook.enable_window(disabled, False)
+        assert hook.attached
+        if how == "close":
+            hook.close_window(enabled)
+        del enabled
+        gc.collect()
+        assert not hook.attached
+        assert not agent._forward_hooks
+        hook.enable_window(disabled, True)
+        assert hook.attached
+        del disabled
+
+
+def test_a_hook_used_after_its_recorder_closed_it_says_so(agent: CountingAgent) -> None:
+    recorder = recorded(CountingEnv(), agent)
+    hook = recorder.hook
+    recorder.close()
+    again = SaliencyRecorder(CountingEnv(), hook, require_decision=True)
+    again.reset()
+    act(agent)
+    with pytest.raises(RuntimeError, match=r"came without a decision.* The hook is closed: call hook\.attach\(agent\)\."):
+        again.step(0)
+    with pytest.raises(RuntimeError, match=r"The hook is closed: call hook\.attach\(agent\)\."):
+        hook.act(np.ones((8, 8, 3), np.uint8))
+    hook.attach(agent)
+    act(agent)
+    assert "saliency" in again.step(0)[-1]
+
+
 # Other processes.
 
 
@@ -543,6 +618,71 @@ def test_acting_needs_an_adapter_that_can(agent: CountingAgent) -> None:
         RecurrentAgentHook(OnlyWatched()).act(np.ones((1, 8, 8), np.float32))
     with pytest.raises(RuntimeError, match="No agent is attached"):
         RecurrentAgentHook().act(np.ones((1, 8, 8), np.float32))
+
+
+BAD_INPUTS: dict[str, tuple[Any, type[Exception], str]] = {
+    "a frame": (np.ones((8, 8, 3), np.uint8), TypeError, r"got \(8, 8, 3\) of torch\.uint8\. For frames, construct Recurr.*preprocessor="),
+    "float64": (np.ones((1, 8, 8)), TypeError, r"got \(1, 8, 8\) of torch\.float64"),
+    "a plane": (np.ones((8, 8), np.float32), ValueError, r"got \(8, 8\) of torch\.float32"),
+    "a batch": (np.ones((1, 1, 8, 8), np.float32), ValueError, r"got \(1, 1, 8, 8\) of torch\.float32"),
+    "NaN": (np.full((1, 8, 8), np.nan, np.float32), ValueError, "of finite numbers in 0..1, got NaN or infinity"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUTS)
+def test_acting_on_what_is_no_network_input_says_what_is_expected(name: str, hook: RecurrentAgentHook) -> None:
+    observation, error, message = BAD_INPUTS[name]
+    expected = r"Expected a network input \(C, h, w\) of torch\.float32 in 0\.\.1, since the hook has no preprocessor, "
+    with pytest.raises(error, match=message if name == "NaN" else expected + message):
+        hook.act(observation)
+
+
+def test_acting_feeds_the_preprocessors_image_in_the_adapters_range_and_the_agents_dtype() -> None:
+    agent = CountingAgent(pack=torch.Tensor.double, unpack=torch.Tensor.double)
+    hook = RecurrentAgentHook(RecurrentModuleAdapter(agent, input_range=(-1.0, 3.0)), FramePreprocessor(size=(8, 8)))
+    window = hook.open_window(num_envs=1)
+    hook.act(np.full((8, 8, 3), 51, np.uint8))
+    decided = hook.take(window)
+    assert decided is not None
+    assert decided.inputs.dtype == torch.float64
+    np.testing.assert_allclose(decided.inputs, -1 + 0.2 * 4, rtol=1e-6)
+
+
+def test_the_recorder_accepts_what_act_feeds_an_agent_of_another_range() -> None:
+    hook = RecurrentAgentHook(RecurrentModuleAdapter(CountingAgent(), (0.0, 255.0)), FramePreprocessor(size=(8, 8)))
+    recorder = SaliencyRecorder(CountingEnv(), hook)
+    observation, _ = recorder.reset()
+    for _ in range(2):
+        observation, *_, info = recorder.step(hook.act(observation))
+        assert "saliency" in info
+
+
+def shared_hook(agent: CountingAgent) -> tuple[RecurrentAgentHook, list[Any]]:
+    hook = RecurrentAgentHook(agent, FramePreprocessor(size=(8, 8)))
+    return hook, [SaliencyRecorder(CountingEnv(), hook) for _ in range(2)]
+
+
+def test_acting_with_the_memory_of_another_recorders_episode_raises(agent: CountingAgent) -> None:
+    hook, (training, evaluation) = shared_hook(agent)
+    observation, _ = training.reset()
+    observation, *_ = training.step(hook.act(observation))
+    evaluation.reset()
+    with pytest.raises(RuntimeError, match=r"with the memory of another recorder's episode.* Give each environment its own"):
+        training.step(hook.act(observation))
+
+
+def test_recorders_may_share_a_hook_that_acts_by_whole_episodes_or_without_acting(agent: CountingAgent) -> None:
+    hook, recorders = shared_hook(agent)
+    for recorder in (*recorders, *recorders):
+        observation, _ = recorder.reset()
+        for t in range(3):
+            observation, *_, info = recorder.step(hook.act(observation))
+            assert info["saliency"]["logits"][1] == t
+    for recorder in recorders:
+        recorder.reset()
+    for recorder in recorders:
+        act(agent)
+        assert "saliency" in recorder.step(0)[-1]
 
 
 def test_acting_leaves_the_training_flag_and_gradients_as_they_are(agent: CountingAgent, hook: RecurrentAgentHook) -> None:

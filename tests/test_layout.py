@@ -21,10 +21,10 @@ SOURCE = Path(saliency_wrappers.__file__).parent
 FLOW = [
     ["records", "preprocessing", "models"],
     ["agents.base", "agents.*", "agents"],
-    ["hooks", "replay"],
+    ["windows", "hooks", "replay"],
     ["perturbation", "perturbers", "scoring", "saliency", "overlay"],
     ["store", "deferred"],
-    ["wiring", "recording", "recorder", "vector"],
+    ["wiring", "failures", "recording", "recorder", "vector"],
     ["streaming", "film", "video"],
     ["faithfulness", "testing", "installation", "playing", "cli"],
     [PACKAGE],

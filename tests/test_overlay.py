@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from saliency_wrappers import overlay
 from saliency_wrappers.overlay import COLORMAPS, STRIP_HEIGHT, Drawing, EpisodeScale, check_frame, draw, draw_strip
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.records import SaliencyMaps, StepSaliency
@@ -335,6 +336,33 @@ def test_a_continuous_action_shows_its_numbers_and_no_bars():
     strip = draw_strip(320, replace(DECISION, action=np.float32([0.5, -1.25])))
     assert chosen(strip).any()
     assert bars(strip[40:], 1) == [0]
+
+
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [
+        ({"move": 1}, "{'move': 1}"),
+        ((1, 2.5), "(1, 2.5)"),
+        ("left", "left"),
+        (np.array("left"), "left"),
+        (None, "None"),
+        (np.array(None), "None"),
+        (0.7, "0.7"),
+        (np.array(0.7, np.float32), "0.7"),
+        (np.array([True, False]), "1 0"),
+        (np.array([[0.25], [-3]]), "0.25 -3"),
+    ],
+)
+def test_an_action_that_is_no_integer_is_written_out_without_bars(monkeypatch, action, words):
+    written = []
+    monkeypatch.setattr(overlay, "_write", lambda area, text, *_: written.append(text))
+    strip = draw_strip(320, replace(DECISION, action=action), ["NOOP", "FIRE", "LEFT"])
+    assert written == ["value 1.5", f"action {words}"]
+    assert bars(strip, 3) == [0, 0, 0]
+
+
+def test_an_integer_of_numpys_is_a_discrete_action():
+    np.testing.assert_array_equal(draw_strip(320, replace(DECISION, action=np.int64(1))), draw_strip(320, DECISION))
 
 
 def test_forbidden_actions_and_odd_logits_give_bars_without_complaint():

@@ -538,13 +538,99 @@ def test_a_failing_block_is_handed_on_without_maps() -> None:
 
 
 def test_a_failing_block_that_raises_was_handed_on_too() -> None:
-    loop = Loop(Method(fails_at=1), mode="deferred").listened()
+    loop = Loop(Method(fails_at=1), mode="deferred", block=3).listened()
     loop.begin()
     with pytest.raises(ValueError, match="no map today"):
-        loop.step(3, ended=True)
+        loop.step(3)
     assert [one for one in loop.listener.heard if one[0] == "explained"] == [("explained", 0, t, None) for t in range(3)]
     loop.begin()
     assert loop.recording.episode == 1
+
+
+@pytest.mark.parametrize("call", ["begin_episode", "end_episode", "flush", "close", "decide"])
+def test_a_failure_when_the_episode_ends_waits_for_the_next_call_and_is_raised_once(call: str) -> None:
+    loop = Loop(Method(fails_at=1), mode="deferred").listened()
+    loop.begin()
+    loop.step(3, ended=True)
+    assert [one for one in loop.listener.heard if one[0] == "explained"] == [("explained", 0, t, None) for t in range(3)]
+    with pytest.raises(ValueError, match="no map today"):
+        getattr(loop.recording, call)(*[0] * (call == "decide"))
+    loop.begin()
+    assert (loop.recording.episode, loop.recording.step) == (1, 0)
+    loop.recording.close()
+    assert not loop.hook.attached
+
+
+def test_a_method_that_always_fails_warns_once_an_episode_and_says_how_often_it_failed_since() -> None:
+    def fails(adapter: Any, decisions: Any) -> Any:
+        raise ValueError(f"no map of {float(decisions[0].logits[0, 0])}")
+
+    loop = Loop(fails, on_error="warn")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for length in (5, 3, 1):
+            loop.begin()
+            loop.step(length, ended=True)
+    assert [str(warning.message) for warning in caught] == [
+        "No saliency for step 0 of episode 0: ValueError: no map of 1.0",
+        "No saliency for step 0 of episode 1: ValueError: no map of 41.0 (4 more since the last such warning)",
+        "No saliency for step 0 of episode 2: ValueError: no map of 81.0 (2 more since the last such warning)",
+    ]
+
+
+def test_another_type_of_error_in_the_same_episode_is_warned_of_too() -> None:
+    def fails(adapter: Any, decisions: Any) -> Any:
+        raise (KeyError if passes(decisions[0].logits[0]) % 2 else ValueError)("no map")
+
+    loop = Loop(fails, on_error="warn")
+    loop.begin()
+    with pytest.warns(UserWarning, match="No saliency") as caught:
+        loop.step(6, ended=True)
+    assert [str(warning.message).split()[8] for warning in caught] == ["ValueError:", "KeyError:"]
+
+
+def refuse(number: int) -> bool:
+    raise ValueError(f"no trigger for {number}")
+
+
+@pytest.mark.parametrize("name", ["episode_trigger", "step_trigger"])
+def test_with_on_error_warn_a_failing_trigger_is_a_warning(name: str) -> None:
+    loop = Loop(on_error="warn", **{name: refuse})
+    results: list[Any] = []
+
+    def episode() -> None:
+        loop.begin()
+        results.extend(loop.step(3, ended=True))
+
+    with pytest.warns(UserWarning, match="No saliency .*ValueError: no trigger for 0"):
+        episode()
+    assert results == [None] * 3
+    assert loop.recording.step == 3
+
+
+def test_with_on_error_warn_an_action_that_is_no_array_is_a_warning() -> None:
+    loop = Loop(on_error="warn")
+    loop.begin()
+    with pytest.warns(UserWarning, match="No saliency for step 0 of episode 0: ValueError: .*inhomogeneous"):
+        assert loop.step(action=[[1], [2, 3]]) == [None]
+    assert loop.step() != [None]
+
+
+def test_with_on_error_warn_a_listener_that_fails_late_is_a_warning_and_loses_no_other_decision() -> None:
+    loop = Loop(mode="deferred", on_error="warn")
+    heard: list[int] = []
+
+    class Fails(Listener):
+        def explained(self, saliency: StepSaliency) -> None:
+            heard.append(saliency.step)
+            raise OSError("no space left")
+
+    loop.recording.subscribe(Fails())
+    loop.begin()
+    with pytest.warns(UserWarning, match="OSError: no space left") as caught:
+        loop.step(3, ended=True)
+    assert len(caught) == 1
+    assert heard == [0, 1, 2]
 
 
 def test_with_on_error_warn_a_mismatch_and_nan_are_warnings() -> None:
@@ -571,10 +657,10 @@ def test_nan_from_the_agent_is_an_error_even_when_nothing_is_verified() -> None:
 
 def test_a_method_that_gives_another_number_of_maps_is_an_error() -> None:
     for mode in ("inline", "deferred"):
-        loop = Loop(lambda adapter, decisions: [], mode=mode)
+        loop = Loop(lambda adapter, decisions: [], mode=mode, block=1)
         loop.begin()
         with pytest.raises(ValueError, match="Expected 1 SaliencyMaps from function, one a decision, got 0"):
-            loop.step(ended=True)
+            loop.step()
 
 
 def test_a_step_without_a_decision_is_an_error_only_when_required() -> None:

@@ -158,6 +158,31 @@ def test_the_info_of_pending_maps_has_neither_map():
     assert info["pending"] is True
 
 
+class Move(NamedTuple):
+    way: Any
+    force: Any
+
+
+def test_the_reader_of_the_info_may_change_the_arrays_of_the_action():
+    for action in (np.ones(2), {"way": np.ones(2)}, (np.ones(2), 3), Move(np.ones(2), torch.ones(2)), {"deep": (0, {"way": np.ones(2)})}):
+        saliency = StepSaliency(episode=0, step=0, action=action, logits=np.zeros(2, np.float32), value=None, maps=None)
+        told = saliency.info()["action"]
+        assert repr(told) == repr(action)
+        for array in arrays_in(told):
+            array[:] = 7
+        assert repr(saliency.info()["action"]) == repr(action)
+        assert len(list(arrays_in(told))) > 0
+        assert repr(told) != repr(action)
+
+
+def arrays_in(action: Any) -> Any:
+    if isinstance(action, np.ndarray | Tensor):
+        yield action
+    elif isinstance(action, dict | tuple):
+        for part in action.values() if isinstance(action, dict) else action:
+            yield from arrays_in(part)
+
+
 def test_records_cannot_be_changed():
     with pytest.raises(AttributeError, match="cannot assign to field"):
         step(None).step = 18  # type: ignore[misc]

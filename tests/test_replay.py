@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import TinyGRU, TinyLSTM, images, seeded
+from counting import Blackout, CountingAgent, CountingEnv, play, recorded
 from torch import Tensor, nn
 
+from saliency_wrappers import RecurrentAgentHook, SaliencyRecorder
 from saliency_wrappers.agents import RecurrentModuleAdapter, as_adapter
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.records import Decision, StateTree
-from saliency_wrappers.replay import ReplayCheck, ReplayMismatchError, check_preprocessing, replay
+from saliency_wrappers.replay import ReplayCheck, ReplayMismatchError, check_preprocessing, replay, replay_held
 
 
 class Fixed(RecurrentModuleAdapter):
@@ -86,6 +88,33 @@ def test_nan_is_a_mismatch_whichever_side_it_is_on():
         replay(Fixed(torch.tensor([[1.0, nan]]), torch.tensor([[0.5]])), decision())
     with pytest.raises(ReplayMismatchError, match=r"recorded: \[\[nan\]\]"):
         replay(Fixed(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5]])), decision(value=((nan,),)))
+
+
+def test_nan_has_a_message_of_its_own():
+    nan = float("nan")
+    with pytest.raises(ReplayMismatchError, match=r"The agent gave logits that are not numbers\.\n(.*\n)+Look for weights that diverged"):
+        replay(Fixed(torch.tensor([[1.0, nan]]), None), decision(logits=((1.0, nan),), value=None))
+
+
+INFINITE = float("inf")
+
+
+def test_masked_actions_agree_at_minus_infinity_and_the_others_by_their_own_scale():
+    recorded = decision(logits=((1.0, -INFINITE, 2.0),), value=None)
+    replay(Fixed(torch.tensor([[1.0, -INFINITE, 2.0]]), None), recorded)
+    for replayed in ([1.0, -INFINITE, 2.001], [1.0, INFINITE, 2.0], [1.0, -5.0, 2.0], [-INFINITE, -INFINITE, 2.0]):
+        with pytest.raises(ReplayMismatchError, match="gave other logits than the acting pass"):
+            replay(Fixed(torch.tensor([replayed]), None), recorded)
+    masked = decision(logits=((-INFINITE, -INFINITE),), value=None)
+    replay(Fixed(torch.tensor([[-INFINITE, -INFINITE]]), None), masked)
+
+
+def test_a_mismatch_of_a_held_decision_names_the_remedy():
+    with pytest.raises(
+        ReplayMismatchError, match=r'(?s)gave other logits.*with mode="inline", or call flush\(\) before the weights change'
+    ):
+        replay_held(Fixed(torch.tensor([[1.0, 3.0]]), torch.tensor([[0.5]])), decision())
+    replay_held(Fixed(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5]])), decision())
 
 
 def test_a_value_on_one_side_only_is_a_mismatch():
@@ -217,6 +246,48 @@ def test_an_unknown_moment_names_the_known_ones(verify: Any):
         ReplayCheck(verify)
 
 
+def test_another_agent_is_checked_anew():
+    check = ReplayCheck("first")
+    for _ in range(2):
+        adapter = Fixed(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5]]))
+        assert [check(adapter, decision(state=state)) for state in (FIRST, LATER, LATER)] == [True, True, False]
+        assert not check.unfinished
+
+
+class NotTelling(Fixed):
+    def initial_state(self, n: int) -> StateTree:
+        raise TypeError("Give the module an initial_state method.")
+
+
+def test_where_the_initial_state_is_not_known_it_is_none_or_zeros():
+    check, adapter = ReplayCheck("first"), NotTelling(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5]]))
+    assert [check(adapter, decision(state=state)) for state in (None, FIRST, (FIRST, LATER), LATER)] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("verify", ["first", "always", "never"])
+@pytest.mark.parametrize(("logits", "value"), [(((0.5,),), ((1.0, 2.0),)), ((0.5,), ((1.0, 2.0),)), ((0.5,), (1.0,))])
+def test_outputs_that_are_swapped_are_told_even_when_nothing_is_replayed(verify: Any, logits: Any, value: Any):
+    adapter = Fixed(torch.tensor(logits), torch.tensor(value))
+    with pytest.raises(ValueError, match=r"Expected value \(n,\) or \(n, 1\) and logits \(n, num_actions\), got .*: are they swapped\?"):
+        ReplayCheck(verify)(adapter, decision(logits, value))
+
+
+@pytest.mark.parametrize(("number", "inside"), [(1.0, True), (1.0005, True), (255.0, False), (-0.1, False), (float("nan"), False)])
+def test_an_input_outside_the_adapters_range_is_told_with_the_remedy(number: float, inside: bool):
+    check, adapter = ReplayCheck("first"), Fixed(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5]]))
+    one = replace(decision(), inputs=torch.tensor([[[[0.0, number]]]]))
+    if inside:
+        assert check(adapter, one)
+    else:
+        with pytest.raises(
+            ValueError, match=r"network input in 0\.\.1, the adapter's input_range, got .* RecurrentModuleAdapter\(module, inp"
+        ):
+            check(adapter, one)
+    adapter.input_range = (-255.0, 255.0)
+    if number == number:
+        ReplayCheck("first")(adapter, one)
+
+
 class DropsState(RecurrentModuleAdapter):
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return super().evaluate(inputs, self.initial_state(len(inputs)), episode_start)
@@ -275,6 +346,71 @@ def test_an_input_of_other_pixels_is_told_with_the_remedy(wrong: float):
 
 def test_the_other_published_preprocessing_is_told_apart():
     inputs = torch.as_tensor(FramePreprocessor.named("xaitk")(frame()))[None]
+    with pytest.raises(ValueError, match="differs from the hook's preprocessor"):
+        check_preprocessing(PREPROCESSOR, frame(), inputs)
+
+
+def test_a_moment_is_still_to_come_until_the_input_is_the_preprocessors():
+    check, adapter = ReplayCheck("first"), Fixed(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5]]))
+    for state in (FIRST, LATER, LATER):
+        with pytest.raises(ValueError, match="Expected a network input of shape"):
+            check(adapter, decision(state=state), PREPROCESSOR, frame)
+        assert check.unfinished
+    right = FramePreprocessor(size=(2, 2), determines_input=False)
+    assert [check(adapter, decision(state=state), right, frame) for state in (FIRST, LATER)] == [True, True]
+    assert not check.unfinished
+
+
+def test_a_wrong_preprocessor_refuses_every_decision_when_errors_are_warned_of():
+    agent = CountingAgent()
+    wrong = FramePreprocessor(size=(8, 8), scaling="stretch")
+    recorder = SaliencyRecorder(CountingEnv(), RecurrentAgentHook(agent, wrong), perturber=Blackout(), fill=0.0, on_error="warn")
+    with pytest.warns(UserWarning, match="differs from the hook's preprocessor"):
+        assert ["saliency" in info for info in play(recorder, agent)[0]] == [False] * 6
+
+
+def test_an_agent_attached_in_the_midst_of_an_episode_is_checked():
+    agent, other = CountingAgent(), WrongAtItsSecondPass()
+    recorder = recorded(CountingEnv(), agent)
+    recorder.reset()
+    for who in (agent, agent):
+        who((torch.full((1, 1, 8, 8), 1 / 255), torch.ones(1, 2)))
+        recorder.step(0)
+    recorder.hook.preprocessor = None
+    recorder.hook.attach(other)
+    other((torch.full((1, 1, 8, 8), 1 / 255), torch.ones(1, 2)))
+    with pytest.raises(ReplayMismatchError, match="gave other logits"):
+        recorder.step(0)
+
+
+class WrongAtItsSecondPass(CountingAgent):
+    passes = 0
+
+    def forward(self, inputs: Any) -> Any:
+        self.passes += 1
+        value, logits, state = super().forward(inputs)
+        return value, logits + self.passes, state
+
+
+def test_a_mismatch_in_a_block_of_the_recorder_names_the_remedy():
+    agent = CountingAgent()
+    recorder = recorded(CountingEnv(), agent, mode="deferred")
+    recorder.reset()
+    agent((torch.full((1, 1, 8, 8), 1 / 255), torch.ones(1, 2)))
+    recorder.step(0)
+    with torch.no_grad():
+        agent.gain.add_(1)
+    with pytest.raises(ReplayMismatchError, match="before the weights change"):
+        recorder.flush()
+
+
+@pytest.mark.parametrize("input_range", [(0.0, 255.0), (-1.0, 1.0)])
+def test_the_preprocessors_input_is_compared_in_the_adapters_range(input_range: tuple[float, float]):
+    low, high = input_range
+    inputs = torch.as_tensor(PREPROCESSOR(frame()))[None] * (high - low) + low
+    check_preprocessing(PREPROCESSOR, frame(), inputs + 0.4 / 255 * (high - low), input_range)
+    with pytest.raises(ValueError, match="differs from the hook's preprocessor"):
+        check_preprocessing(PREPROCESSOR, frame(), inputs + 0.6 / 255 * (high - low), input_range)
     with pytest.raises(ValueError, match="differs from the hook's preprocessor"):
         check_preprocessing(PREPROCESSOR, frame(), inputs)
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -268,10 +269,15 @@ def test_ctrl_c_reaches_python_but_not_ffmpeg_so_that_nothing_is_lost(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_neither_holds_the_file_open_nor_writes_to_it(tmp_path):
     program = WRITE_AND + (
-        "writer.write(gray(10, shape))\n"
-        "if os.fork() == 0:\n    writer.write(gray(200, shape)); writer.close(); time.sleep(60); os._exit(0)\n"
-        "time.sleep(0.3); writer.write(gray(20, shape)); writer.close(); print('closed', flush=True)\nos.killpg(0, signal.SIGKILL)"
+        "writer.write(gray(10, shape))\nready, tell = os.pipe()\n"
+        "if os.fork() == 0:\n    writer.write(gray(200, shape)); writer.close(); os.write(tell, b'written'); time.sleep(60); os._exit(0)\n"
+        "os.close(tell); print(os.read(ready, 7).decode(), flush=True)\n"
+        "writer.write(gray(20, shape)); writer.close(); print('closed', flush=True)\nos.killpg(0, signal.SIGKILL)"
     )
     process = run(program, tmp_path / "v.mp4", 16)
-    assert process.communicate(timeout=30)[0] == "closed\n"
+    try:
+        assert process.communicate(timeout=30)[0] == "written\nclosed\n"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert levels_of(tmp_path / "v.mp4") == pytest.approx([10, 20], abs=3)

@@ -20,6 +20,7 @@ from counting import (
     recorded,
     scheduled_action,
 )
+from gymnasium.wrappers import Autoreset
 from torch import Tensor
 
 from saliency_wrappers import RecurrentModuleAdapter, ReplayMismatchError
@@ -244,6 +245,42 @@ def test_a_reset_amid_an_episode_begins_the_next_one_and_forgets_what_was_decide
         agent((network_input(env.render()), agent.initial_state(1)))
         saliency = recorder.step(3)[-1]["saliency"]
     check_saliency(saliency, 1, 1, expected(env.level(1, 1), passes=0, last=0), action=3)
+
+
+@pytest.mark.parametrize("mode", ["inline", "deferred"])
+def test_above_an_autoreset_the_ignored_action_has_no_decision_and_begins_the_next_episode(mode: str) -> None:
+    agent, world, asked = CountingAgent(), CountingEnv(LENGTHS), list[int]()
+    options = {"verify": "always", "keep": True, "require_decision": True, "episode_trigger": lambda e: asked.append(e) or True}
+    with recorded(Autoreset(world), agent, mode=mode, **options) as recorder:
+        observation, _ = recorder.reset()
+        for episode, length in enumerate(LENGTHS):
+            for t in range(length):
+                recorder.hook.act(observation)  # its own memory begins anew, too
+                observation, _, terminated, _, info = recorder.step(scheduled_action(episode, t))
+                check_saliency(info["saliency"], episode, t, always_acting(world, episode, t))
+                assert terminated == (t == length - 1)
+            if episode < len(LENGTHS) - 1:
+                recorder.hook.act(observation)
+                observation, *_, info = recorder.step(0)
+                assert "saliency" not in info
+        assert asked == [0, 1, 2]
+        assert recorder.recording.total_steps == sum(LENGTHS) + 2
+        for episode, length in enumerate(LENGTHS):
+            for t, maps in enumerate(recorder.maps(episode)):
+                check_maps(maps, always_acting(world, episode, t))
+            assert len(recorder.maps(episode)) == length
+
+
+def test_stepping_on_in_an_ended_episode_begins_none() -> None:
+    agent, env = CountingAgent(), CountingEnv((2, 3))
+    with recorded(env, agent) as recorder:
+        play(recorder, agent)
+        agent((network_input(env.render()), agent.initial_state(1)))
+        assert "saliency" not in recorder.step(0)[-1]
+        assert recorder.recording.episode == 0
+        recorder.reset()
+        agent((network_input(env.render()), agent.initial_state(1)))
+        check_saliency(recorder.step(1)[-1]["saliency"], 1, 0, always_acting(env, 1, 0), action=1)
 
 
 def test_two_recorders_of_one_hook_do_not_share_a_decision() -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 import torch
@@ -13,8 +14,8 @@ SCRIPT = Path(__file__).parents[1] / "examples" / "train_ppo_lstm.py"
 OPTIONS = ["--environments", "4", "--threads", "1", "--evaluate-every", "256", "--max-decisions", "8"]
 
 
-def train(folder: Path, steps: int) -> str:
-    command = [sys.executable, str(SCRIPT), "--output", str(folder), "--steps", str(steps), *OPTIONS]
+def train(folder: Path, steps: int, *options: str) -> str:
+    command = [sys.executable, str(SCRIPT), "--output", str(folder), "--steps", str(steps), *OPTIONS, *options]
     return subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder.parent).stdout
 
 
@@ -31,3 +32,11 @@ def test_a_run_trains_evaluates_films_and_a_second_one_goes_on_where_it_ended(tm
     trained = load_checkpoint(folder / "agent.safetensors").state_dict()
     begun = load_checkpoint(folder / "agent.256.pt").state_dict()
     assert any(not torch.equal(trained[name], begun[name]) for name in trained)
+
+
+def test_a_run_can_begin_with_the_weights_of_another(tmp_path):
+    initial = Path(str(resources.files("saliency_wrappers") / "data" / "breakout.safetensors"))
+    train(tmp_path / "run", 1, "--initial", str(initial))
+    begun = load_checkpoint(tmp_path / "run" / "agent.safetensors").state_dict()
+    for name, weight in load_checkpoint(initial).state_dict().items():
+        torch.testing.assert_close(begun[name], weight, rtol=0, atol=0.05)

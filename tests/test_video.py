@@ -24,9 +24,9 @@ from torch import nn
 
 from saliency_wrappers import film
 from saliency_wrappers.hooks import RecurrentAgentHook
-from saliency_wrappers.overlay import STRIP_HEIGHT
+from saliency_wrappers.overlay import STRIP_HEIGHT, draw_strip
 from saliency_wrappers.recorder import SaliencyRecorder
-from saliency_wrappers.records import SaliencyMaps
+from saliency_wrappers.records import SaliencyMaps, StepSaliency
 from saliency_wrappers.video import RecordSaliencyVideo
 
 PLAIN = None
@@ -551,13 +551,23 @@ def test_the_strip_shows_numbers_even_where_maps_failed(tmp_path, videos):
 def test_the_strip_names_actions_as_the_environment_does(tmp_path, videos):
     env = CountingEnv()
     env.get_action_meanings = lambda: ["NOOP", "FIRE", "UP"]
-    strips = []
-    for one in (env, CountingEnv()):
+    first = StepSaliency(episode=0, step=0, action=0, logits=np.zeros(3, np.float32), value=0.0, maps=None)
+    for one, action_names in ((env, ["NOOP", "FIRE", "UP"]), (CountingEnv(), None)):
         tower = recorded(tmp_path, one, strip=True, zoom=16)
         play(tower, 5)
         tower.close()
-        strips.append(MemoryWriter.videos["saliency-episode-0"][0][-STRIP_HEIGHT:])
-    assert not np.array_equal(*strips)
+        strip = MemoryWriter.videos["saliency-episode-0"][0][-STRIP_HEIGHT:]
+        np.testing.assert_array_equal(strip, draw_strip(24 * 16, first, action_names))
+
+
+def test_the_strip_takes_actions_of_every_kind(tmp_path, videos):
+    env = recorded(tmp_path, strip=True)
+    observation, state = env.reset()[0], torch.zeros(1, 1)
+    for action in ({"move": 1}, (1, 2), "left", None, 0.7):
+        _, _, state = env.agent((torch.as_tensor(observation)[None], state))
+        observation, *_ = env.step(action)
+    env.close()
+    assert len(MemoryWriter.videos["saliency-episode-0"]) == 6
 
 
 def test_the_episode_scale_begins_anew_with_each_episode(tmp_path, videos):
@@ -638,6 +648,95 @@ def test_maps_that_cannot_be_drawn_cost_no_frame(tmp_path):
     with pytest.raises(ValueError, match="Expected a finite actor map"):
         play(env, 12)
     assert stamps(frames_of(tmp_path / "saliency-episode-0.mp4")) == [(0, 0), (1, 1), (2, PLAIN)]
+
+
+class Undrawable(Stamp):
+    """Maps that nobody can draw, in the first `bad` calls."""
+
+    def __init__(self, bad):
+        super().__init__()
+        self.bad = bad
+
+    def __call__(self, adapter, decisions):
+        maps = super().__call__(adapter, decisions)
+        return maps if self.calls > self.bad else [SaliencyMaps(one.actor[None, None], None) for one in maps]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_with_on_error_warn_maps_that_cannot_be_drawn_end_the_video_and_not_the_training(tmp_path, videos, mode):
+    env = recorded(tmp_path, CountingEnv([6]), Undrawable(1), recorder=mode | {"on_error": "warn"}, episode_trigger=lambda e: True)
+    with pytest.warns(UserWarning, match=r"A saliency video ended early \(.*saliency-episode-0.mp4\): ValueError") as caught:
+        play(env, 12)
+    assert len(caught) == 1
+    env.close()
+    assert env.unwrapped.calls["step"] == 12
+    assert videos()["saliency-episode-1"] == episode(6)
+    shown = videos()["saliency-episode-0"]
+    assert 0 < len(shown) <= 7
+    assert [step for step, _ in shown] == list(range(len(shown)))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("when", ["write", "close"])
+def test_with_on_error_warn_a_full_disk_ends_the_video_and_not_the_training(tmp_path, videos, monkeypatch, mode, when):
+    class FullDisk(MemoryWriter):
+        def write(self, frame):
+            if when == "write":
+                raise OSError("No space left on device")
+
+        def close(self):
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(film, "StreamingWriter", FullDisk)
+    env = recorded(tmp_path, CountingEnv([6]), recorder=mode | {"on_error": "warn"}, episode_trigger=lambda e: e in (0, 2))
+    with pytest.warns(UserWarning, match=r"A saliency video ended early .*episode-0.mp4\): OSError: No space left on device") as caught:
+        play(env, 8)
+    assert len(caught) == 1
+    assert not env.recording
+    monkeypatch.setattr(film, "StreamingWriter", MemoryWriter)
+    play(env, 6)
+    env.close()
+    assert env.unwrapped.calls["step"] == 14
+    assert videos()["saliency-episode-2"] == episode(6)
+
+
+def test_with_on_error_warn_a_video_that_cannot_be_finished_when_all_is_closed_is_a_warning(tmp_path, videos, monkeypatch):
+    def full(writer):
+        raise OSError("No space left on device")
+
+    env = recorded(tmp_path, recorder={"on_error": "warn"})
+    play(env, 3)
+    monkeypatch.setattr(MemoryWriter, "close", full)
+    with pytest.warns(UserWarning, match="A saliency video ended early .*No space left"):
+        env.close()
+    assert not env.env.hook.attached
+
+
+def test_maps_that_fail_when_the_episode_ends_cost_no_frame_and_no_transition(tmp_path, videos):
+    env = recorded(tmp_path, CountingEnv([4]), Stamp(fails=0), recorder={"mode": "deferred"}, episode_trigger=lambda e: True)
+    with pytest.raises(ArithmeticError, match="the perturber failed"):
+        play(env, 4)
+    assert [env.unwrapped.calls[name] for name in ("step", "reset")] == [4, 1]
+    assert videos()["saliency-episode-0"] == [(t, PLAIN) for t in range(5)]
+    play(env, 4)
+    env.close()
+    assert videos()["saliency-episode-1"] == episode(4)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_that_exits_computes_nothing_and_leaves_the_video_to_its_parent(tmp_path):
+    program = TWO_TOWERS + (
+        "class Told(Stamp):\n    def __call__(self, adapter, decisions):\n"
+        "        print(os.getpid() == parent, len(decisions), flush=True)\n        return super().__call__(adapter, decisions)\n"
+        "parent = os.getpid()\n"
+        "env = recorded(Path(sys.argv[1]), CountingEnv([9]), Told(), recorder={'mode': 'deferred'})\nplay(env, 5)\n"
+        "if (child := os.fork()) == 0: sys.exit()\n"
+        "os.waitpid(child, 0); env.close()"
+    )
+    said, errors = run(program, tmp_path).communicate(timeout=100)
+    assert said == "True 5\n", errors
+    assert "Traceback" not in errors
+    assert stamps(frames_of(tmp_path / "saliency-episode-0.mp4")) == [*((t, t) for t in range(5)), (5, PLAIN)]
 
 
 def test_ctrl_c_in_a_step_finishes_the_video_without_waiting_for_maps(tmp_path):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections import deque
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ class Film:
     def __init__(self, recording: Recording, painter: Painter) -> None:
         # Weak: a video that is open keeps its film alive, but not the agent, nor the environment that the agent may know.
         self._recording = weakref.ref(recording)
+        self._process = os.getpid()
         self._painter = painter
         self._preprocessor: FramePreprocessor | None = None
         self._writer: StreamingWriter | None = None
@@ -168,11 +170,14 @@ class Film:
                 writer.close()
 
     def rescue(self) -> None:
-        """End the video after a failure elsewhere: frames whose maps cannot be had are plain, and nothing is raised."""
-        with suppress(Exception):
-            self._explain()
+        """End the video after a failure elsewhere: frames whose maps cannot be had are plain, and nothing is raised.
+
+        Does nothing in a forked child, which has the film, too, when it exits: the video is its parent's.
+        """
+        if os.getpid() != self._process:
+            return
         try:
-            self.finish()
+            self._salvage()
         except Exception as error:
             logger.warn("The saliency video %s misses frames, or their maps: %s", self.path, error)
 
@@ -186,6 +191,24 @@ class Film:
                 self._stop_waiting()  # Ctrl-C: now, not after a block of maps
             self.rescue()
             raise
+
+    @contextmanager
+    def filming(self) -> Generator[None]:
+        """What is done for the video alone: its failure ends the video, and is the recorder's to raise, or, by `on_error`, to warn of."""
+        recording = self._recording()
+        handled = nullcontext() if recording is None else recording.failures.handled("A saliency video ended early", f"({self.path})")
+        with handled:
+            try:
+                yield
+            except Exception:
+                with suppress(Exception):  # the first failure says why
+                    self._salvage()
+                raise
+
+    def _salvage(self) -> None:
+        with suppress(Exception):
+            self._explain()
+        self.finish()
 
     def _hold(self, saliency: StepSaliency | None) -> None:
         if self._current is not None:

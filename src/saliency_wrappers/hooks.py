@@ -1,11 +1,10 @@
-"""`RecurrentAgentHook` sees every pass of an agent; a `DecisionWindow` picks the one that chose the action of a step."""
+"""`RecurrentAgentHook` sees every pass of an agent, shows them to its windows, and can act for it."""
 
 from __future__ import annotations
 
 import os
 import uuid
 import weakref
-from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import TracebackType
@@ -14,72 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from saliency_wrappers.agents import ActingAdapter, AgentAdapter, as_adapter
+from saliency_wrappers.agents import ActingAdapter, AgentAdapter, UnreadPass, as_adapter
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.records import AgentPass, StateTree, state_leaves
-
-
-class DecisionWindow:
-    """The time between two returns of an environment, in which the latest acting pass is the decision.
-
-    A pass counts when it yields policy output, has one row for each environment and was not given an action to score.
-    """
-
-    def __init__(self, num_envs: int) -> None:
-        self.num_envs = num_envs
-        self.enabled = True
-        self.latest: AgentPass | None = None
-        self.accepted = 0
-        self.rejected: Counter[str] = Counter()
-        self.batches: Counter[int] = Counter()
-        """How often policy passes of each batch size were seen."""
-
-    def see(self, seen: AgentPass) -> None:
-        """Keep a pass when it can be the decision, count it when not."""
-        reason = self._why_not(seen)
-        if reason is None:
-            self.latest = seen
-            self.accepted += 1
-        else:
-            self.reject(reason)
-
-    def reject(self, reason: str) -> None:
-        """Count a pass that is no decision for a reason of the hook's."""
-        self.rejected[reason] += 1
-
-    def clear(self) -> None:
-        """Begin anew: what was seen until now decides nothing any more."""
-        self.latest = None
-
-    def forget_counts(self) -> None:
-        """Begin to count anew, as with an episode."""
-        self.accepted = 0
-        self.rejected.clear()
-        self.batches.clear()
-
-    def explain(self) -> str:
-        """How many passes were seen, and why those that cannot be decisions were rejected."""
-        seen = self.accepted + self.rejected.total()
-        if not seen:
-            return "No pass of the agent was seen: check that the hooked module is the one that acts, by a call, not by `forward`."
-        reasons = "; ".join(f"{count} {reason}" for reason, count in self.rejected.most_common()) or "none"
-        text = f"{seen} passes of the agent seen, {self.accepted} could be decisions. Rejected: {reasons}."
-        if not self.accepted and len(self.batches) == 1:
-            (batch,) = self.batches
-            if batch != self.num_envs:
-                text += f" Every policy pass had {batch} rows: for a vector of {batch} environments use VectorSaliencyRecorder."
-        return text
-
-    def _why_not(self, seen: AgentPass) -> str | None:
-        if seen.logits is None:
-            return "without policy output"
-        self.batches[seen.batch] += 1
-        if seen.batch != self.num_envs or len(seen.logits) != self.num_envs:
-            return f"with a batch other than the number of environments ({seen.batch}, expected {self.num_envs})"
-        if seen.scored_action:
-            return "given an action to score"
-        return None
+from saliency_wrappers.windows import DecisionWindow
 
 
 class RecurrentAgentHook:
@@ -106,9 +45,13 @@ class RecurrentAgentHook:
         self._detach: Any = None
         self._windows: weakref.WeakSet[DecisionWindow] = weakref.WeakSet()
         self._paused = 0
+        self._closed = False
         self._process = os.getpid()
         self._state: StateTree = None
         self._state_begins = True
+        self._remembers: weakref.ref[DecisionWindow] | None = None
+        self._acting = False
+        self._acted: AgentPass | None = None
         self._random = np.random.default_rng(seed)
         self._token = uuid.uuid4().hex
         _live[self._token] = self
@@ -119,7 +62,7 @@ class RecurrentAgentHook:
     def adapter(self) -> AgentAdapter:
         """The hooked agent's adapter; `RuntimeError` when no agent is attached."""
         if self._adapter is None:
-            raise RuntimeError("No agent is attached to this hook: call hook.attach(agent) before the first step.")
+            raise RuntimeError(f"{self._without_agent} Do so before the first step.")
         return self._adapter
 
     @property
@@ -131,16 +74,17 @@ class RecurrentAgentHook:
         """Watch an agent, instead of the one before, if any. Returns the hook."""
         adapter = as_adapter(agent)
         self.close()
-        self._adapter = adapter
+        self._adapter, self._closed = adapter, False
         self.new_episode()
         self._sync()
         return self
 
     def close(self) -> None:
         """Detach from the agent and leave it as it was found. More than once does no harm."""
+        self._closed |= self._adapter is not None
         self._adapter = None
         self._sync()
-        for window in self._windows:
+        for window in list(self._windows):
             window.clear()
 
     def __enter__(self) -> RecurrentAgentHook:
@@ -160,15 +104,17 @@ class RecurrentAgentHook:
 
     def explain(self) -> str:
         """How many passes were seen since the episode began, and how many were rejected, by reason."""
-        text = " ".join(window.explain() for window in self._windows) or "No recorder listens to this hook yet."
-        detached = "" if self._adapter is not None else " No agent is attached."
-        return text + detached
+        text = " ".join(window.explain() for window in list(self._windows)) or "No recorder listens to this hook yet."
+        return text if self._adapter is not None else f"{text} {self._without_agent}"
 
     def act(self, observation: NDArray[Any], *, greedy: bool = True) -> int:
         """Choose an action: preprocess, run the agent, carry its state; the state begins anew with each episode.
 
+        There is one state: recorders that share a hook may take turns by whole episodes, not by steps.
+
         Args:
-            observation: a frame `(H, W, 3)` uint8 for the preprocessor; without one the network input itself, `(C, h, w)` float32.
+            observation: a frame `(H, W, 3)` uint8 for the preprocessor; without one the network input itself, `(C, h, w)`, of the
+                agent's own dtype (float32) and within its `input_range`.
             greedy: take the action of the largest logit; otherwise sample from their softmax, with the hook's `seed`.
 
         Returns:
@@ -177,25 +123,31 @@ class RecurrentAgentHook:
         adapter = self.adapter
         if not isinstance(adapter, ActingAdapter):
             raise TypeError(f"{type(adapter).__name__} cannot act by itself: it has no act(inputs, state). Call your agent instead.")
-        if self._state_begins:
-            self._state, self._state_begins = adapter.initial_state(1), False
-        image = observation if self.preprocessor is None else self.preprocessor(observation)
-        device = next((leaf.device for leaf in state_leaves(self._state)), None)
-        inputs = torch.as_tensor(np.asarray(image), device=device)[None]
-        logits, self._state = adapter.act(inputs, self._state)
+        state = adapter.initial_state(1) if self._state_begins else self._state
+        leaf = next(state_leaves(state), torch.zeros(()))
+        inputs = self._network_input(observation, adapter.input_range, leaf.dtype)[None].to(leaf.device)
+        self._acting = True
+        try:
+            logits, self._state = adapter.act(inputs, state)
+        finally:
+            self._acting = False
+        self._state_begins = False
         scores = logits[0].double().cpu()
         if greedy:
             return int(scores.argmax())
         return int(self._random.choice(len(scores), p=scores.softmax(0).numpy()))
 
-    def new_episode(self) -> None:
-        """The next `act` begins with the initial state. A recorder calls it at every reset."""
+    def new_episode(self, window: DecisionWindow | None = None) -> None:
+        """The next `act` begins with the initial state. A recorder calls it at every reset, with its window."""
         self._state_begins = True
+        self._remembers = None if window is None else weakref.ref(window)
 
     def open_window(self, num_envs: int) -> DecisionWindow:
         """A window that sees every pass from now on: what a recorder listens through."""
         window = DecisionWindow(num_envs)
         self._windows.add(window)
+        forgotten = weakref.finalize(window, _sync_when_alive, weakref.ref(self))
+        forgotten.atexit = False
         self._sync()
         return window
 
@@ -204,8 +156,9 @@ class RecurrentAgentHook:
         if window not in self._windows:
             return
         self._windows.discard(window)
-        if not self._windows:
+        if not list(self._windows):
             self.close()
+        self._sync()
 
     def enable_window(self, window: DecisionWindow, enabled: bool) -> None:
         """While every window is disabled, the hook is taken off the agent and costs nothing."""
@@ -214,13 +167,20 @@ class RecurrentAgentHook:
         self._sync()
 
     def take(self, window: DecisionWindow) -> AgentPass | None:
-        """The pass that decided, or None; the window is cleared, and the pass decides for no other window."""
+        """The pass that decided, or None; the window is cleared, and the pass decides for no other window.
+
+        Raises:
+            RuntimeError: the hook is used in another process, or `act` decided with the memory of another recorder's episode.
+        """
         if os.getpid() != self._process:
             raise RuntimeError(_ANOTHER_PROCESS)
         decided = window.latest
-        for other in self._windows:
+        for other in list(self._windows):
             if other.latest is decided:
                 other.clear()
+        remembering = None if self._remembers is None else self._remembers()
+        if decided is not None and decided is self._acted and remembering not in (None, window):
+            raise RuntimeError(_ANOTHER_EPISODE)
         return decided
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RecurrentAgentHook:
@@ -229,9 +189,29 @@ class RecurrentAgentHook:
     def __reduce__(self) -> tuple[Any, ...]:
         return _revive, (self._token,)
 
+    @property
+    def _without_agent(self) -> str:
+        which = "The hook is closed" if self._closed else "No agent is attached to this hook"
+        return f"{which}: call hook.attach(agent)."
+
+    def _network_input(self, observation: NDArray[Any], input_range: tuple[float, float], dtype: torch.dtype) -> Tensor:
+        low, high = input_range
+        if self.preprocessor is not None:
+            return torch.as_tensor(low + self.preprocessor(observation) * (high - low)).to(dtype)
+        image = torch.as_tensor(np.asarray(observation))
+        if image.dtype != dtype or image.ndim != 3:
+            raise (TypeError if image.dtype != dtype else ValueError)(
+                f"Expected a network input (C, h, w) of {dtype} in {low:g}..{high:g}, since the hook has no preprocessor, "
+                f"got {tuple(image.shape)} of {image.dtype}. For frames, construct RecurrentAgentHook(agent, preprocessor=...)."
+            )
+        if not bool(image.isfinite().all()):
+            raise ValueError(f"Expected a network input of finite numbers in {low:g}..{high:g}, got NaN or infinity.")
+        return image
+
     def _sync(self) -> None:
         """Attach or detach, as the agent and the windows want it."""
-        idle = bool(self._windows) and not any(window.enabled for window in self._windows)
+        windows = list(self._windows)
+        idle = bool(windows) and not any(window.enabled for window in windows)
         wanted = self._adapter is not None and not idle
         if self._detach is not None and not wanted:
             self._detach()
@@ -242,10 +222,12 @@ class RecurrentAgentHook:
             self._detach = weakref.finalize(self, self.adapter.attach(lambda seen: (method := see()) and method(seen)))
             self._detach.atexit = False
 
-    def _see(self, seen: AgentPass) -> None:
+    def _see(self, seen: AgentPass | UnreadPass) -> None:
         if os.getpid() != self._process:
             raise RuntimeError(_ANOTHER_PROCESS)
-        for window in self._windows:
+        if self._acting and isinstance(seen, AgentPass):
+            self._acted = seen
+        for window in list(self._windows):
             if not window.enabled:
                 continue
             if self._paused:
@@ -254,6 +236,16 @@ class RecurrentAgentHook:
                 window.see(seen)
 
 
+def _sync_when_alive(hook: weakref.ref[RecurrentAgentHook]) -> None:
+    """A recorder was forgotten without being closed: the others may all be disabled."""
+    if (alive := hook()) is not None:
+        alive._sync()  # pyright: ignore[reportPrivateUsage]
+
+
+_ANOTHER_EPISODE = (
+    "hook.act chose this action with the memory of another recorder's episode, which began meanwhile. "
+    "Give each environment its own RecurrentAgentHook, or let them take turns by whole episodes, each with its reset."
+)
 _ANOTHER_PROCESS = (
     "This RecurrentAgentHook belongs to another process, where its agent acts; here it would see nothing. "
     "Make the agent, the hook and the recorder in one process (wrap the vector environment, not the environments inside AsyncVectorEnv)."

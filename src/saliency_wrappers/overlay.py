@@ -150,8 +150,8 @@ def draw_strip(width: int, saliency: StepSaliency | None, action_names: Sequence
 
     Args:
         width: in pixels, at least 1; legible from about 320.
-        saliency: the decision. None draws an empty strip. Where its action is an array (continuous, or one of several parts), the
-            logits are not the log-probabilities of a choice, and the action's numbers are shown instead of bars.
+        saliency: the decision. None draws an empty strip. Where its action is no integer (continuous, or one of several parts), the
+            logits are not the log-probabilities of a choice, and the action is written out instead of bars.
         action_names: one for each logit. None: actions are named by their numbers, and so are bars too narrow for names.
 
     Returns:
@@ -166,9 +166,8 @@ def draw_strip(width: int, saliency: StepSaliency | None, action_names: Sequence
     if saliency is None:
         return strip
     _write(strip, "value -" if saliency.value is None else f"value {saliency.value:.3g}", (4, 17), _LIGHT)
-    if np.ndim(saliency.action) > 0:
-        numbers = " ".join(f"{number:.3g}" for number in np.ravel(saliency.action))
-        _write(strip, f"action {numbers}", (4, 35), _CHOSEN)
+    if not isinstance(saliency.action, (int, np.integer)):
+        _write(strip, f"action {_in_words(saliency.action)}", (4, 35), _CHOSEN)
         return strip
     names = [str(index) for index in range(len(saliency.logits))] if action_names is None else list(action_names)
     if len(names) != len(saliency.logits):
@@ -249,6 +248,13 @@ def _scaled(saliency: Array, scale: Scale) -> Array:
         return np.zeros_like(saliency)
     span = float(high) - float(low)
     return ((saliency.astype(np.float64) - float(low)) / span).clip(0.0, 1.0).astype(np.float32)
+
+
+def _in_words(action: Any) -> str:
+    array = _array_or_none(action)
+    if array is None or array.dtype.kind not in "biuf":
+        return str(action)
+    return " ".join(f"{number:.3g}" for number in array.ravel().tolist())
 
 
 def _softmax(logits: Array) -> NDArray[np.float64]:

@@ -35,8 +35,8 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
         }
 
     Deferred: no `"actor"`, no `"critic"`, but `"pending": True`. A step without a decision (a random or scripted action) and the
-    `info` of `reset` have no `"saliency"`. Place the recorder outside wrappers that step the environment several times for one
-    decision (frame skip, `AtariPreprocessing`).
+    `info` of `reset` have no `"saliency"`, nor has a step whose action an `Autoreset` beneath ignored: it begins an episode.
+    Place the recorder outside wrappers that step the environment several times for one decision (frame skip, `AtariPreprocessing`).
 
     Example:
         >>> hook = RecurrentAgentHook(agent, preprocessor="greydanus2018")  # doctest: +SKIP
@@ -89,37 +89,21 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
             raise TypeError(
                 f"Expected a RecurrentAgentHook, got {type(hook).__name__}. Use SaliencyRecorder(env, RecurrentAgentHook(agent))."
             )
-        gym.utils.RecordConstructorArgs.__init__(
-            self,
-            _disable_deepcopy=True,
-            hook=hook,
-            method=method,
-            perturber=perturber,
-            saliency_gen=saliency_gen,
-            fill=fill,
-            mode=mode,
-            episode_trigger=episode_trigger,
-            step_trigger=step_trigger,
-            verify=verify,
-            require_decision=require_decision,
-            on_error=on_error,
-            keep=keep,
-            block=block,
-        )
+        parts: dict[str, Any] = {"method": method, "perturber": perturber, "saliency_gen": saliency_gen, "fill": fill}
+        options: dict[str, Any] = {
+            "mode": mode,
+            "episode_trigger": episode_trigger,
+            "step_trigger": step_trigger,
+            "verify": verify,
+            "require_decision": require_decision,
+            "on_error": on_error,
+            "keep": keep,
+            "block": block,
+        }
+        gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, hook=hook, **parts, **options)
         gym.Wrapper.__init__(self, env)
         self.hook = hook
-        self.recording = Recording(
-            hook,
-            saliency_method(method, perturber, saliency_gen, fill),
-            mode=mode,
-            episode_trigger=episode_trigger,
-            step_trigger=step_trigger,
-            verify=verify,
-            require_decision=require_decision,
-            on_error=on_error,
-            keep=keep,
-            block=block,
-        )
+        self.recording = Recording(hook, saliency_method(**parts), **options)
 
     @property
     def enabled(self) -> bool:
@@ -134,8 +118,19 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
         """The maps of an episode's explained decisions, in order; needs `keep=True`."""
         return self.recording.maps(episode)
 
+    def flush(self) -> None:
+        """Explain what is held now, before a block is full or the episode ends; in deferred mode useful before the weights change.
+
+        Through other wrappers: `env.get_wrapper_attr("flush")()`.
+        """
+        self.recording.flush()
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[ObsType, dict[str, Any]]:
-        """Reset the environment; its `info` has no `"saliency"`: nothing has been decided."""
+        """Reset the environment; its `info` has no `"saliency"`: nothing has been decided.
+
+        When the maps that were due at the last episode's end could not be computed, the error is raised here, before the reset (or by
+        `step` or `close`, if they come first), and only once: the transition that ended the episode was not to be lost.
+        """
         self.recording.end_episode()
         observation, info = self.env.reset(seed=seed, options=options)
         self.recording.begin_episode()

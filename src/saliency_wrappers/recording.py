@@ -6,8 +6,7 @@ It takes each step's decision from the hook, has it explained now or in blocks, 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -16,16 +15,16 @@ import torch
 from numpy.typing import NDArray
 
 from saliency_wrappers.agents import AgentAdapter
+from saliency_wrappers.failures import Failures, OnError
 from saliency_wrappers.hooks import RecurrentAgentHook
 from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps, StepSaliency, copy_tensor, plain_action
-from saliency_wrappers.replay import ReplayCheck, Verify, check_preprocessing, replay
+from saliency_wrappers.replay import ReplayCheck, Verify, replay_held
 from saliency_wrappers.saliency import SaliencyMethod
 from saliency_wrappers.wiring import Fault, Wiring
 
 Mode = Literal["inline", "deferred"]
-OnError = Literal["raise", "warn"]
 Trigger = Callable[[int], bool]
-Frame = Callable[[], NDArray[np.uint8] | None]
+FrameNow = Callable[[], NDArray[np.uint8] | None]
 """Gives the frame that is shown now, `(H, W, 3)` uint8; None where there is none to compare with."""
 
 
@@ -80,18 +79,19 @@ class Recording:
         self.method = method
         self.mode: Mode = mode
         self.block = block
+        self.failures = Failures(on_error)
         self.episode = -1
         self.step = 0
         self.total_steps = 0
         self._episode_trigger = episode_trigger
         self._step_trigger = step_trigger
         self._require_decision = require_decision
-        self._on_error: OnError = on_error
         self._check = ReplayCheck(verify)
         self._consumers: list[SaliencyConsumer] = []
         self._held: list[_Held] = []
         self._kept: dict[int, list[SaliencyMaps]] | None = {} if keep else None
         self._episode_triggered = False
+        self._ended = False
         self._wiring = Wiring()
         self._warned: set[Fault] = set()
         self._window = hook.open_window(num_envs=1)
@@ -112,15 +112,9 @@ class Recording:
     def begin_episode(self) -> None:
         """The environment was reset: nothing has been decided."""
         self.end_episode()
-        self.episode += 1
-        self.step = 0
-        self._wiring = Wiring()
-        self._episode_triggered = self._episode_trigger is not None and self._episode_trigger(self.episode)
-        self._window.forget_counts()
-        self._window.clear()
-        self.hook.new_episode()
+        self._begin()
 
-    def decide(self, action: Any, frame: Frame = lambda: None) -> StepSaliency | None:
+    def decide(self, action: Any, frame: FrameNow = lambda: None) -> StepSaliency | None:
         """Before the environment steps: the decision behind this action, explained, pending, or None.
 
         Args:
@@ -130,52 +124,51 @@ class Recording:
         Raises:
             MissingDecisionError: no acting pass was seen, and `require_decision` is set.
             ReplayMismatchError: replaying the decision gave something else (unless `on_error="warn"`).
+            Exception: computing maps failed now (unless `on_error="warn"`), or when the last episode ended.
         """
+        self.failures.raise_postponed()
         if not self.enabled or self.episode < 0:
             return None
         seen = self.hook.take(self._window)
+        if self._ended:
+            return None  # an autoreset beneath ignores this action
         if seen is None and self._require_decision:
             raise MissingDecisionError(f"Step {self.step} of episode {self.episode} came without a decision. {self.hook.explain()}")
-        self._wiring.see(seen is not None, action)
-        if seen is None:
-            return None
-        wanted = self._is_wanted()
-        if not (wanted or self._check.unfinished):
-            return None
-        with self._failures_warned(f"step {self.step}"):
-            return self._record(seen, action, frame, wanted)
+        with self.failures.handled("No saliency", f"for step {self.step} of episode {self.episode}"):
+            self._wiring.see(seen is not None, action)
+            wanted = seen is not None and self._is_wanted()
+            if seen is not None and (wanted or self._check.unfinished):
+                return self._record(seen, action, frame, wanted)
         return None
 
     def advance(self, ended: bool) -> None:
-        """After the environment stepped; `ended` when the episode is over by termination or truncation."""
-        self.step += 1
+        """After the environment stepped; `ended` when the episode is over by termination or truncation.
+
+        The step after an episode's end, without a reset, was an autoreset's if the environment goes on: a new episode has begun. The
+        transition is never lost: an error in explaining what is held is raised by the next `decide`, `end_episode`, `flush` or `close`.
+        """
         self.total_steps += 1
-        self._window.clear()
+        with self.failures.postponed():
+            if self._ended and not ended:
+                self._begin()
+                return
+            self.step += 1
+            self._window.clear()
+            self._ended = ended
+            if ended:
+                self._explain_held()
         if ended:
-            self.end_episode()
+            self._complain()
 
     def end_episode(self) -> None:
         """Explain what is held; warn, once, of an episode that shows wrong wiring. More than once does no harm."""
         self.flush()
-        fault = self._wiring.fault
-        if fault is not None and fault not in self._warned:
-            self._warned.add(fault)
-            warnings.warn(f"Episode {self.episode} {self._wiring.complaint} {self.hook.explain()}", stacklevel=4)
+        self._complain()
 
     def flush(self) -> None:
-        """Explain and hand on the decisions that are held."""
-        held, self._held = self._held, []
-        if not held:
-            return
-        explained: list[SaliencyMaps | None] = [None] * len(held)
-        try:
-            with self._failures_warned(f"the {len(held)} decisions from step {held[0].saliency.step}"):
-                if self._check.verify != "never":
-                    replay(held[0].adapter, held[0].decision)
-                explained = [*self._explain(held[0].adapter, [one.decision for one in held])]
-        finally:
-            for one, maps in zip(held, explained, strict=True):
-                self._hand_on(replace(one.saliency, maps=maps), pending=True)
+        """Explain and hand on the decisions that are held; raises what failed when the last episode ended."""
+        self.failures.raise_postponed()
+        self._explain_held()
 
     def maps(self, episode: int) -> list[SaliencyMaps]:
         """The maps of an episode's explained decisions, in order; empty for an episode without any.
@@ -195,18 +188,36 @@ class Recording:
             self._wiring = Wiring()
             self.hook.close_window(self._window)
 
+    def _begin(self) -> None:
+        self.episode += 1
+        self.step = 0
+        self._ended = False
+        self._wiring = Wiring()
+        self.failures.new_episode()
+        self._window.forget_counts()
+        self._window.clear()
+        self.hook.new_episode(self._window)
+        self._episode_triggered = False
+        with self.failures.handled("No saliency", f"in episode {self.episode}"):
+            self._episode_triggered = self._episode_trigger is not None and self._episode_trigger(self.episode)
+
+    def _complain(self) -> None:
+        fault = self._wiring.fault
+        if fault is not None and fault not in self._warned:
+            self._warned.add(fault)
+            warnings.warn(f"Episode {self.episode} {self._wiring.complaint} {self.hook.explain()}", stacklevel=4)
+
     def _is_wanted(self) -> bool:
         if self._episode_trigger is None and self._step_trigger is None:
             return not self._consumers or any(consumer.wants_step() for consumer in self._consumers)
         return self._episode_triggered or (self._step_trigger is not None and self._step_trigger(self.total_steps))
 
-    def _record(self, seen: AgentPass, action: Any, frame: Frame, wanted: bool) -> StepSaliency | None:
+    def _record(self, seen: AgentPass, action: Any, frame: FrameNow, wanted: bool) -> StepSaliency | None:
         action = plain_action(action)
         chosen = copy_tensor(torch.tensor([action])) if isinstance(action, int) else None
         decision = replace(Decision.of(seen), action=chosen)
         adapter, preprocessor = self.hook.adapter, self.hook.preprocessor
-        if self._check(adapter, decision) and preprocessor is not None:
-            check_preprocessing(preprocessor, frame(), decision.inputs)
+        self._check(adapter, decision, preprocessor, frame)
         if not wanted:
             return None
         maps = self._explain(adapter, [decision])[0] if self.mode == "inline" else None
@@ -215,7 +226,7 @@ class Recording:
             self._hold(_Held(saliency, decision, adapter))
         self._hand_on(saliency, pending=False)
         if len(self._held) >= self.block:
-            self.flush()
+            self._explain_held()
         return saliency
 
     def _explain(self, adapter: AgentAdapter, decisions: list[Decision]) -> list[SaliencyMaps]:
@@ -224,9 +235,25 @@ class Recording:
             raise ValueError(f"Expected {len(decisions)} SaliencyMaps from {type(self.method).__name__}, one a decision, got {len(maps)}.")
         return maps
 
+    def _explain_held(self) -> None:
+        held, self._held = self._held, []
+        if not held:
+            return
+        explained: list[SaliencyMaps | None] = [None] * len(held)
+        place = f"for the {len(held)} decisions from step {held[0].saliency.step} of episode {self.episode}"
+        try:
+            with self.failures.handled("No saliency", place):
+                if self._check.verify != "never":
+                    replay_held(held[0].adapter, held[0].decision)
+                explained = [*self._explain(held[0].adapter, [one.decision for one in held])]
+        finally:
+            for one, maps in zip(held, explained, strict=True):
+                with self.failures.handled("Saliency was not handed on", place):
+                    self._hand_on(replace(one.saliency, maps=maps), pending=True)
+
     def _hold(self, one: _Held) -> None:
         if self._held and self._held[0].adapter is not one.adapter:
-            self.flush()  # another agent was attached
+            self._explain_held()  # another agent was attached
         self._held.append(one)
 
     def _hand_on(self, saliency: StepSaliency, *, pending: bool) -> None:
@@ -234,15 +261,6 @@ class Recording:
             self._kept.setdefault(saliency.episode, []).append(saliency.maps)
         for consumer in self._consumers:
             (consumer.explained if pending else consumer.decided)(saliency)
-
-    @contextmanager
-    def _failures_warned(self, what: str) -> Generator[None]:
-        try:
-            yield
-        except Exception as error:
-            if self._on_error == "raise":
-                raise
-            warnings.warn(f"No saliency for {what} of episode {self.episode}: {type(error).__name__}: {error}", stacklevel=4)
 
 
 def _step_saliency(episode: int, step: int, action: Any, decision: Decision, maps: SaliencyMaps | None) -> StepSaliency:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -114,7 +114,7 @@ class StepSaliency:
 
     def info(self) -> dict[str, Any]:
         """The dictionary that goes under `info["saliency"]`, of arrays that its reader may change."""
-        content: dict[str, Any] = {"episode": self.episode, "step": self.step, "action": self.action}
+        content: dict[str, Any] = {"episode": self.episode, "step": self.step, "action": _own_action(self.action)}
         if self.maps is None:
             content["pending"] = True
         else:
@@ -129,6 +129,21 @@ def plain_action(action: Any) -> Any:
         return action
     array = np.array(action.detach().cpu().numpy() if isinstance(action, Tensor) else action)
     return int(array.item()) if array.size == 1 and np.issubdtype(array.dtype, np.integer) else array
+
+
+def _own_action(action: Any) -> Any:
+    """A copy of the arrays and tensors of an action, in the same dictionaries and tuples."""
+    if isinstance(action, np.ndarray):
+        return cast("NDArray[Any]", action).copy()
+    if isinstance(action, Tensor):
+        return copy_tensor(action)
+    if isinstance(action, dict):
+        return {name: _own_action(part) for name, part in cast("dict[Any, Any]", action).items()}
+    if isinstance(action, tuple):
+        parts = [_own_action(part) for part in cast("tuple[Any, ...]", action)]
+        make = getattr(type(action), "_make", tuple)
+        return make(parts)
+    return action
 
 
 def copy_tensor(tensor: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """The self-check: replaying a captured decision must give back what was recorded, or the maps would explain another decision.
 
-`ReplayCheck` decides when to look, `replay` looks, `ReplayMismatchError` says what was found.
+`ReplayCheck` decides when to look, `replay` looks, `ReplayMismatchError` says what was found. `check_outputs`, `check_range` and
+`check_preprocessing` look at what was captured itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +19,7 @@ from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.records import Decision, state_leaves
 
 Verify = Literal["first", "always", "never"]
+Frame = Callable[[], NDArray[np.uint8] | None]
 
 
 class ReplayMismatchError(RuntimeError):
@@ -24,12 +27,16 @@ class ReplayMismatchError(RuntimeError):
 
 
 class ReplayCheck:
-    """Checks the first decision and the first with a non-initial state (a dropped state does not show before), or every one."""
+    """Checks the first decision of an agent and its first with a non-initial state (a dropped state does not show before), or every one.
+
+    What fails is checked again at the next decision. The shapes of outputs are checked always, `"never"` included.
+    """
 
     def __init__(self, verify: Verify) -> None:
         if verify not in Verify.__args__:
             raise ValueError(f"Expected verify to be one of {Verify.__args__}, got {verify!r}.")
         self.verify = verify
+        self._adapter: AgentAdapter | None = None
         self._checked_first = False
         self._checked_memory = False
 
@@ -38,18 +45,33 @@ class ReplayCheck:
         """Whether one of the two moments of `verify="first"` is still to come."""
         return self.verify == "first" and not (self._checked_first and self._checked_memory)
 
-    def __call__(self, adapter: AgentAdapter, decision: Decision) -> bool:
-        """Replay the decision when it is one to check; whether it was.
+    def __call__(
+        self,
+        adapter: AgentAdapter,
+        decision: Decision,
+        preprocessor: FramePreprocessor | None = None,
+        frame: Frame = lambda: None,
+    ) -> bool:
+        """Replay the decision when it is one to check, and look at its input; whether it was.
+
+        Args:
+            adapter: the agent that decided. Another one than before is checked anew.
+            decision: what was captured.
+            preprocessor, frame: what the input should have been made by, and of. None: not known.
 
         Raises:
             ReplayMismatchError: the replay differs from what was recorded.
+            ValueError: outputs of other shapes; an input outside `input_range`, or another one than the preprocessor makes.
         """
+        check_outputs(decision)
+        if adapter is not self._adapter:
+            self._adapter, self._checked_first, self._checked_memory = adapter, False, False
         if self.verify == "never":
             return False
         begins = _is_initial(adapter, decision)
         if self.verify == "first" and self._checked_first and (self._checked_memory or begins):
             return False
-        replay(adapter, decision)
+        _check_all(adapter, decision, preprocessor, frame)
         self._checked_first = True
         self._checked_memory |= not begins
         return True
@@ -67,12 +89,48 @@ def replay(adapter: AgentAdapter, decision: Decision, tolerance: float = 1e-5) -
             if recorded is not replayed:
                 raise ReplayMismatchError(f"The acting pass gave {_presence(recorded)} {name}, its replay {_presence(replayed)} {name}.")
             continue
+        if bool(recorded.isnan().any() or replayed.isnan().any()):
+            raise ReplayMismatchError(_not_a_number(name, recorded, replayed))
         if recorded.numel() != replayed.numel() or not _close(recorded.flatten(), replayed.flatten(), tolerance):
             raise ReplayMismatchError(_mismatch(adapter, name, recorded, replayed))
 
 
-def check_preprocessing(preprocessor: FramePreprocessor, frame: NDArray[np.uint8] | None, inputs: Tensor) -> None:
-    """Compare the captured input of one environment with `preprocessor(frame)`, where the frame determines it.
+def replay_held(adapter: AgentAdapter, decision: Decision) -> None:
+    """`replay` of a decision that was held for later; a mismatch names the remedy for weights that changed meanwhile."""
+    try:
+        replay(adapter, decision)
+    except ReplayMismatchError as error:
+        raise ReplayMismatchError(
+            f"{error}\nThe decision was held to be explained later: if the agent learns meanwhile, construct the recorder with "
+            'mode="inline", or call flush() before the weights change.'
+        ) from error
+
+
+def check_outputs(decision: Decision) -> None:
+    """The shapes of what came out; `ValueError` for others."""
+    value, logits = decision.value, decision.logits
+    if logits.ndim != 2 or (value is not None and value.numel() != len(decision)):
+        raise ValueError(
+            f"Expected value (n,) or (n, 1) and logits (n, num_actions), got {None if value is None else tuple(value.shape)} and "
+            f"{tuple(logits.shape)}: are they swapped? The agent is called as `value, logits, state = model((x, state))`."
+        )
+
+
+def check_range(adapter: AgentAdapter, inputs: Tensor) -> None:
+    """The captured input against the adapter's `input_range`, to a thousandth; `ValueError` for one outside it, or NaN."""
+    low, high = adapter.input_range
+    least, most, margin = float(inputs.min()), float(inputs.max()), 1e-3 * (high - low)
+    if not (low - margin <= least and most <= high + margin):
+        raise ValueError(
+            f"Expected a network input in {low:g}..{high:g}, the adapter's input_range, got {least:.4g}..{most:.4g}. Fills are relative to "
+            "this range: hook RecurrentModuleAdapter(module, input_range=(low, high)) with the range that the agent is fed with."
+        )
+
+
+def check_preprocessing(
+    preprocessor: FramePreprocessor, frame: NDArray[np.uint8] | None, inputs: Tensor, input_range: tuple[float, float] = (0.0, 1.0)
+) -> None:
+    """Compare the captured input of one environment with `preprocessor(frame)` in the input's range, where the frame determines it.
 
     Raises:
         ValueError: another shape, or other pixels (by more than half a grey level).
@@ -85,8 +143,10 @@ def check_preprocessing(preprocessor: FramePreprocessor, frame: NDArray[np.uint8
         )
     if frame is None or preprocessor.stack > 1 or not preprocessor.determines_input:
         return
-    difference = float(np.abs(preprocessor(frame) - inputs[0].float().cpu().numpy()).max())
-    if not difference <= 0.5 / 255:
+    low, high = input_range
+    expected = low + preprocessor(frame) * (high - low)
+    difference = float(np.abs(expected - inputs[0].float().cpu().numpy()).max())
+    if not difference <= 0.5 / 255 * (high - low):
         raise ValueError(
             f"The captured network input differs from the hook's preprocessor applied to the rendered frame by up to {difference:.3g}. "
             "Give RecurrentAgentHook the preprocessor the agent is fed with (or one with determines_input=False, if the observation "
@@ -94,17 +154,32 @@ def check_preprocessing(preprocessor: FramePreprocessor, frame: NDArray[np.uint8
         )
 
 
+def _check_all(adapter: AgentAdapter, decision: Decision, preprocessor: FramePreprocessor | None, frame: Frame) -> None:
+    check_range(adapter, decision.inputs)
+    replay(adapter, decision)
+    if preprocessor is not None:
+        check_preprocessing(preprocessor, frame(), decision.inputs, adapter.input_range)
+
+
 def _is_initial(adapter: AgentAdapter, decision: Decision) -> bool:
     """Whether a dropped state cannot show in this decision: always False for an agent without memory."""
-    captured, initial = list(state_leaves(decision.state)), list(state_leaves(adapter.initial_state(len(decision))))
+    captured = list(state_leaves(decision.state))
+    try:
+        initial = list(state_leaves(adapter.initial_state(len(decision))))
+    except TypeError:  # the agent does not tell it; all begin with zeros, or nothing
+        return not any(bool(leaf.any()) for leaf in captured)
     if not captured:
         return bool(initial)  # None, where the agent begins with its initial state by itself
     return len(captured) == len(initial) and all(torch.equal(a, b.to(a)) for a, b in zip(captured, initial, strict=True))
 
 
 def _close(recorded: Tensor, replayed: Tensor, tolerance: float) -> bool:
-    scale = max(1.0, float(recorded.abs().max()))
-    return bool((recorded.double() - replayed.double().to(recorded.device)).abs().max() <= tolerance * scale)
+    recorded, replayed = recorded.double(), replayed.double().to(recorded.device)
+    finite = recorded.isfinite()
+    if not torch.equal(recorded[~finite], replayed[~finite]):  # minus infinity is how forbidden actions are masked
+        return False
+    scale = max([1.0, *recorded[finite].abs().tolist()])
+    return bool(((recorded - replayed)[finite].abs() <= tolerance * scale).all())
 
 
 def _presence(tensor: Tensor | None) -> str:
@@ -121,6 +196,13 @@ def _mismatch(adapter: AgentAdapter, name: str, recorded: Tensor, replayed: Tens
     if layers:
         text += f" These layers draw at random while training: {', '.join(layers)}. Act with agent.eval(), or without them."
     return text
+
+
+def _not_a_number(name: str, recorded: Tensor, replayed: Tensor) -> str:
+    return (
+        f"The agent gave {name} that are not numbers.\n  recorded: {_numbers(recorded)}\n  replayed: {_numbers(replayed)}\n"
+        "Look for weights that diverged, or NaN in the network's input or state."
+    )
 
 
 def _numbers(tensor: Tensor) -> str:

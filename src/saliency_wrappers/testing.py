@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saliency_wrappers.agents import ActingAdapter, AgentAdapter
+from saliency_wrappers.agents import ActingAdapter, AgentAdapter, UnreadPass
 from saliency_wrappers.agents.base import batch_axes
 from saliency_wrappers.records import AgentPass, Decision, StateTree, copy_state, map_state, state_leaves
 from saliency_wrappers.replay import replay
@@ -78,7 +78,7 @@ def _acting(adapter: AgentAdapter) -> Callable[[Tensor], Any]:
 
 
 def _play(adapter: AgentAdapter, inputs: Tensor, play: Callable[[Tensor], Any]) -> list[AgentPass]:
-    seen: list[AgentPass] = []
+    seen: list[AgentPass | UnreadPass] = []
     detach = adapter.attach(seen.append)
     try:
         for row in inputs:
@@ -90,7 +90,9 @@ def _play(adapter: AgentAdapter, inputs: Tensor, play: Callable[[Tensor], Any]) 
         detach()
     play(inputs[0][None])
     _require(len(seen) == count, "after detaching no pass is seen")
-    return [one for one in seen if one.logits is not None]
+    unread = {one.reason for one in seen if isinstance(one, UnreadPass)}
+    _require(not unread, f"every acting pass can be read, got passes {'; '.join(sorted(unread))}")
+    return [one for one in seen if isinstance(one, AgentPass) and one.logits is not None]
 
 
 def _check_passes(adapter: AgentAdapter, passes: list[AgentPass], n: int) -> None:

@@ -24,7 +24,6 @@ from saliency_wrappers.film import Film, Painter
 from saliency_wrappers.overlay import HEADS, Drawing, Scale
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.recorder import SaliencyRecorder
-from saliency_wrappers.streaming import StreamingWriter as StreamingWriter
 from saliency_wrappers.streaming import check_rate
 
 _logger = logging.getLogger(__name__)
@@ -39,7 +38,8 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
     Recording starts and stops, and files are named, as with `RecordVideo`. An episode of T steps gives T + 1 frames: the frame that was
     rendered before step t, which the agent saw, carries the maps of decision t; the last one, on which nothing was decided, is plain,
     and so are frames of steps without a decision. Frames are streamed: memory does not grow with the episode, and what was recorded
-    survives an exception and, but for the last frames, a kill.
+    survives an exception and, but for the last frames, a kill. Where the recorder has `on_error="warn"`, a failure of the filming (a full
+    disk) ends the video with a warning, and the episode goes on.
     """
 
     def __init__(
@@ -86,35 +86,13 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         Raises:
             ValueError: a render mode without images, no `SaliencyRecorder` beneath, or a wrong drawing option.
         """
-        gym.utils.RecordConstructorArgs.__init__(
-            self,
-            video_folder=video_folder,
-            episode_trigger=episode_trigger,
-            step_trigger=step_trigger,
-            video_length=video_length,
-            name_prefix=name_prefix,
-            fps=fps,
-            disable_logger=disable_logger,
-            gc_trigger=gc_trigger,
-            style=style,
-            scale=scale,
-            heads=heads,
-            colormap=colormap,
-            panels=panels,
-            strip=strip,
-            zoom=zoom,
-        )
+        drawn: dict[str, Any] = {"style": style, "scale": scale, "heads": heads, "colormap": colormap, "panels": panels}
+        filmed: dict[str, Any] = {"video_length": video_length, "name_prefix": name_prefix, "fps": fps, "strip": strip, "zoom": zoom}
+        when: dict[str, Any] = {"episode_trigger": episode_trigger, "step_trigger": step_trigger, "gc_trigger": gc_trigger}
+        gym.utils.RecordConstructorArgs.__init__(self, video_folder=video_folder, disable_logger=disable_logger, **when, **filmed, **drawn)
         gym.Wrapper.__init__(self, env)
-        if env.render_mode in {None, "human", "ansi"}:
-            raise ValueError(
-                f"Render mode is {env.render_mode}, which is incompatible with RecordSaliencyVideo. "
-                "Initialize your environment with a render_mode that returns an image, such as rgb_array."
-            )
-        if episode_trigger is None and step_trigger is None:
-            from gymnasium.utils.save_video import capped_cubic_video_schedule  # brings moviepy, which is slow to import
-
-            episode_trigger = capped_cubic_video_schedule
-        self.episode_trigger = episode_trigger
+        _check_render_mode(env)
+        self.episode_trigger = _default_schedule() if episode_trigger is None and step_trigger is None else episode_trigger
         self.step_trigger = step_trigger
         self.video_length = video_length if video_length != 0 else math.inf
         self.name_prefix = name_prefix
@@ -126,9 +104,8 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         self.episode_id = -1
         self.render_history: list[RenderFrame] = []
         self._recorder = _recorder_beneath(env)
-        by_episode = isinstance(scale, str) and scale == "episode"
-        drawing = Drawing(style, (0, 1) if by_episode else scale, tuple(heads), colormap, panels)
-        self._film = Film(self._recorder.recording, Painter(drawing, by_episode, strip, _action_names(env), zoom))
+        painter = Painter(_drawing(**drawn), _by_episode(scale), strip, _action_names(env), zoom)
+        self._film = Film(self._recorder.recording, painter)
         self.video_folder = _prepared_folder(video_folder, name_prefix)
         self._recorder.recording.subscribe(self._film)
         self._last_resort = weakref.finalize(self, self._film.rescue)
@@ -143,11 +120,13 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         with self._film.rescued():
             observation, info = self.env.reset(seed=seed, options=options)
             self.episode_id += 1
-            if self.recording and self.video_length == math.inf:
-                self.stop_recording()
-            if self.episode_trigger and self.episode_trigger(self.episode_id):
-                self.start_recording(f"{self.name_prefix}-episode-{self.episode_id}")
-            self._capture_frame()
+            with self._film.filming():
+                if self.recording and self.video_length == math.inf:
+                    self.stop_recording()
+            with self._film.filming():
+                if self.episode_trigger and self.episode_trigger(self.episode_id):
+                    self.start_recording(f"{self.name_prefix}-episode-{self.episode_id}")
+                self._capture_frame()
         return observation, info
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -155,9 +134,10 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         with self._film.rescued():
             observation, reward, terminated, truncated, info = self.env.step(action)
             self.step_id += 1
-            if self.step_trigger and self.step_trigger(self.step_id):
-                self.start_recording(f"{self.name_prefix}-step-{self.step_id}")
-            self._capture_frame()
+            with self._film.filming():
+                if self.step_trigger and self.step_trigger(self.step_id):
+                    self.start_recording(f"{self.name_prefix}-step-{self.step_id}")
+                self._capture_frame()
         return observation, reward, terminated, truncated, info
 
     def render(self) -> RenderFrame | list[RenderFrame] | None:
@@ -170,8 +150,9 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
     def close(self) -> None:
         """Finish the video that is being recorded and close the environment."""
         try:
-            if self.recording:
-                self.stop_recording()
+            with self._film.filming():
+                if self.recording:
+                    self.stop_recording()
         finally:
             super().close()
 
@@ -226,6 +207,28 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         self._film.add(frame)
         if self._film.frames > self.video_length:
             self.stop_recording()
+
+
+def _check_render_mode(env: gym.Env[Any, Any]) -> None:
+    if env.render_mode in {None, "human", "ansi"}:
+        raise ValueError(
+            f"Render mode is {env.render_mode}, which is incompatible with RecordSaliencyVideo. "
+            "Initialize your environment with a render_mode that returns an image, such as rgb_array."
+        )
+
+
+def _default_schedule() -> Callable[[int], bool]:
+    from gymnasium.utils.save_video import capped_cubic_video_schedule  # brings moviepy, which is slow to import
+
+    return capped_cubic_video_schedule
+
+
+def _by_episode(scale: Scale) -> bool:
+    return isinstance(scale, str) and scale == "episode"
+
+
+def _drawing(style: str, scale: Scale, heads: Sequence[str], colormap: str | None, panels: bool) -> Drawing:
+    return Drawing(style, (0, 1) if _by_episode(scale) else scale, tuple(heads), colormap, panels)
 
 
 def _recorder_beneath(env: gym.Env[Any, Any]) -> SaliencyRecorder[Any, Any]:

@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 
 from saliency_wrappers.agents.atari import RecurrentModuleAdapter
-from saliency_wrappers.agents.base import ActingAdapter, AgentAdapter, OnPass
+from saliency_wrappers.agents.base import ActingAdapter, AgentAdapter, OnPass, UnreadPass
 
-__all__ = ["ActingAdapter", "AgentAdapter", "OnPass", "RecurrentModuleAdapter", "as_adapter"]
+__all__ = ["ActingAdapter", "AgentAdapter", "OnPass", "RecurrentModuleAdapter", "UnreadPass", "as_adapter"]
 
 
 def as_adapter(agent: Any) -> AgentAdapter:

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from saliency_wrappers.agents.base import OnPass, observe, undisturbed
-from saliency_wrappers.records import AgentPass, StateTree, copy_state, copy_tensor, map_state
+from saliency_wrappers.agents.base import OnPass, batch_axes, observe, undisturbed
+from saliency_wrappers.records import AgentPass, StateTree, copy_state, copy_tensor, map_state, state_leaves
 
 
 class RecurrentModuleAdapter:
-    """Any `nn.Module` called as `value, logits, state = model((x, state))`, batch first, with images in [0, 1].
+    """Any `nn.Module` called as `value, logits, state = model((x, state))`, batch first, with images in `input_range`.
 
-    The initial state comes from the module's own `initial_state(n)`; else it is zeros of the size of its one LSTM or GRU cell.
+    The initial state comes from the module's own `initial_state(n)`; else it is zeros of the size of its one LSTM or GRU (cell).
     A `torch.compile`d module and a `DataParallel` one are seen as well.
     """
 
-    input_range = (0.0, 1.0)
+    input_range: tuple[float, float] = (0.0, 1.0)
+    form = "model((x, state)) -> value, logits, state"
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, input_range: tuple[float, float] | None = None) -> None:
+        """Adapt a module.
+
+        Args:
+            module: the agent.
+            input_range: the lowest and highest value of its images. None: that of the class, `(0.0, 1.0)`.
+        """
         self.module = module
+        self._axes: list[int] | None = None
+        if input_range is not None:
+            low, high = input_range
+            if not low < high:
+                raise ValueError(f"Expected input_range as (low, high) with low < high, got {input_range}.")
+            self.input_range = (float(low), float(high))
 
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Logits `(n, num_actions)` and values `(n, 1)`, as `AgentAdapter.evaluate` says. The episode start is in the state."""
@@ -34,7 +47,7 @@ class RecurrentModuleAdapter:
         """One acting pass without gradients: logits and the next state."""
         with torch.no_grad():
             _, logits, state = self.module((inputs, state))
-        return logits, state
+        return logits, _without_lists(state)
 
     def attach(self, on_pass: OnPass) -> Callable[[], None]:
         """Call `on_pass` after every pass, until the function that is returned is called."""
@@ -45,34 +58,72 @@ class RecurrentModuleAdapter:
         # Unlike a compiled module, a DataParallel one does not pass on the attributes of what it wraps.
         module = self.module.module if isinstance(self.module, nn.DataParallel) else self.module
         own: Any = getattr(module, "initial_state", None)
-        return cast("StateTree", own(n)) if callable(own) else _zero_state(self.module, n)
+        return _without_lists(own(n)) if callable(own) else _zero_state(self.module, n)
 
     def repeat_state(self, state: StateTree, n: int) -> StateTree:
-        """Each row of each tensor n times in a row."""
-        return map_state(lambda tensor: tensor.repeat_interleave(n, dim=0), state)
+        """Each row of each tensor n times in a row, along the axis in which initial states grow; the first one where they cannot tell."""
+        if self._axes is None:
+            self._axes = _known_axes(self)
+        known = len(self._axes) == len(list(state_leaves(state)))
+        axes = iter(self._axes)
+        return map_state(lambda tensor: tensor.repeat_interleave(n, dim=next(axes) if known else 0), state)
 
     def incoming(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AgentPass | None:
         """What goes in: `((x, state),)`. None for a call of another form."""
         call = args[0] if len(args) == 1 and not kwargs else None
-        if not isinstance(call, tuple | list) or len(call) != 2 or not isinstance(call[0], Tensor):
+        if not isinstance(call, tuple | list) or len(call) != 2 or not isinstance(call[0], Tensor) or not call[0].ndim:
             return None
-        inputs, state = cast("tuple[Tensor, StateTree]", call)
-        return AgentPass(inputs.detach(), copy_state(state), logits=None, value=None)
+        return AgentPass(call[0].detach(), copy_state(_without_lists(call[1])), logits=None, value=None)
 
-    def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass:
-        """What came out: `(value, logits, state)`. Anything else is a pass without policy output."""
-        if not isinstance(output, tuple | list) or len(output) != 3 or not isinstance(output[1], Tensor):
+    def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
+        """What came out: `(value, logits, state)`. A tensor alone, or None for logits, is a pass without policy output."""
+        if isinstance(output, Tensor):
             return incoming
-        value, logits = output[0], output[1]
-        return AgentPass(incoming.inputs, incoming.state, copy_tensor(logits), None if value is None else copy_tensor(value))
+        if not isinstance(output, tuple | list) or len(output) != 3:
+            return None
+        value, logits = (None if part is None else copy_tensor(_tensor(name, part)) for name, part in zip(_OUTPUTS, output, strict=False))
+        return AgentPass(incoming.inputs, incoming.state, logits, value)
+
+
+_OUTPUTS = ("value", "logits")
+
+
+def _tensor(name: str, output: Any) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise TypeError(f"Expected {name} as a tensor or None, got {type(output).__name__}.")
+    return output
+
+
+def _without_lists(state: Any) -> StateTree:
+    """A state whose lists are tuples: a tree that nobody changes in place."""
+    if isinstance(state, list):
+        return tuple(_without_lists(branch) for branch in cast("list[Any]", state))
+    if type(state) is tuple:
+        return tuple(_without_lists(branch) for branch in cast("tuple[Any, ...]", state))
+    if isinstance(state, Mapping):
+        return {name: _without_lists(branch) for name, branch in cast("Mapping[str, Any]", state).items()}
+    return state
+
+
+def _known_axes(adapter: RecurrentModuleAdapter) -> list[int]:
+    try:
+        return batch_axes(adapter)
+    except (TypeError, ValueError):  # no initial state, or one that does not grow
+        return []
 
 
 def _zero_state(module: nn.Module, n: int) -> StateTree:
-    cells = [cell for cell in module.modules() if isinstance(cell, nn.LSTMCell | nn.GRUCell)]
+    cells = [part for part in module.modules() if isinstance(part, nn.LSTMCell | nn.GRUCell | nn.LSTM | nn.GRU)]
     if len(cells) != 1:
         raise TypeError(
-            f"Expected {type(module).__name__} to have initial_state(n) or exactly one LSTMCell or GRUCell, found {len(cells)} cells. "
-            "Give the module an initial_state method."
+            f"Expected {type(module).__name__} to have initial_state(n) or exactly one LSTMCell, GRUCell, LSTM or GRU, "
+            f"found {len(cells)} cells. Give the module an initial_state method."
         )
-    zeros = cells[0].weight_hh.new_zeros(n, cells[0].hidden_size)
-    return (zeros, zeros.clone()) if isinstance(cells[0], nn.LSTMCell) else zeros
+    (cell,) = cells
+    weight = next(cell.parameters())
+    if isinstance(cell, nn.LSTM | nn.GRU):
+        layers = cell.num_layers * (2 if cell.bidirectional else 1)
+        zeros = weight.new_zeros(layers, n, cell.proj_size or cell.hidden_size)
+        return (zeros, weight.new_zeros(layers, n, cell.hidden_size)) if isinstance(cell, nn.LSTM) else zeros
+    zeros = weight.new_zeros(n, cell.hidden_size)
+    return (zeros, zeros.clone()) if isinstance(cell, nn.LSTMCell) else zeros

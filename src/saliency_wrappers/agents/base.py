@@ -6,19 +6,29 @@ apart.
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from saliency_wrappers.records import AgentPass, Decision, StateTree, map_state, state_leaves
 
-OnPass = Callable[[AgentPass], None]
+
+@dataclass(frozen=True)
+class UnreadPass:
+    """A pass of the agent that its adapter could not read."""
+
+    reason: str
+    """To follow a count: `"of another form than ..."`, `"that could not be captured: ..."`."""
+
+
+OnPass = Callable[[AgentPass | UnreadPass], None]
 
 
 @runtime_checkable
@@ -103,23 +113,29 @@ def batch_axes(adapter: AgentAdapter) -> list[int]:
 
 
 class PassReader(Protocol):
-    """How an adapter reads the calls of its module. Both return None for a call of another form."""
+    """How an adapter reads the calls of its module. What it raises makes an `UnreadPass`, and never reaches the caller of the module."""
 
-    def incoming(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AgentPass | None:
-        """The pass before it happens: inputs by reference, the state copied, no outputs."""
+    @property
+    def form(self) -> str:
+        """The call that it reads, in words: `"model((x, state)) -> value, logits, state"`."""
         ...
 
-    def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass:
-        """The pass with its outputs, copied; without logits when the output is none of a policy."""
+    def incoming(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AgentPass | None:
+        """The pass before it happens: inputs by reference, the state copied, no outputs. None for a call of another form."""
+        ...
+
+    def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
+        """The pass with its outputs, copied; without logits when there are none (a value-only call). None for an output of another form."""
         ...
 
 
 def observe(module: nn.Module, reader: PassReader, on_pass: OnPass) -> Callable[[], None]:
     """Call `on_pass` after each forward pass of `module` itself (not of copies of it), until the returned function is called."""
     observer = _Observer(module, reader, on_pass)
+    before, after = cast("tuple[Callable[..., None], ...]", (_BeforePass(observer), _AfterPass(observer)))
     handles = (
-        module.register_forward_pre_hook(_BeforePass(observer), with_kwargs=True),
-        module.register_forward_hook(_AfterPass(observer), with_kwargs=True),
+        module.register_forward_pre_hook(before, with_kwargs=True),
+        module.register_forward_hook(after, with_kwargs=True, always_call=True),  # also when the pass fails
     )
 
     def detach() -> None:
@@ -154,6 +170,13 @@ class _Replay(threading.local):
 _replay = _Replay()
 
 
+class _Passes(threading.local):
+    """What was seen to go in, of the passes that this thread is in the middle of. None for a pass that is not watched."""
+
+    def __init__(self) -> None:
+        self.begun: list[AgentPass | UnreadPass | None] = []
+
+
 class _Observer:
     """Joins what a pre-hook saw of a pass with what the forward hook sees of it."""
 
@@ -161,36 +184,58 @@ class _Observer:
         self._module = weakref.ref(module)
         self._reader = reader
         self._on_pass = on_pass
-        self._incoming: AgentPass | None = None
+        self._passes = _Passes()
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._incoming = None
-        if not _replay.active and module is self._module():
-            self._incoming = self._reader.incoming(args, kwargs) or AgentPass(torch.empty(0), None, None, None)
+        watched = not _replay.active and module is self._module()
+        self._passes.begun.append(self._read(lambda: self._reader.incoming(args, kwargs)) if watched else None)
 
-    def after(self, module: nn.Module, output: Any) -> None:
-        if self._incoming is not None and module is self._module():
-            incoming, self._incoming = self._incoming, None
-            self._on_pass(self._reader.outgoing(incoming, output) if incoming.inputs.numel() else incoming)
+    def after(self, output: Any) -> None:
+        incoming = self._passes.begun.pop() if self._passes.begun else None
+        if incoming is None or output is None:  # not watched; failed
+            return
+        self._on_pass(incoming if isinstance(incoming, UnreadPass) else self._read(lambda: self._reader.outgoing(incoming, output)))
+
+    def _read(self, read: Callable[[], AgentPass | None]) -> AgentPass | UnreadPass:
+        try:
+            found = read()
+        except Exception as error:  # it would come out of the user's own call of the module
+            return UnreadPass(f"that could not be captured: {error}")
+        return found or UnreadPass(f"of another form than {self._reader.form}")
 
 
 class _Hook:
-    """A forward hook that can be copied and pickled with its module: the copy does nothing."""
+    """A forward hook that can be copied and pickled with its module: the copy does nothing. `torch.compile` does not trace it."""
 
     def __init__(self, observer: _Observer | None) -> None:
         self._observer = observer
+        self._untraced: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (None,)
 
+    @property
+    def __call__(self) -> Callable[..., None]:
+        # Decided at each call: importing torch._dynamo takes seconds, and without it nothing is compiled. A property without tensors, and
+        # without the name `torch`, because dynamo compiles any frame that has one of them.
+        dynamo = sys.modules.get("torch._dynamo")
+        if dynamo is None:
+            return self._see
+        if self._untraced is None:
+            self._untraced = dynamo.disable(self._see)
+        return self._untraced
+
+    def _see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
+        raise NotImplementedError
+
 
 class _BeforePass(_Hook):
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
         if self._observer is not None:
             self._observer.before(module, args, kwargs)
 
 
 class _AfterPass(_Hook):
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def _see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
         if self._observer is not None:
-            self._observer.after(module, output)
+            self._observer.after(output)

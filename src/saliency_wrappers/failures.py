@@ -1,0 +1,56 @@
+"""`Failures`: what becomes of errors in what a recording does for its user's eyes: raised, raised later, or warned of."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Literal
+
+OnError = Literal["raise", "warn"]
+
+
+class Failures:
+    """The error policy of one recording; remembers what was warned of, and an error that has to wait."""
+
+    def __init__(self, on_error: OnError) -> None:
+        self._on_error: OnError = on_error
+        self._warned: set[tuple[str, type[Exception]]] = set()
+        self._unsaid: Counter[tuple[str, type[Exception]]] = Counter()
+        self._postponed: Exception | None = None
+
+    def new_episode(self) -> None:
+        """What was warned of in the last episode is warned of again."""
+        self._warned.clear()
+
+    @contextmanager
+    def handled(self, subject: str, place: str) -> Generator[None]:
+        """Errors in the block are raised, or are warnings `subject place: error`: one per subject and type of error in an episode."""
+        try:
+            yield
+        except Exception as error:
+            if self._on_error == "raise":
+                raise
+            kind = (subject, type(error))
+            if kind in self._warned:
+                self._unsaid[kind] += 1
+                return
+            self._warned.add(kind)
+            before = self._unsaid.pop(kind, 0)
+            more = f" ({before} more since the last such warning)" if before else ""
+            warnings.warn(f"{subject} {place}: {type(error).__name__}: {error}{more}", stacklevel=4)
+
+    @contextmanager
+    def postponed(self) -> Generator[None]:
+        """The environment has stepped, and its transition must not be lost: an error in the block waits for `raise_postponed`."""
+        try:
+            yield
+        except Exception as error:
+            self._postponed = error
+
+    def raise_postponed(self) -> None:
+        """Raise the error that waits, if any, once."""
+        error, self._postponed = self._postponed, None
+        if error is not None:
+            raise error
