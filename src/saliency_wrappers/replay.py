@@ -46,18 +46,15 @@ class ReplayCheck:
         return self.verify == "first" and not (self._checked_first and self._checked_memory)
 
     def __call__(
-        self,
-        adapter: AgentAdapter,
-        decision: Decision,
-        preprocessor: FramePreprocessor | None = None,
-        frame: Frame = lambda: None,
+        self, adapter: AgentAdapter, decision: Decision, preprocessor: FramePreprocessor | None = None, frame: Frame = lambda: None
     ) -> bool:
         """Replay the decision when it is one to check, and look at its input; whether it was.
 
         Args:
             adapter: the agent that decided. Another one than before is checked anew.
             decision: what was captured.
-            preprocessor, frame: what the input should have been made by, and of. None: not known.
+            preprocessor: what should have made its input. None: not known.
+            frame: gives what the input should have been made of, or None.
 
         Raises:
             ReplayMismatchError: the replay differs from what was recorded.
