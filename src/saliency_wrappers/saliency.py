@@ -204,7 +204,9 @@ def saliency_method(
 class _BatchTuner:
     """Measures how many masks to run at a time: activations of too large a batch fall out of the processor's caches."""
 
-    sizes = (16, 32, 64, 128)
+    smallest = 16
+    shares = (1, 2, 4, 8, 16)
+    """Into how many equal batches the masks are cut: a small last one would waste time."""
 
     def __init__(self) -> None:
         self._best: dict[Hashable, int] = {}
@@ -214,18 +216,18 @@ class _BatchTuner:
         # By id: an adapter need not be hashable, and when another takes over its id only the speed is at stake.
         key = (id(adapter), inputs.shape, inputs.dtype, inputs.device, torch.get_num_threads())
         if key not in self._best:
-            if len(rows) <= self.sizes[0]:
-                return self.sizes[0]
+            if len(rows) <= self.smallest:
+                return self.smallest
             self._best[key] = self._measure(rows, evaluate)
         return self._best[key]
 
     def _measure(self, rows: Tensor, evaluate: Callable[[Tensor], Any]) -> int:
-        sizes = [size for size in self.sizes if size <= len(rows)]
+        sizes = {max(self.smallest, -(-len(rows) // share)) for share in self.shares}
         shortest = dict.fromkeys(sizes, float("inf"))
         for _ in range(4):  # in turns: what else the machine does then hits all of them
             for size in sizes:
                 shortest[size] = min(shortest[size], _seconds(evaluate, rows[:size]) / size)
-        return next(size for size in sizes if shortest[size] <= 1.03 * min(shortest.values()))
+        return min(sizes, key=lambda size: shortest[size])
 
 
 def _seconds(evaluate: Callable[[Tensor], Any], rows: Tensor) -> float:
