@@ -269,8 +269,6 @@ def test_the_reference_agent_plays_its_reference_game(tmp_path: Path, shared: Pa
 
 
 def test_the_bundled_agent_needs_no_checkpoint(tmp_path: Path) -> None:
-    if BREAKOUT not in pretrained_agents():
-        pytest.skip("no agent ships with the package yet")
     said = succeeded(record(BREAKOUT, *FEW_MASKS, "--steps", 3, "--output", tmp_path))
     assert said["explained maps"] == "3"
 

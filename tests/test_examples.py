@@ -13,7 +13,6 @@ import torch
 from conftest import seeded
 from test_streaming import frames_of
 
-from saliency_wrappers import pretrained_agents
 from saliency_wrappers.models import GreydanusLSTM
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -41,8 +40,6 @@ def test_minimal_films_an_episode(tmp_path: Path, checkpoint: Path) -> None:
 
 
 def test_minimal_plays_the_bundled_agent(tmp_path: Path) -> None:
-    if "ALE/Breakout-v5" not in pretrained_agents():
-        pytest.skip("no agent ships with the package yet")
     run("minimal.py", folder=tmp_path)
     assert len(frames_of(tmp_path / "videos/saliency-episode-0.mp4")) > 1
 

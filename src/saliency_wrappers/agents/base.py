@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -204,7 +205,7 @@ class _Observer:
         return found or UnreadPass(f"of another form than {self._reader.form}")
 
 
-class _Hook:
+class _Hook(ABC):
     """A forward hook that can be copied and pickled with its module: the copy does nothing. `torch.compile` does not trace it."""
 
     def __init__(self, observer: _Observer | None) -> None:
@@ -225,8 +226,9 @@ class _Hook:
             self._untraced = dynamo.disable(self._see)
         return self._untraced
 
+    @abstractmethod
     def _see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
-        raise NotImplementedError
+        """Tell the observer."""
 
 
 class _BeforePass(_Hook):
