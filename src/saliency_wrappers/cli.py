@@ -28,13 +28,12 @@ from saliency_wrappers.models import CheckpointError, pretrained_agents
 from saliency_wrappers.overlay import STYLES, Scale
 from saliency_wrappers.perturbers import PERTURBERS, named_perturber
 from saliency_wrappers.playing import Cameras, Player, check_agent, load_agent, make_game
-from saliency_wrappers.preprocessing import FramePreprocessor
+from saliency_wrappers.preprocessing import PREPROCESSORS, FramePreprocessor
 from saliency_wrappers.recording import Mode
 from saliency_wrappers.saliency import PRESETS, saliency_method
 
 INTERRUPTED = 130
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
-PREPROCESSORS = ("greydanus2018", "xaitk", "atari84")
 
 
 @dataclass(frozen=True)

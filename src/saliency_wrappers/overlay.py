@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saliency_wrappers.preprocessing import FramePreprocessor
-from saliency_wrappers.records import SaliencyMaps, StepSaliency
+from saliency_wrappers.records import Array, SaliencyMaps, StepSaliency
 
 Frame = NDArray[np.uint8]
-Array = NDArray[np.float32]
 Scale = str | tuple[float, float]
 
 HEADS = ("actor", "critic")

@@ -19,7 +19,8 @@ from xaitk_saliency.impls.perturb_image.sliding_radial import SlidingRadial
 from xaitk_saliency.impls.perturb_image.sliding_window import SlidingWindow
 from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
-Array = NDArray[np.float32]
+from saliency_wrappers.records import Array
+
 Fill = float | NDArray[Any] | Callable[[Array], NDArray[Any]]
 """What shows through where a mask is 0: a constant in [0, 1], relative to the input range; an array that broadcasts to `(C, h, w)`, or
 a callable that makes one from the input `(C, h, w)`, both in the input's own units."""

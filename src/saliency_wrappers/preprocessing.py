@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Array = NDArray[np.float32]
+from saliency_wrappers.records import Array
+
 Grey = Literal["mean", "luma"]
 Scaling = Literal["stretch", "unit"]
 Resize = Literal["bilinear-antialiased", "bilinear", "area"]
@@ -175,3 +176,6 @@ _NAMED = {
     "xaitk": FramePreprocessor(size=(80, 80), rows=(35, 195), grey="mean", resize="bilinear"),
     "atari84": FramePreprocessor(size=(84, 84), determines_input=False),
 }
+
+PREPROCESSORS = tuple(_NAMED)
+"""The names of `FramePreprocessor.named`."""

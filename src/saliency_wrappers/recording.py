@@ -10,22 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from saliency_wrappers.agents import AgentAdapter
 from saliency_wrappers.failures import Failures, OnError
 from saliency_wrappers.hooks import RecurrentAgentHook
 from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps, StepSaliency, copy_tensor, plain_action
-from saliency_wrappers.replay import ReplayCheck, Verify, replay_held
+from saliency_wrappers.replay import FrameNow, ReplayCheck, Verify, replay_held
 from saliency_wrappers.saliency import SaliencyMethod
 from saliency_wrappers.wiring import Fault, Wiring
 
 Mode = Literal["inline", "deferred"]
 Trigger = Callable[[int], bool]
-FrameNow = Callable[[], NDArray[np.uint8] | None]
-"""Gives the frame that is shown now, `(H, W, 3)` uint8; None where there is none to compare with."""
 
 
 class MissingDecisionError(RuntimeError):

@@ -19,7 +19,8 @@ from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.records import Decision, state_leaves
 
 Verify = Literal["first", "always", "never"]
-Frame = Callable[[], NDArray[np.uint8] | None]
+FrameNow = Callable[[], NDArray[np.uint8] | None]
+"""Gives the frame that is shown now, `(H, W, 3)` uint8; None where there is none to compare with."""
 
 
 class ReplayMismatchError(RuntimeError):
@@ -46,7 +47,7 @@ class ReplayCheck:
         return self.verify == "first" and not (self._checked_first and self._checked_memory)
 
     def __call__(
-        self, adapter: AgentAdapter, decision: Decision, preprocessor: FramePreprocessor | None = None, frame: Frame = lambda: None
+        self, adapter: AgentAdapter, decision: Decision, preprocessor: FramePreprocessor | None = None, frame: FrameNow = lambda: None
     ) -> bool:
         """Replay the decision when it is one to check, and look at its input; whether it was.
 
@@ -63,10 +64,10 @@ class ReplayCheck:
         check_outputs(decision)
         if adapter is not self._adapter:
             self._adapter, self._checked_first, self._checked_memory = adapter, False, False
-        if self.verify == "never":
+        if self.verify != "always" and not self.unfinished:
             return False
         begins = _is_initial(adapter, decision)
-        if self.verify == "first" and self._checked_first and (self._checked_memory or begins):
+        if self.verify == "first" and self._checked_first and begins:
             return False
         _check_all(adapter, decision, preprocessor, frame)
         self._checked_first = True
@@ -151,7 +152,7 @@ def check_preprocessing(
         )
 
 
-def _check_all(adapter: AgentAdapter, decision: Decision, preprocessor: FramePreprocessor | None, frame: Frame) -> None:
+def _check_all(adapter: AgentAdapter, decision: Decision, preprocessor: FramePreprocessor | None, frame: FrameNow) -> None:
     check_range(adapter, decision.inputs)
     replay(adapter, decision)
     if preprocessor is not None:

@@ -13,7 +13,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from xaitk_saliency.impls.perturb_image.sliding_radial import SlidingRadial
 from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifierConfidenceSaliency
@@ -21,10 +20,8 @@ from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
 from saliency_wrappers.agents.base import AgentAdapter, split_rows
 from saliency_wrappers.perturbation import Fill, GaussianBlur, MaskCache, Masks, SlidingDisc, check_fill, filled, perturbed
-from saliency_wrappers.records import Decision, SaliencyMaps, map_state
+from saliency_wrappers.records import Array, Decision, SaliencyMaps, map_state
 from saliency_wrappers.scoring import GridSquaredDifference, SquaredDifference, saliency_map
-
-Array = NDArray[np.float32]
 
 
 @runtime_checkable

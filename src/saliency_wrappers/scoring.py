@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifierConfidenceSaliency
 
 from saliency_wrappers.perturbation import Masks
-
-Array = NDArray[np.float32]
+from saliency_wrappers.records import Array
 
 
 def squared_differences(reference: NDArray[Any], perturbed: NDArray[Any]) -> NDArray[np.float64]:
