@@ -20,7 +20,8 @@ from conftest import TinyGRU, TinyLSTM, images, seeded
 from torch import Tensor, nn
 
 from saliency_wrappers.agents import ActingAdapter, AgentAdapter, RecurrentModuleAdapter, UnreadPass, as_adapter
-from saliency_wrappers.agents.base import batch_axes, split_rows, undisturbed
+from saliency_wrappers.agents.base import batch_axes, split_rows
+from saliency_wrappers.agents.watching import undisturbed
 from saliency_wrappers.models import AtariLSTM, BabyA3CGRU, GreydanusLSTM
 from saliency_wrappers.records import AgentPass, Decision, StateTree, map_state
 from saliency_wrappers.replay import replay
