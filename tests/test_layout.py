@@ -26,7 +26,7 @@ FLOW = [
     ["store", "deferred"],
     ["wiring", "failures", "recording", "recorder", "vector"],
     ["streaming", "film", "video"],
-    ["faithfulness", "testing", "installation", "playing", "cli"],
+    ["faithfulness", "snapshots", "testing", "installation", "playing", "cli"],
     [PACKAGE],
 ]
 ORDER = [module for row in FLOW for module in row]
