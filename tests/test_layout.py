@@ -25,7 +25,7 @@ FLOW = [
     ["perturbation", "perturbers", "scoring", "saliency", "overlay"],
     ["store", "deferred"],
     ["wiring", "failures", "recording", "recorder", "vector"],
-    ["streaming", "film", "video"],
+    ["streaming", "film", "video", "sb3"],
     ["faithfulness", "snapshots", "testing", "installation", "playing", "cli"],
     [PACKAGE],
 ]

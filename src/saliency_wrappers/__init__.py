@@ -1,6 +1,6 @@
 """See what reinforcement-learning agents look at: saliency maps in `info["saliency"]` and in the video of every episode."""
 
-from saliency_wrappers.agents import AgentAdapter, RecurrentModuleAdapter, as_adapter
+from saliency_wrappers.agents import AgentAdapter, CleanRLAdapter, FunctionAdapter, QNetworkAdapter, RecurrentModuleAdapter, as_adapter
 from saliency_wrappers.hooks import RecurrentAgentHook
 from saliency_wrappers.models import CheckpointError, UnsafeCheckpointError, load_checkpoint, load_pretrained, pretrained_agents
 from saliency_wrappers.overlay import draw
@@ -17,12 +17,15 @@ from saliency_wrappers.video import RecordSaliencyVideo
 __all__ = [
     "AgentAdapter",
     "CheckpointError",
+    "CleanRLAdapter",
     "Decision",
     "FramePreprocessor",
+    "FunctionAdapter",
     "GaussianBlur",
     "GridSquaredDifference",
     "MissingDecisionError",
     "PerturbationSaliency",
+    "QNetworkAdapter",
     "RecordSaliencyVideo",
     "RecurrentAgentHook",
     "RecurrentModuleAdapter",
