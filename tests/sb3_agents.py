@@ -37,7 +37,7 @@ class SmallCNN(BaseFeaturesExtractor):
 
 
 class Pictures(gym.Env[Any, Any]):
-    """Episodes of random pictures `(12, 12, 3)`; the reward depends on picture and action. `size` in actions: discrete; None: continuous."""
+    """Episodes of random pictures `(12, 12, 3)`; the reward depends on picture and action. `actions=None`: continuous ones."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
     render_mode = "rgb_array"
@@ -94,3 +94,32 @@ def recorder_of(agent: Any) -> SaliencyRecorder[Any, Any]:
 def pictures(n: int = 3, shape: tuple[int, ...] = (3, 12, 12)) -> Tensor:
     """`(n, C, h, w)` uint8, the same in every run."""
     return torch.randint(0, 256, (n, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+class Cue(gym.Env[Any, Any]):
+    """A task of memory: the first of three frames `(12, 12, 3)` is bright on the left or on the right, the others are grey. The last action
+    must name the side."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    render_mode = "rgb_array"
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(0, 255, (12, 12, 3), np.uint8)
+        self.action_space = gym.spaces.Discrete(2)
+        self.t, self.side = 0, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t, self.side = 0, int(self.np_random.integers(2))
+        return self.render(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        reward = float(self.t == 3 and int(action) == self.side)
+        return self.render(), reward, self.t == 3, False, {}
+
+    def render(self) -> Any:
+        frame = np.full((12, 12, 3), 100, np.uint8)
+        if self.t == 0:
+            frame[:, 6 * self.side : 6 * self.side + 6] = 255
+        return frame

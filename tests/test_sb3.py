@@ -190,6 +190,7 @@ def test_a_hooked_model_is_saved_without_a_trace(tmp_path: Any) -> None:
 def test_detaching_leaves_the_policy_as_it_was_found() -> None:
     agent = MODELS["PPO"]()
     own = agent.policy.evaluate_actions = lambda *args: "the user's own"
+    agent.policy.set_training_mode(False)  # as predict does
     before = dict(vars(agent.policy))
     first, second = watched(agent), watched(agent)
     agent.predict(pictures(1).numpy())
