@@ -102,7 +102,8 @@ def _play(adapter: AgentAdapter, inputs: Tensor, play: Callable[[Tensor], Any]) 
 
 
 def _check_passes(adapter: AgentAdapter, passes: list[AgentPass], n: int) -> None:
-    _require(len(passes) >= n, f"every acting pass is seen: {n} were made, {len(passes)} seen with logits")
+    hint = "" if passes else " (look the agent's method up at each call: `lambda x: agent.act(x)`, not `agent.act`)"
+    _require(len(passes) >= n, f"every acting pass is seen: {n} were made, {len(passes)} seen with logits{hint}")
     for one in passes:
         try:
             replay(adapter, Decision.of(one))

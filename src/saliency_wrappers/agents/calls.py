@@ -42,7 +42,7 @@ def observe_calls(owner: Any, methods: Sequence[str], reader: CallReader, on_pas
     """Call `on_pass` after each call of these methods of `owner` (not of copies of it), until the returned function is called.
 
     For agents that act by other methods than `forward`, or by several. A call within another one, in the same thread, is part of it and
-    is not seen by itself. A call that fails is not seen.
+    is not seen by itself. A call that fails is not seen, nor one by way of a bound method that was looked up before.
     """
     observer = _CallObserver(reader, on_pass)
     taps = [_Tap.on(owner, method) for method in methods]
