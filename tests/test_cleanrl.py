@@ -112,14 +112,14 @@ def watched(agent: Any) -> tuple[list[Any], Callable[[], None]]:
     return seen, as_adapter(agent).attach(seen.append)
 
 
-def test_agents_without_memory_keep_the_contract() -> None:
-    for make in (PlainAgent, GaussianAgent):
-        agent = seeded(make)
-        adapter = as_adapter(agent)
-        assert isinstance(adapter, CleanRLAdapter)
-        assert adapter.input_range == (0, 255)
-        check_adapter(adapter, pictures().float(), lambda x: agent.get_action_and_value(x))
-        check_adapter(adapter, pictures(), lambda x: agent.get_action_and_value(x))
+@pytest.mark.parametrize("make", [PlainAgent, GaussianAgent])
+def test_agents_without_memory_keep_the_contract(make: Any) -> None:
+    agent = seeded(make)
+    adapter = as_adapter(agent)
+    assert isinstance(adapter, CleanRLAdapter)
+    assert adapter.input_range == (0, 255)
+    check_adapter(adapter, pictures().float(), lambda x: agent.get_action_and_value(x))
+    check_adapter(adapter, pictures(), lambda x: agent.get_action_and_value(x))
 
 
 def test_agents_with_memory_keep_the_contract() -> None:
@@ -250,9 +250,9 @@ def test_calls_without_images_are_told_apart() -> None:
 
 
 class CountingActor(nn.Module):
-    """Sees the mean grey of the image, remembers how many passes there were and the last grey: logits `(grey, passes, last)`, value 100 grey.
+    """Sees the mean grey of the image, remembers how many passes there were and the last grey.
 
-    The LSTM is there for the size of the state, `(1, n, 2)` twice; the state counts by itself.
+    Logits `(grey, passes, last)`, value 100 grey. The LSTM is there for the size of the state, `(1, n, 2)` twice; the state counts by itself.
     """
 
     def __init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from inspect import BoundArguments
 from typing import Any, cast
@@ -57,7 +57,7 @@ class FunctionAdapter:
         initial_state: Callable[[int], Any] = lambda n: None,
         state_attribute: str | None = None,
         image: str | None = None,
-        others: Sequence[str] = (),
+        others: Mapping[str, Tensor] | None = None,
         channels_last: bool = False,
         input_range: tuple[float, float] = (0.0, 1.0),
     ) -> None:
@@ -79,7 +79,8 @@ class FunctionAdapter:
             state_attribute: where the module keeps its state itself, as an attribute. It is read before the call; while `evaluate` runs the
                 attribute holds the state in question, and afterwards what it held before.
             image: the key of the image, when observations are dictionaries.
-            others: all their other keys. They go with the decision, as part of its state, and are passed through.
+            others: all their other keys, each with an example of one row, `{"speed": torch.zeros(2)}`. They go with the decision, as part of
+                its state, and are passed through.
             channels_last: whether the agent is given images `(n, h, w, C)`.
             input_range: the lowest and highest value of the images.
 
@@ -95,7 +96,7 @@ class FunctionAdapter:
         self._evaluate, self._method, self._incoming, self._outgoing = evaluate, method, incoming, outgoing
         self._layers = {name: layer for name, layer in (("actor", actor), ("critic", critic)) if layer is not None}
         self._initial_state, self._state_attribute = initial_state, state_attribute
-        self._image, self._others, self._channels_last = image, tuple(others), channels_last
+        self._image, self._others, self._channels_last = image, dict(others or {}), channels_last
 
     @property
     def layers(self) -> Mapping[str, nn.Module]:
@@ -118,12 +119,11 @@ class FunctionAdapter:
         return observe_calls(self.module, [self._method], self, on_pass)
 
     def initial_state(self, n: int) -> StateTree:
-        """The agent's own; with other observations, zeros that tell no more than their batch axis."""
+        """The agent's own; with other observations, their examples n times."""
         memory = without_lists(self._initial_state(n))
         if self._image is None:
             return memory
-        device = next((parameter.device for module in _modules_of(self.module) for parameter in module.parameters()), None)
-        return ObservedState(memory, {name: torch.zeros(n, device=device) for name in self._others})
+        return ObservedState(memory, {name: torch.stack([example] * n) for name, example in self._others.items()})
 
     def repeat_state(self, state: StateTree, n: int) -> StateTree:
         """Each row n times in a row, along the axis in which initial states grow."""
