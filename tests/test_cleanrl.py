@@ -252,7 +252,7 @@ def test_calls_without_images_are_told_apart() -> None:
 class CountingActor(nn.Module):
     """Sees the mean grey of the image, remembers how many passes there were and the last grey.
 
-    Logits `(grey, passes, last)`, value 100 grey. The LSTM is there for the size of the state, `(1, n, 2)` twice; the state counts by itself.
+    Logits `(grey, passes, last)`, value 100 grey. The LSTM is there for the size of the state, `(1, n, 2)` twice.
     """
 
     def __init__(self) -> None:

@@ -79,8 +79,8 @@ class FunctionAdapter:
             state_attribute: where the module keeps its state itself, as an attribute. It is read before the call; while `evaluate` runs the
                 attribute holds the state in question, and afterwards what it held before.
             image: the key of the image, when observations are dictionaries.
-            others: all their other keys, each with an example of one row, `{"speed": torch.zeros(2)}`. They go with the decision, as part of
-                its state, and are passed through.
+            others: all their other keys, each with an example of one row, `{"speed": torch.zeros(2)}`. They go with the decision, as part
+                of its state, and are passed through.
             channels_last: whether the agent is given images `(n, h, w, C)`.
             input_range: the lowest and highest value of the images.
 
