@@ -81,6 +81,7 @@ def test_tensorboard_gets_the_video_and_the_numbers_and_other_outputs_the_number
     agent = model(PPO, Pictures(), **ROLLOUT)
     agent.set_logger(configure(str(tmp_path / "logs"), ["tensorboard", "stdout", "csv", "json", "log"]))
     agent.learn(32, callback=callback(tmp_path, eval_freq=32, max_frames=5))
+    agent.logger.close()
     events = EventAccumulator(str(tmp_path / "logs"), size_guidance={"images": 0})
     events.Reload()
     assert events.Tags()["images"] == ["saliency/video"]
@@ -184,7 +185,7 @@ def test_between_evaluations_the_agent_is_not_watched(tmp_path: Path) -> None:
     agent = model(PPO, Pictures(), **ROLLOUT)
     watched: list[bool] = []
 
-    class Look(_Keep):
+    class Look(BaseCallback):
         def _on_step(self) -> bool:
             watched.append("forward" in vars(agent.policy))
             return True
