@@ -20,7 +20,7 @@ SOURCE = Path(saliency_wrappers.__file__).parent
 # A file imports only from files above it: from earlier rows, or from earlier in its row. A new module gets its place here.
 FLOW = [
     ["records", "preprocessing", "models"],
-    ["agents.base", "agents.watching", "agents.calls", "agents.policies", "agents.*", "agents"],
+    ["agents.base", "agents.watching", "agents.calls", "agents.observations", "agents.policies", "agents.*", "agents"],
     ["windows", "hooks", "replay"],
     ["perturbation", "perturbers", "scoring", "saliency", "overlay"],
     ["store", "deferred"],
