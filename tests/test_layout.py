@@ -22,7 +22,7 @@ FLOW = [
     ["records", "preprocessing", "models"],
     ["agents.base", "agents.watching", "agents.calls", "agents.observations", "agents.policies", "agents.*", "agents"],
     ["windows", "hooks", "replay"],
-    ["perturbation", "perturbers", "scoring", "saliency", "overlay"],
+    ["perturbation", "perturbers", "changes", "operators", "incremental", "passes", "evaluation", "scoring", "saliency", "overlay"],
     ["store", "deferred"],
     ["wiring", "failures", "recording", "recorder", "vector"],
     ["streaming", "film", "video", "sb3"],
