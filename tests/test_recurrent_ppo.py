@@ -18,7 +18,7 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor
 
-from saliency_wrappers import RecurrentAgentHook, SaliencyRecorder, as_adapter
+from saliency_wrappers import PerturbationSaliency, RecurrentAgentHook, SaliencyRecorder, as_adapter
 from saliency_wrappers.agents import UnreadPass
 from saliency_wrappers.agents.sb3_contrib import RecurrentPolicyAdapter, RNNStates
 from saliency_wrappers.records import AgentPass, Decision
@@ -248,6 +248,31 @@ def test_a_copy_of_a_hooked_recurrent_policy_is_not_watched(copied: Callable[[An
     seen = watched(agent)
     copied(agent.policy).predict(pictures(1).numpy())
     assert not seen
+
+
+@pytest.mark.parametrize("critic", CRITICS)
+def test_maps_are_the_same_on_the_plain_path_and_the_incremental_one_several_at_once(critic: str) -> None:
+    agent = recurrent(critic)
+    seen = watched(agent)
+    state = None
+    for image in pictures(4):
+        _, state = agent.predict(image[None].numpy(), state)
+    adapter, decisions = as_adapter(agent), [Decision.of(one) for one in seen]
+    plain, incremental = (PerturbationSaliency(path=path)(adapter, decisions) for path in ("plain", "incremental"))  # type: ignore[arg-type]
+    for a, b in zip(plain, incremental, strict=True):
+        for one, other in ((a.actor, b.actor), (a.critic, b.critic)):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * one.max())  # type: ignore[union-attr]
+
+
+def test_a_state_that_came_back_from_a_disk_as_plain_tuples_is_the_same_state() -> None:
+    agent = recurrent()
+    seen = watched(agent)
+    _, state = agent.predict(pictures(1).numpy())
+    agent.predict(pictures(1).numpy(), state)
+    one, adapter = seen[-1], as_adapter(agent)
+    plain = tuple(tuple(branch) for branch in one.state)
+    for a, b in zip(adapter.evaluate(one.inputs, plain, None), (one.logits, one.value), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)  # type: ignore[arg-type]
 
 
 # learn

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import subprocess
+import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +22,7 @@ from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 from torch import Tensor
 
-from saliency_wrappers import RecurrentAgentHook, SaliencyRecorder, as_adapter
+from saliency_wrappers import PerturbationSaliency, RecurrentAgentHook, SaliencyRecorder, as_adapter
 from saliency_wrappers.agents.observations import ObservedState
 from saliency_wrappers.agents.sb3 import ActorCriticPolicyAdapter, QPolicyAdapter
 from saliency_wrappers.records import AgentPass, Decision
@@ -252,6 +256,26 @@ def test_detaching_leaves_the_policy_as_it_was_found() -> None:
     assert agent.policy.evaluate_actions is own
 
 
+def test_a_hook_that_is_forgotten_leaves_the_policy_as_it_was_found() -> None:
+    agent = MODELS["PPO"]()
+    hook = RecurrentAgentHook(agent)
+    assert "forward" in vars(agent.policy)
+    del hook
+    gc.collect()
+    assert not {"forward", "get_distribution"} & vars(agent.policy).keys()
+
+
+def test_an_agent_is_not_kept_alive_by_having_been_watched() -> None:
+    agent = MODELS["PPO"]()
+    alive = weakref.ref(agent.policy)
+    _, detach = watched(agent)
+    agent.predict(pictures(1).numpy())
+    detach()
+    del agent, detach
+    gc.collect()
+    assert alive() is None
+
+
 def test_a_call_that_fails_raises_as_ever_and_is_not_seen() -> None:
     agent = MODELS["PPO"]()
     seen, _ = watched(agent)
@@ -264,7 +288,46 @@ def test_a_call_that_fails_raises_as_ever_and_is_not_seen() -> None:
     assert len(seen) == 1
 
 
+# What is done with the passes
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_maps_are_the_same_on_the_plain_path_and_the_incremental_one(name: str) -> None:
+    agent = MODELS[name]()
+    seen, _ = watched(agent)
+    agent.predict(pictures(1).numpy(), deterministic=True)
+    adapter, decision = as_adapter(agent), Decision.of(seen[0])
+    plain, incremental = (PerturbationSaliency(path=path)(adapter, [decision])[0] for path in ("plain", "incremental"))  # type: ignore[arg-type]
+    assert plain.actor.any()
+    np.testing.assert_allclose(incremental.actor, plain.actor, rtol=1e-3, atol=1e-5 * plain.actor.max())
+    assert (plain.critic is None) == (decision.value is None)
+    if plain.critic is not None:
+        np.testing.assert_allclose(incremental.critic, plain.critic, rtol=1e-3, atol=1e-5 * plain.critic.max())
+
+
 # What has no adapter
+
+
+def test_finding_an_adapter_does_not_load_what_cannot_be_in_play() -> None:
+    program = """
+import sys, torch
+from saliency_wrappers import RecurrentAgentHook, as_adapter
+
+class Agent(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.actor = torch.nn.Linear(2, 2)
+    def get_action_and_value(self, x, action=None):
+        pass
+
+RecurrentAgentHook(Agent()).close()
+as_adapter(torch.nn.LSTMCell(2, 2))
+print(sorted({"stable_baselines3", "sb3_contrib", "tensorboard"} & sys.modules.keys()))
+sys.modules["stable_baselines3"] = None  # as where it is not installed
+as_adapter(Agent())
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
 
 
 def test_policies_that_do_not_look_at_images_say_so() -> None:

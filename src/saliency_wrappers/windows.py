@@ -51,7 +51,10 @@ class DecisionWindow:
         """How many passes were seen, and why those that cannot be decisions were rejected."""
         seen = self.accepted + self.rejected.total()
         if not seen:
-            return "No pass of the agent was seen: check that the hooked module is the one that acts, by a call, not by `forward`."
+            return (
+                "No pass of the agent was seen: check that the hooked module is the one that acts, by a call, not by `forward`. "
+                "(Random actions, as of an exploration, are made without it.)"
+            )
         reasons = "; ".join(f"{count} {reason}" for reason, count in self.rejected.most_common()) or "none"
         text = f"{seen} passes of the agent seen, {self.accepted} could be decisions. Rejected: {reasons}."
         if not self.accepted and len(self.batches) == 1:

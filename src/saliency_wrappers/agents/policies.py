@@ -93,7 +93,7 @@ class PolicyAdapter(ABC):
 
 def policy_of(agent: Any) -> nn.Module | None:
     """The policy of a Stable-Baselines3 algorithm, or the agent itself if it is one; None for anything else."""
-    if "stable_baselines3" not in sys.modules:  # then nothing can be of it, and it need not be loaded
+    if sys.modules.get("stable_baselines3") is None:  # then nothing can be of it, and it need not be loaded
         return None
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.policies import BasePolicy
