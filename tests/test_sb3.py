@@ -26,7 +26,8 @@ from saliency_wrappers import PerturbationSaliency, RecurrentAgentHook, Saliency
 from saliency_wrappers.agents.observations import ObservedState
 from saliency_wrappers.agents.sb3 import ActorCriticPolicyAdapter, QPolicyAdapter
 from saliency_wrappers.records import AgentPass, Decision
-from saliency_wrappers.replay import replay
+from saliency_wrappers.replay import ReplayMismatchError, replay
+from saliency_wrappers.sb3 import FlushSaliency
 from saliency_wrappers.testing import check_adapter
 
 
@@ -446,15 +447,7 @@ def weights_after(steps: int, algorithm: Any, options: dict[str, Any], recorded:
     agent = model(algorithm, env, **options)
     if recorded is not None:
         hook.attach(agent)
-        rolled_out = getattr(agent, "collect_rollouts")  # noqa: B009
-
-        def collect(*args: Any, **kwargs: Any) -> Any:
-            done = rolled_out(*args, **kwargs)
-            recorder_of(agent).flush()  # before the weights change
-            return done
-
-        agent.collect_rollouts = collect
-    agent.learn(steps)
+    agent.learn(steps, callback=FlushSaliency() if recorded is not None else None)
     return [weight.detach().clone() for weight in agent.policy.parameters()]
 
 
@@ -475,6 +468,14 @@ def test_learning_2000_steps_gives_the_same_weights_with_and_without_the_recorde
     without = weights_after(2000, algorithm, options, None)
     recorded = weights_after(2000, algorithm, options, RECORDED[how])
     assert all(torch.equal(a, b) for a, b in zip(without, recorded, strict=True))
+
+
+def test_deferred_maps_that_are_not_flushed_before_the_weights_change_are_refused() -> None:
+    hook = RecurrentAgentHook()
+    agent = model(PPO, SaliencyRecorder(Pictures(length=100), hook, mode="deferred", perturber=Blackout()), **ON_POLICY)
+    hook.attach(agent)
+    with pytest.raises(ReplayMismatchError, match="if the agent learns meanwhile"):
+        agent.learn(96)
 
 
 def test_the_small_network_depends_on_its_pixels() -> None:

@@ -1,4 +1,7 @@
-"""For Stable-Baselines3, which importing this module imports: `SaliencyCallback` films what an agent looks at while it learns."""
+"""For Stable-Baselines3, which importing this module imports.
+
+`SaliencyCallback` films what an agent looks at while it learns; `FlushSaliency` lets recorders on training environments be deferred.
+"""
 
 from __future__ import annotations
 
@@ -141,6 +144,26 @@ class SaliencyCallback(BaseCallback):
             if len(frames):
                 self.logger.record("saliency/video", Video(frames, self._video.frames_per_sec / stride), exclude=_NO_VIDEO)
         self.logger.dump(self.num_timesteps)
+
+
+class FlushSaliency(BaseCallback):
+    """Has the recorders beneath the training environments explain what they hold, at the end of each rollout: then the weights change.
+
+        env = SaliencyRecorder(env, hook, mode="deferred", step_trigger=lambda step: step % 1000 == 0)
+        model.learn(1_000_000, callback=FlushSaliency())
+
+    With `mode="inline"` nothing is held, and it is not needed.
+    """
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        flush = getattr(self.training_env, "flush", None)  # a recorder of the whole vector
+        if callable(flush):
+            flush()
+        else:
+            self.training_env.env_method("flush")
 
 
 @contextmanager
