@@ -64,12 +64,14 @@ class _CallObserver:
         self._on_pass = on_pass
         self._now = _Now()
 
-    def see(self, name: str, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def see(
+        self, name: str, signature: inspect.Signature, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """Make the call, and tell of it."""
         if self._now.within:
             return method(*args, **kwargs)
         reader, form = self._reader, self._reader.form
-        incoming = read_pass(lambda: reader.entering(name, inspect.signature(method).bind(*args, **kwargs)), form)
+        incoming = read_pass(lambda: reader.entering(name, signature.bind(*args, **kwargs)), form)
         self._now.within = True
         try:
             with outputs_of(**reader.layers) as layers:
@@ -93,6 +95,7 @@ class _Tap:
         self._name = name
         self._instead_of = vars(owner).get(name)
         self.observers: list[_CallObserver] = []
+        self._signature = inspect.signature(self._method(owner))
         functools.update_wrapper(self, self._method(owner))
 
     @staticmethod
@@ -117,7 +120,7 @@ class _Tap:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call: Callable[..., Any] = self._method(self._owner())
         for observer in () if replaying() else self.observers:
-            call = functools.wraps(call)(functools.partial(_see, observer, self._name, call))
+            call = functools.partial(observer.see, self._name, self._signature, call)
         return call(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -127,10 +130,6 @@ class _Tap:
         if self._instead_of is not None:
             return self._instead_of
         return inspect.getattr_static(type(owner), self._name).__get__(owner, type(owner))
-
-
-def _see(observer: _CallObserver, name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return observer.see(name, call, args, kwargs)
 
 
 def _itself(attribute: Any) -> Any:
