@@ -64,9 +64,7 @@ class _CallObserver:
         self._on_pass = on_pass
         self._now = _Now()
 
-    def see(
-        self, name: str, signature: inspect.Signature, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def see(self, name: str, signature: inspect.Signature, method: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Make the call, and tell of it."""
         if self._now.within:
             return method(*args, **kwargs)
