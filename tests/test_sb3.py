@@ -306,6 +306,22 @@ def test_maps_are_the_same_on_the_plain_path_and_the_incremental_one(name: str) 
         np.testing.assert_allclose(incremental.critic, plain.critic, rtol=1e-3, atol=1e-5 * plain.critic.max())
 
 
+@pytest.mark.parametrize("first", ["hooked", "compiled"])
+def test_a_compiled_policy_is_seen(first: str) -> None:
+    agent = MODELS["PPO"]()
+    policy, seen = agent.policy, []
+    if first == "hooked":
+        as_adapter(agent).attach(seen.append)
+    agent.policy = torch.compile(policy, backend="eager")
+    if first == "compiled":
+        agent.learn(16)
+        adapter = as_adapter(agent)
+        assert adapter.module is policy
+        adapter.attach(seen.append)
+    agent.learn(16)
+    assert len(acting(seen)) == 16
+
+
 # What has no adapter
 
 

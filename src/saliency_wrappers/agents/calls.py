@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -93,6 +94,7 @@ class _Tap:
         self._name = name
         self._instead_of = vars(owner).get(name)
         self.observers: list[_CallObserver] = []
+        self._untraced: Any = None
         self._signature = inspect.signature(self._method(owner))
         functools.update_wrapper(self, self._method(owner))
 
@@ -115,7 +117,17 @@ class _Tap:
         if self._instead_of is not None:
             vars(owner)[self._name] = self._instead_of
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    @property
+    def __call__(self) -> Callable[..., Any]:
+        # As in `watching`: a property, for dynamo would trace a method; what it compiles meanwhile runs as it is.
+        dynamo = sys.modules.get("torch._dynamo")
+        if dynamo is None:
+            return self._see
+        if self._untraced is None:
+            self._untraced = dynamo.disable(self._see)
+        return self._untraced
+
+    def _see(self, *args: Any, **kwargs: Any) -> Any:
         call: Callable[..., Any] = self._method(self._owner())
         for observer in () if replaying() else self.observers:
             call = functools.partial(observer.see, self._name, self._signature, call)

@@ -99,6 +99,7 @@ def policy_of(agent: Any) -> nn.Module | None:
     from stable_baselines3.common.policies import BasePolicy
 
     policy = agent.policy if isinstance(agent, BaseAlgorithm) else agent
+    policy = getattr(policy, "_orig_mod", policy)  # what torch.compile compiled
     return policy if isinstance(policy, BasePolicy) else None
 
 
