@@ -8,7 +8,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from torch import nn
 
@@ -96,7 +96,7 @@ class _Tap:
         self.observers: list[_CallObserver] = []
         self._untraced: Any = None
         self._signature = inspect.signature(self._method(owner))
-        functools.update_wrapper(self, self._method(owner))
+        functools.update_wrapper(cast("Any", self), self._method(owner))
 
     @staticmethod
     def on(owner: Any, name: str) -> _Tap:
