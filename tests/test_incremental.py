@@ -212,6 +212,24 @@ def batch_statistics(agent: Any, x: Tensor) -> Tensor:
     return functional.batch_norm(agent.conv(x), None, None, training=True)
 
 
+def alias_then_in_place(agent: Any, x: Tensor) -> Tensor:
+    y = agent.conv(x)
+    functional.elu(y.contiguous(), inplace=True)
+    y.detach().mul_(2)
+    return agent.second(y)
+
+
+def features_in_place(agent: Any, x: Tensor) -> Tensor:
+    features = agent.conv(x).flatten(1)
+    functional.relu(features, inplace=True)
+    return features
+
+
+def helpers_of_its_kind(agent: Any, x: Tensor) -> Tensor:
+    ones = x.new_ones(len(x), 3 * 9 * 9)
+    return agent.conv(x).flatten(1) + ones if x.is_contiguous() and x.stride(0) == 162 else ones
+
+
 ODD: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "residual": lambda agent, x: agent.second(agent.conv(x) + agent.conv(x).relu()),
     "channel by channel": lambda agent, x: agent.second(agent.conv(x) * agent.scale),
@@ -219,6 +237,11 @@ ODD: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "grouped": lambda agent, x: agent.depthwise(agent.conv(x).relu()),
     "slices": lambda agent, x: agent.second(agent.conv(x)[:, :, 1:, 1:]),
     "in place": in_place_then_both,
+    "in place, by another name": alias_then_in_place,
+    "features in place": features_in_place,
+    "helpers of its kind": helpers_of_its_kind,
+    "channelwise slope": lambda agent, x: agent.second(functional.prelu(agent.conv(x), agent.scale.flatten())),
+    "in place keyword": lambda agent, x: agent.second(functional.leaky_relu(agent.conv(x), 0.3, inplace=True)),
     "in place, kept": kept_before_in_place,
     "positional in place": lambda agent, x: agent.second(functional.relu(agent.conv(x), True)),
     "batch statistics": batch_statistics,

@@ -14,41 +14,11 @@ from saliency_wrappers.changes import Changes, Kernel, Pending, slide
 
 Operator = Callable[..., Any]
 
-POINTWISE = {
-    *("relu", "relu6", "elu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid", "softplus", "hardtanh", "hardswish", "hardsigmoid", "mish"),
-    *(
-        "selu",
-        "celu",
-        "logsigmoid",
-        "softsign",
-        "tanhshrink",
-        "abs",
-        "neg",
-        "exp",
-        "square",
-        "clamp",
-        "clip",
-        "add",
-        "sub",
-        "subtract",
-        "mul",
-    ),
-    *("multiply", "div", "divide", "true_divide", "pow", "rsub", "__radd__", "__rsub__", "__rmul__", "__neg__", "__add__", "__sub__"),
-    *(
-        "__mul__",
-        "__truediv__",
-        "__pow__",
-        "__iadd__",
-        "__isub__",
-        "__imul__",
-        "__itruediv__",
-        "float",
-        "double",
-        "half",
-        "bfloat16",
-        "clone",
-    ),
-}
+POINTWISE = set(
+    "relu relu6 elu leaky_relu gelu silu tanh sigmoid softplus hardtanh hardswish hardsigmoid mish selu celu logsigmoid softsign "
+    "tanhshrink abs neg exp square clamp clip add sub subtract mul multiply div divide true_divide pow rsub __radd__ __rsub__ __rmul__ "
+    "__neg__ __add__ __sub__ __mul__ __truediv__ __pow__ __iadd__ __isub__ __imul__ __itruediv__ float double half bfloat16 clone".split()
+)
 """Operators on each number by itself, as long as their other arguments are no tensors but scalars; and the same with `_`, in place."""
 
 
@@ -66,9 +36,10 @@ def on_images(images: Changes | Pending, operator: Operator, name: str, args: tu
         `Changes` or `Pending`; `NotImplemented` where the whole batch is needed.
     """
     if name in POINTWISE or name.removesuffix("_") in POINTWISE:
-        if any((isinstance(argument, Tensor) and argument.ndim) or argument is True for argument in (*args, *kwargs.values())):
+        others = (*args, *(value for key, value in kwargs.items() if key != "inplace"))
+        if any((isinstance(other, Tensor) and other.ndim) or other is True for other in others):
             return NotImplemented
-        usual = not args and all(value == _USUAL.get(key) for key, value in kwargs.items())
+        usual = not args and all(value in _USUAL.get(key, ()) for key, value in kwargs.items())
         if name in _CASTS:
             return images.settled.pointwise(lambda rows: operator(rows, *args, **kwargs))
         fast = _FAST.get(name) if isinstance(images, Pending) and usual else None
@@ -89,7 +60,7 @@ def _elu(rows: Tensor) -> Tensor:
 
 
 _CASTS = {"float", "double", "half", "bfloat16"}
-_USUAL = {"alpha": 1.0}
+_USUAL = {"alpha": [1.0], "inplace": [True, False]}
 _FAST: dict[str, Callable[[Tensor], Tensor]] = {"elu": _elu, "relu": torch.relu_}
 """In place, for rows that nobody else has seen."""
 
@@ -152,6 +123,10 @@ def _normalisation(changes: Changes, operator: Operator, *args: Any, **kwargs: A
     return changes.pointwise(lambda rows: operator(rows, *args, **kwargs)) if known and not training else NotImplemented
 
 
+def _channelwise(changes: Changes, operator: Operator, weight: Tensor) -> Changes:
+    return changes.pointwise(lambda rows: operator(rows, weight))
+
+
 def _dropout(changes: Changes, operator: Operator, p: float = 0.5, training: bool = True, inplace: bool = False) -> Changes:
     return NotImplemented if training else changes
 
@@ -171,6 +146,7 @@ _LAYERS: dict[str, Operator] = {
     "max_pool2d": _max_pooling,
     "avg_pool2d": _average_pooling,
     "batch_norm": _normalisation,
+    "prelu": _channelwise,
     "dropout": _dropout,
     "dropout2d": _dropout,
     "to": _conversion,
