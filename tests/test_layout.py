@@ -24,7 +24,7 @@ FLOW = [
     ["windows", "hooks", "replay"],
     ["perturbation", "perturbers", "scoring", "saliency", "overlay"],
     ["store", "deferred"],
-    ["wiring", "failures", "recording", "recorder", "vector"],
+    ["wiring", "clocks", "failures", "explaining", "recording", "recorder", "vector", "vec_env"],
     ["streaming", "film", "video"],
     ["faithfulness", "testing", "installation", "playing", "cli"],
     [PACKAGE],
