@@ -1,5 +1,8 @@
 """See what reinforcement-learning agents look at: saliency maps in `info["saliency"]` and in the video of every episode."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from saliency_wrappers.agents import AgentAdapter, RecurrentModuleAdapter, as_adapter
 from saliency_wrappers.hooks import RecurrentAgentHook
 from saliency_wrappers.models import CheckpointError, UnsafeCheckpointError, load_checkpoint, load_pretrained, pretrained_agents
@@ -14,6 +17,9 @@ from saliency_wrappers.saliency import PerturbationSaliency, SaliencyMethod
 from saliency_wrappers.scoring import GridSquaredDifference, SquaredDifference
 from saliency_wrappers.vector import VectorSaliencyRecorder
 from saliency_wrappers.video import RecordSaliencyVideo
+
+if TYPE_CHECKING:
+    from saliency_wrappers.vec_env import SaliencyVecEnv as SaliencyVecEnv
 
 __all__ = [
     "AgentAdapter",
@@ -43,3 +49,12 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# What extends a class of an optional package is imported when it is asked for; not in __all__, for `import *` must not fail without it.
+_LAZY = {"SaliencyVecEnv": "saliency_wrappers.vec_env"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
