@@ -25,7 +25,7 @@ FLOW = [
     ["perturbation", "perturbers", "scoring", "saliency", "overlay"],
     ["store", "deferred"],
     ["wiring", "clocks", "failures", "explaining", "recording", "recorder", "vector", "vec_env"],
-    ["streaming", "film", "video"],
+    ["streaming", "film", "camera", "observations", "vector_video", "video"],
     ["faithfulness", "testing", "installation", "playing", "cli"],
     [PACKAGE],
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import ale_py
@@ -10,9 +11,19 @@ import pytest
 import torch
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
+from test_vector_video import MemoryWriter
 from xaitk_saliency.impls.perturb_image.sliding_window import SlidingWindow
 
-from saliency_wrappers import Decision, PerturbationSaliency, RecurrentAgentHook, VectorSaliencyRecorder, as_adapter, load_pretrained
+from saliency_wrappers import (
+    Decision,
+    PerturbationSaliency,
+    RecordSaliencyVideo,
+    RecurrentAgentHook,
+    VectorSaliencyRecorder,
+    as_adapter,
+    film,
+    load_pretrained,
+)
 
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 ENVIRONMENTS = 3
@@ -111,3 +122,31 @@ def test_games_that_reset_in_another_way_and_were_made_later_do_not_matter() -> 
 def test_games_that_are_not_stepped_all_at_once_are_refused() -> None:
     with pytest.raises(ValueError, match="Expected every step to step all 3 environments, got a batch_size of 2"):
         VectorSaliencyRecorder(make_games(AutoresetMode.NEXT_STEP, batch_size=2), RecurrentAgentHook())
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_a_game_that_cannot_render_is_filmed_as_it_is_observed_to_its_last_frame(
+    mode: AutoresetMode, agent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(film, "StreamingWriter", MemoryWriter)
+    monkeypatch.setattr(MemoryWriter, "videos", {})
+    envs = VectorSaliencyRecorder(make_games(mode), RecurrentAgentHook(agent, "atari84"), coarse(), mode="deferred")
+    envs = RecordSaliencyVideo(envs, tmp_path, environments=[2], panels=True, episode_trigger=lambda episode: episode == 0)
+    played = Played(envs, agent, 32, mode)
+    envs.close()
+    steps = [one for one in played.steps if one["episode"][2] == 0 and one["real"][2]]
+    seen = [255 * one["inputs"][2, 0].numpy() for one in steps]
+    after = played.steps[len(steps)]["inputs"][2, 0].numpy() * 255
+    last = after if mode == AutoresetMode.NEXT_STEP else steps[-1]["infos"]["final_obs"][2, 0]
+    frames = MemoryWriter.videos["saliency-env-2-episode-0"]
+    assert len(frames) == len(steps) + 1
+    for frame, observed in zip(frames, [*seen, last], strict=True):
+        np.testing.assert_array_equal(frame[:, :84], observed.round()[..., None].repeat(3, 2))
+    explained = [bool((frame[:, 84:168] != frame[:, :84]).any()) for frame in frames]
+    assert explained == [True] * len(steps) + [False]
+
+
+def test_the_strip_names_the_actions_of_the_game(agent: Any, tmp_path: Path) -> None:
+    envs = VectorSaliencyRecorder(make_games(AutoresetMode.NEXT_STEP), RecurrentAgentHook(agent))
+    video = RecordSaliencyVideo(envs, tmp_path, strip=True)
+    assert video._cameras[0].film._painter.action_names == ["NOOP", "FIRE", "RIGHT", "LEFT"]

@@ -16,6 +16,7 @@ from saliency_wrappers.replay import ReplayMismatchError
 from saliency_wrappers.saliency import PerturbationSaliency, SaliencyMethod
 from saliency_wrappers.scoring import GridSquaredDifference, SquaredDifference
 from saliency_wrappers.vector import VectorSaliencyRecorder
+from saliency_wrappers.vector_video import RecordVectorSaliencyVideo
 from saliency_wrappers.video import RecordSaliencyVideo
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "MissingDecisionError",
     "PerturbationSaliency",
     "RecordSaliencyVideo",
+    "RecordVectorSaliencyVideo",
     "RecurrentAgentHook",
     "RecurrentModuleAdapter",
     "ReplayMismatchError",
