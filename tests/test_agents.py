@@ -6,25 +6,29 @@ import contextlib
 import copy
 import io
 import pickle
+import random
 import re
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from conftest import TinyGRU, TinyLSTM, images, seeded
 from torch import Tensor, nn
 
 from saliency_wrappers.agents import ActingAdapter, AgentAdapter, RecurrentModuleAdapter, UnreadPass, as_adapter
-from saliency_wrappers.agents.base import batch_axes, split_rows, undisturbed
+from saliency_wrappers.agents.base import batch_axes, split_rows
+from saliency_wrappers.agents.watching import undisturbed
 from saliency_wrappers.models import AtariLSTM, BabyA3CGRU, GreydanusLSTM
 from saliency_wrappers.records import AgentPass, Decision, StateTree, map_state
 from saliency_wrappers.replay import replay
-from saliency_wrappers.testing import AdapterContractError, check_adapter
+from saliency_wrappers.testing import AdapterContractError, _check_numbers, check_adapter
 
 
 class InPlaceLSTM(TinyLSTM):
@@ -760,6 +764,66 @@ class DrawsAtRandom(RecurrentModuleAdapter):
         return super().evaluate(inputs, state, episode_start)
 
 
+class DrawsFromNumPy(RecurrentModuleAdapter):
+    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        np.random.rand()  # noqa: NPY002
+        return super().evaluate(inputs, state, episode_start)
+
+
+class DrawsFromPython(RecurrentModuleAdapter):
+    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        random.random()
+        return super().evaluate(inputs, state, episode_start)
+
+
+class ChangesWeights(RecurrentModuleAdapter):
+    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        outputs = super().evaluate(inputs, state, episode_start)
+        if episode_start is not None and not episode_start.any():
+            with torch.no_grad():
+                self.module.conv.bias += 1e-6
+        return outputs
+
+
+class KeepsWhatCameOut(RecurrentModuleAdapter):
+    """Leaves its last outputs in an attribute, as modules that keep their own state do."""
+
+    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        outputs = super().evaluate(inputs, state, episode_start)
+        self.module.remembered = [outputs[0].clone()]
+        return outputs
+
+
+class CountsInAnObject(RecurrentModuleAdapter):
+    """Changes an object that is an attribute, as the distribution of a policy is."""
+
+    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        self.module.lstm.counter.count += 1
+        return super().evaluate(inputs, state, episode_start)
+
+
+class CutsDownToIntegers(RecurrentModuleAdapter):
+    input_range = (0.0, 255.0)
+
+    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return super().evaluate(inputs.to(torch.uint8).float(), state, episode_start)
+
+
+class TakesIntegersOnly(RecurrentModuleAdapter):
+    input_range = (0.0, 255.0)
+
+    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if not torch.equal(inputs, inputs.round()):
+            raise TypeError("no image")
+        return super().evaluate(inputs, state, episode_start)
+
+
+class NotANumberInBetween(RecurrentModuleAdapter):
+    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        logits, value = super().evaluate(inputs, state, episode_start)
+        return torch.where(inputs.amax() < 0.8, torch.nan, logits), value
+
+
 class TilesState(RecurrentModuleAdapter):
     def repeat_state(self, state: StateTree, n: int) -> StateTree:
         return map_state(lambda leaf: leaf.repeat(n, 1), state)
@@ -831,6 +895,14 @@ class InitialStateOfOneRow(RecurrentModuleAdapter):
         (MutatesState, "evaluate leaves its state as it is"),
         (LeavesTrainingOff, "evaluate leaves the training flags as they are"),
         (DrawsAtRandom, "evaluate leaves torch's random state as it is"),
+        (DrawsFromNumPy, "evaluate leaves NumPy's random state as it is"),
+        (DrawsFromPython, "evaluate leaves Python's random state as it is"),
+        (ChangesWeights, r"evaluate leaves weights and buffers as they are, it changed conv\.bias"),
+        (KeepsWhatCameOut, "evaluate leaves the agent's attributes as they are, it changed remembered"),
+        (CountsInAnObject, r"evaluate leaves the agent's attributes as they are, it changed lstm\.counter"),
+        (CutsDownToIntegers, "evaluate does not cut perturbed inputs, which are floating-point numbers, down to integers"),
+        (TakesIntegersOnly, r"evaluate takes any number in 0\.0\.\.255\.0, got TypeError: no image"),
+        (NotANumberInBetween, r"evaluate gives no NaN for inputs in 0\.0\.\.1\.0"),
         (TilesState, r"repeat_state\(state, 3\) repeats each row three times in a row along the batch axis"),
         (RepeatsAlongTheWrongAxis, r"along the batch axis, got \[\(2, 24\), \(2, 24\)\] from \[\(2, 8\), \(2, 8\)\]"),
         (ForgetsHalfTheState, r"along the batch axis, got \[\(6, 8\)\] from \[\(2, 8\), \(2, 8\)\]"),
@@ -846,8 +918,25 @@ class InitialStateOfOneRow(RecurrentModuleAdapter):
 )
 def test_the_contract_test_says_what_a_broken_adapter_breaks(broken: type[RecurrentModuleAdapter], message: str, tiny_lstm: TinyLSTM):
     tiny_lstm.register_buffer("passes", torch.zeros(()), persistent=False)
+    tiny_lstm.remembered = []
+    tiny_lstm.lstm.counter = types.SimpleNamespace(count=0)
+    inputs = images(3)
     with pytest.raises(AdapterContractError, match=message):
-        check_adapter(broken(tiny_lstm), images(3))
+        check_adapter(broken(tiny_lstm), (255 * inputs).round() if broken.input_range == (0, 255) else inputs)
+
+
+def test_integers_and_the_same_numbers_in_floating_point_are_the_same_to_an_adapter(tiny_lstm: TinyLSTM):
+    class SeesNoDifference(RecurrentModuleAdapter):
+        input_range = (0.0, 255.0)
+
+        def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            return super().evaluate(inputs.float() / (255 if inputs.dtype == torch.uint8 else 1), state, episode_start)
+
+        def act(self, inputs: Tensor, state: StateTree) -> tuple[Tensor, StateTree]:
+            return super().act(inputs.float() / 255, state)
+
+    with pytest.raises(AdapterContractError, match=r"the same for torch\.uint8 as for the same numbers in torch\.float32"):
+        _check_numbers(SeesNoDifference(tiny_lstm), (255 * images(3)).to(torch.uint8))
 
 
 def test_a_contract_test_needs_two_inputs_and_a_way_to_act(tiny_lstm: TinyLSTM):

@@ -20,13 +20,13 @@ SOURCE = Path(saliency_wrappers.__file__).parent
 # A file imports only from files above it: from earlier rows, or from earlier in its row. A new module gets its place here.
 FLOW = [
     ["records", "preprocessing", "models"],
-    ["agents.base", "agents.*", "agents"],
+    ["agents.base", "agents.watching", "agents.calls", "agents.policies", "agents.*", "agents"],
     ["windows", "hooks", "replay"],
     ["perturbation", "perturbers", "scoring", "saliency", "overlay"],
     ["store", "deferred"],
     ["wiring", "clocks", "failures", "explaining", "recording", "recorder", "vector", "vec_env"],
-    ["streaming", "film", "camera", "observations", "vector_video", "video"],
-    ["faithfulness", "testing", "installation", "playing", "cli"],
+    ["streaming", "film", "camera", "observations", "vector_video", "video", "sb3"],
+    ["faithfulness", "snapshots", "testing", "installation", "playing", "cli"],
     [PACKAGE],
 ]
 ORDER = [module for row in FLOW for module in row]

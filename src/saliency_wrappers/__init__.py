@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from saliency_wrappers.agents import AgentAdapter, RecurrentModuleAdapter, as_adapter
+from saliency_wrappers.agents import AgentAdapter, CleanRLAdapter, FunctionAdapter, QNetworkAdapter, RecurrentModuleAdapter, as_adapter
 from saliency_wrappers.hooks import RecurrentAgentHook
 from saliency_wrappers.models import CheckpointError, UnsafeCheckpointError, load_checkpoint, load_pretrained, pretrained_agents
 from saliency_wrappers.overlay import draw
@@ -25,12 +25,15 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentAdapter",
     "CheckpointError",
+    "CleanRLAdapter",
     "Decision",
     "FramePreprocessor",
+    "FunctionAdapter",
     "GaussianBlur",
     "GridSquaredDifference",
     "MissingDecisionError",
     "PerturbationSaliency",
+    "QNetworkAdapter",
     "RecordSaliencyVideo",
     "RecordVectorSaliencyVideo",
     "RecurrentAgentHook",

@@ -6,7 +6,7 @@ import os
 import uuid
 import weakref
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -35,7 +35,8 @@ class RecurrentAgentHook:
         """Hook an agent.
 
         Args:
-            agent: an `nn.Module` called as `value, logits, state = model((x, state))`, or an `AgentAdapter`. None: `attach` it later.
+            agent: anything that `as_adapter` takes: an algorithm of Stable-Baselines3 or sb3-contrib, an agent of CleanRL, an `nn.Module`
+                called as `value, logits, state = model((x, state))`, or an `AgentAdapter`. None: `attach` it later.
             preprocessor: how frames become network inputs, or its name. It tells overlays how a map lies on the frame, and `act`
                 what to feed. None: maps are laid over the whole frame.
             seed: for the actions that `act` samples. None: a fresh seed from the operating system.
@@ -101,6 +102,15 @@ class RecurrentAgentHook:
             yield
         finally:
             self._paused -= 1
+
+    @contextmanager
+    def alone(self) -> Generator[None]:
+        """Passes within the block are decisions for this hook only, as in an evaluation amid training: others on this agent are paused."""
+        with ExitStack() as stack:
+            for other in list(_live.values()):
+                if other is not self and other._watches(self.adapter):
+                    stack.enter_context(other.paused())
+            yield
 
     def explain(self) -> str:
         """How many passes were seen since the episode began, and how many were rejected, by reason."""
@@ -188,6 +198,10 @@ class RecurrentAgentHook:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _revive, (self._token,)
+
+    def _watches(self, adapter: AgentAdapter) -> bool:
+        module = getattr(adapter, "module", adapter)
+        return self._adapter is not None and getattr(self._adapter, "module", self._adapter) is module
 
     @property
     def _without_agent(self) -> str:

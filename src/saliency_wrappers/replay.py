@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from saliency_wrappers.agents import AgentAdapter
+from saliency_wrappers.agents.base import memory_of
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.records import Decision, state_leaves
 
@@ -162,9 +163,9 @@ def _check_all(adapter: AgentAdapter, decision: Decision, preprocessor: FramePre
 
 def _is_initial(adapter: AgentAdapter, decision: Decision) -> bool:
     """Whether a dropped state cannot show in this decision: always False for an agent without memory."""
-    captured = list(state_leaves(decision.state))
+    captured = list(state_leaves(memory_of(decision.state)))
     try:
-        initial = list(state_leaves(adapter.initial_state(len(decision))))
+        initial = list(state_leaves(memory_of(adapter.initial_state(len(decision)))))
     except TypeError:  # the agent does not tell it; all begin with zeros, or nothing
         return not any(bool(leaf.any()) for leaf in captured)
     if not captured:

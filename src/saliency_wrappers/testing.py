@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from saliency_wrappers.agents import ActingAdapter, AgentAdapter, UnreadPass
 from saliency_wrappers.agents.base import batch_axes
 from saliency_wrappers.records import AgentPass, Decision, StateTree, copy_state, map_state, state_leaves
 from saliency_wrappers.replay import replay
+from saliency_wrappers.snapshots import AgentSnapshot
 
 
 class AdapterContractError(AssertionError):
@@ -19,7 +20,11 @@ class AdapterContractError(AssertionError):
 
 
 def check_adapter(adapter: AgentAdapter, inputs: Tensor, play: Callable[[Tensor], Any] | None = None) -> None:
-    """Check an adapter: shapes, determinism, batch independence, state repetition, no side effects, passes seen and replayed.
+    """Check an adapter: shapes, determinism, batch independence, state repetition, no side effects, passes seen and replayed, numbers.
+
+    Side effects are those on inputs, state, weights, buffers, training flags, attributes (a state that the agent keeps itself, say) and the
+    random numbers of torch, NumPy and Python. Numbers: perturbed inputs are floating-point numbers anywhere within `input_range`, and must
+    not be cut down to integers.
 
     Args:
         adapter: what to check. The agent is left as it was.
@@ -39,6 +44,7 @@ def check_adapter(adapter: AgentAdapter, inputs: Tensor, play: Callable[[Tensor]
     passes = _play(adapter, inputs, play or _acting(adapter))
     _check_passes(adapter, passes, len(inputs))
     state = passes[-1].state
+    _check_numbers(adapter, inputs)
     _check_no_side_effects(adapter, inputs, state)
     _check_repetition(adapter, state)
     _check_batches(adapter, inputs, state)
@@ -96,7 +102,8 @@ def _play(adapter: AgentAdapter, inputs: Tensor, play: Callable[[Tensor], Any]) 
 
 
 def _check_passes(adapter: AgentAdapter, passes: list[AgentPass], n: int) -> None:
-    _require(len(passes) >= n, f"every acting pass is seen: {n} were made, {len(passes)} seen with logits")
+    hint = "" if passes else " (look the agent's method up at each call: `lambda x: agent.act(x)`, not `agent.act`)"
+    _require(len(passes) >= n, f"every acting pass is seen: {n} were made, {len(passes)} seen with logits{hint}")
     for one in passes:
         try:
             replay(adapter, Decision.of(one))
@@ -134,18 +141,37 @@ def _check_batches(adapter: AgentAdapter, inputs: Tensor, state: StateTree) -> N
             _require(same, f"the rows beside it do not change a row's {name}")
 
 
+def _check_numbers(adapter: AgentAdapter, inputs: Tensor) -> None:
+    """Perturbed inputs are floating-point numbers anywhere within the range, whatever the agent is fed with."""
+    low, high = adapter.input_range
+    n = len(inputs)
+    exact = inputs if inputs.is_floating_point() else inputs.float()
+
+    def outputs(x: Tensor) -> list[Tensor]:
+        state, start = adapter.initial_state(n), torch.ones(n, dtype=torch.bool)
+        return [output for output in adapter.evaluate(x, state, start) if output is not None]
+
+    between = low + (exact - low) * 0.7310586
+    try:
+        perturbed = outputs(between)
+    except Exception as error:
+        raise AdapterContractError(f"Expected: evaluate takes any number in {low}..{high}, got {type(error).__name__}: {error}") from error
+    _require(not any(bool(output.isnan().any()) for output in perturbed), f"evaluate gives no NaN for inputs in {low}..{high}")
+    as_fed = outputs(inputs)
+    same = all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(as_fed, outputs(exact), strict=True))
+    _require(same, f"evaluate gives the same for {inputs.dtype} as for the same numbers in {exact.dtype}")
+    blind = _equal(as_fed, outputs(low + high - exact))
+    truncates = not blind and not torch.equal(between, between.trunc()) and _equal(perturbed, outputs(between.trunc()))
+    _require(not truncates, "evaluate does not cut perturbed inputs, which are floating-point numbers, down to integers")
+
+
 def _check_no_side_effects(adapter: AgentAdapter, inputs: Tensor, state: StateTree) -> None:
-    module: Any = getattr(adapter, "module", None)
-    parts = [module] if isinstance(module, nn.Module) else []
-    weights = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
-    before_inputs, before_state, before_weights = inputs.clone(), copy_state(state), [tensor.clone() for tensor in weights]
-    random, training = torch.get_rng_state(), [layer.training for part in parts for layer in part.modules()]
+    before_inputs, before_state, before = inputs.clone(), copy_state(state), AgentSnapshot(getattr(adapter, "module", None))
     adapter.evaluate(inputs[:1], state, torch.zeros(1, dtype=torch.bool))
     _require(torch.equal(inputs, before_inputs), "evaluate leaves its inputs as they are")
     _require(_equal(state_leaves(before_state), state_leaves(state)), "evaluate leaves its state as it is")
-    _require(torch.equal(torch.get_rng_state(), random), "evaluate leaves torch's random state as it is")
-    _require(_equal(before_weights, weights), "evaluate leaves weights and buffers as they are")
-    _require([layer.training for part in parts for layer in part.modules()] == training, "evaluate leaves the training flags as they are")
+    for what in before.changes():
+        raise AdapterContractError(f"Expected: evaluate leaves {what}.")
 
 
 def _equal(before: Iterable[Tensor], after: Iterable[Tensor]) -> bool:

@@ -6,26 +6,46 @@ from typing import Any
 
 from torch import nn
 
+from saliency_wrappers.agents import cleanrl, sb3, sb3_contrib
 from saliency_wrappers.agents.atari import RecurrentModuleAdapter
 from saliency_wrappers.agents.base import ActingAdapter, AgentAdapter, OnPass, UnreadPass
+from saliency_wrappers.agents.cleanrl import CleanRLAdapter, QNetworkAdapter
+from saliency_wrappers.agents.custom import FunctionAdapter
 
-__all__ = ["ActingAdapter", "AgentAdapter", "OnPass", "RecurrentModuleAdapter", "UnreadPass", "as_adapter"]
+__all__ = [
+    "ActingAdapter",
+    "AgentAdapter",
+    "CleanRLAdapter",
+    "FunctionAdapter",
+    "OnPass",
+    "QNetworkAdapter",
+    "RecurrentModuleAdapter",
+    "UnreadPass",
+    "as_adapter",
+]
+
+_FAMILIES = (sb3_contrib.adapt, sb3.adapt, cleanrl.adapt)
 
 
 def as_adapter(agent: Any) -> AgentAdapter:
     """The adapter for an agent.
 
     Args:
-        agent: an `AgentAdapter`, which is returned as it is, or an `nn.Module` called as `value, logits, state = model((x, state))`.
+        agent: an algorithm of Stable-Baselines3 (PPO, A2C, DQN) or sb3-contrib (RecurrentPPO), or its policy; a module in the manner of
+            CleanRL, with `get_action_and_value`; any other `nn.Module` is called as `value, logits, state = model((x, state))`. An
+            `AgentAdapter` is returned as it is: `QNetworkAdapter(q_network)`, `FunctionAdapter(...)`, or one of your own.
 
     Raises:
         TypeError: no adapter fits.
     """
+    for adapt in _FAMILIES:
+        if (adapter := adapt(agent)) is not None:
+            return adapter
     if isinstance(agent, nn.Module):
         return RecurrentModuleAdapter(agent)
     if isinstance(agent, AgentAdapter):
         return agent
     raise TypeError(
         f"Expected an nn.Module called as `value, logits, state = model((x, state))` or an AgentAdapter, got {type(agent).__name__}. "
-        "Write an adapter with evaluate, attach, initial_state, repeat_state and input_range."
+        "Write an adapter with evaluate, attach, initial_state, repeat_state and input_range, or a FunctionAdapter."
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from saliency_wrappers.agents.base import OnPass, batch_axes, observe, undisturbed
+from saliency_wrappers.agents.base import OnPass, batch_axes, without_lists, zero_state
+from saliency_wrappers.agents.watching import observe, undisturbed
 from saliency_wrappers.records import AgentPass, StateTree, copy_state, copy_tensor, map_state, state_leaves
 
 
@@ -47,7 +48,7 @@ class RecurrentModuleAdapter:
         """One acting pass without gradients: logits and the next state."""
         with torch.no_grad():
             _, logits, state = self.module((inputs, state))
-        return logits, _without_lists(state)
+        return logits, without_lists(state)
 
     def attach(self, on_pass: OnPass) -> Callable[[], None]:
         """Call `on_pass` after every pass, until the function that is returned is called."""
@@ -58,7 +59,7 @@ class RecurrentModuleAdapter:
         # Unlike a compiled module, a DataParallel one does not pass on the attributes of what it wraps.
         module = self.module.module if isinstance(self.module, nn.DataParallel) else self.module
         own: Any = getattr(module, "initial_state", None)
-        return _without_lists(own(n)) if callable(own) else _zero_state(self.module, n)
+        return without_lists(own(n)) if callable(own) else zero_state(self.module, n)
 
     def repeat_state(self, state: StateTree, n: int) -> StateTree:
         """Each row of each tensor n times in a row, along the axis in which initial states grow; the first one where they cannot tell."""
@@ -73,7 +74,7 @@ class RecurrentModuleAdapter:
         call = args[0] if len(args) == 1 and not kwargs else None
         if not isinstance(call, tuple | list) or len(call) != 2 or not isinstance(call[0], Tensor) or not call[0].ndim:
             return None
-        return AgentPass(call[0].detach(), copy_state(_without_lists(call[1])), logits=None, value=None)
+        return AgentPass(call[0].detach(), copy_state(without_lists(call[1])), logits=None, value=None)
 
     def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
         """What came out: `(value, logits, state)`. A tensor alone, or None for logits, is a pass without policy output."""
@@ -94,36 +95,8 @@ def _tensor(name: str, output: Any) -> Tensor:
     return output
 
 
-def _without_lists(state: Any) -> StateTree:
-    """A state whose lists are tuples: a tree that nobody changes in place."""
-    if isinstance(state, list):
-        return tuple(_without_lists(branch) for branch in cast("list[Any]", state))
-    if type(state) is tuple:
-        return tuple(_without_lists(branch) for branch in cast("tuple[Any, ...]", state))
-    if isinstance(state, Mapping):
-        return {name: _without_lists(branch) for name, branch in cast("Mapping[str, Any]", state).items()}
-    return state
-
-
 def _known_axes(adapter: RecurrentModuleAdapter) -> list[int]:
     try:
         return batch_axes(adapter)
     except (TypeError, ValueError):  # no initial state, or one that does not grow
         return []
-
-
-def _zero_state(module: nn.Module, n: int) -> StateTree:
-    cells = [part for part in module.modules() if isinstance(part, nn.LSTMCell | nn.GRUCell | nn.LSTM | nn.GRU)]
-    if len(cells) != 1:
-        raise TypeError(
-            f"Expected {type(module).__name__} to have initial_state(n) or exactly one LSTMCell, GRUCell, LSTM or GRU, "
-            f"found {len(cells)} cells. Give the module an initial_state method."
-        )
-    (cell,) = cells
-    weight = next(cell.parameters())
-    if isinstance(cell, nn.LSTM | nn.GRU):
-        layers = cell.num_layers * (2 if cell.bidirectional else 1)
-        zeros = weight.new_zeros(layers, n, cell.proj_size or cell.hidden_size)
-        return (zeros, weight.new_zeros(layers, n, cell.hidden_size)) if isinstance(cell, nn.LSTM) else zeros
-    zeros = weight.new_zeros(n, cell.hidden_size)
-    return (zeros, zeros.clone()) if isinstance(cell, nn.LSTMCell) else zeros

@@ -1,21 +1,11 @@
-"""`AgentAdapter`: what the toolkit needs of an agent; helpers that every family of adapters shares.
-
-`observe` sees the passes of a module, `undisturbed` runs a module and leaves it as it was found, `split_rows` takes a batched decision
-apart.
-"""
+"""`AgentAdapter`: what the toolkit needs of an agent; helpers for states and their batch axes that families of adapters share."""
 
 from __future__ import annotations
 
-import sys
-import threading
-import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
-import torch
 from torch import Tensor, nn
 
 from saliency_wrappers.records import AgentPass, Decision, StateTree, map_state, state_leaves
@@ -76,6 +66,20 @@ class ActingAdapter(AgentAdapter, Protocol):
         ...
 
 
+class ObservedState(NamedTuple):
+    """The state of an agent that consumes more than an image: what it remembers, and the rest of what it observes."""
+
+    memory: StateTree
+    """What it remembers. None for an agent without memory."""
+    observation: Mapping[str, Tensor]
+    """The rest of the observation by its keys, each `(n, ...)`."""
+
+
+def memory_of(state: StateTree) -> StateTree:
+    """The part of a state that an agent remembers: all of it, but for an `ObservedState`."""
+    return state.memory if isinstance(state, ObservedState) else state
+
+
 def split_rows(adapter: AgentAdapter, decision: Decision) -> list[Decision]:
     """One decision of n rows as n decisions of one row. The batch axes of the state are those in which initial states grow with n."""
     if len(decision) == 1:
@@ -113,131 +117,38 @@ def batch_axes(adapter: AgentAdapter) -> list[int]:
     return [axis for (axis,) in grown]
 
 
-class PassReader(Protocol):
-    """How an adapter reads the calls of its module. What it raises makes an `UnreadPass`, and never reaches the caller of the module."""
-
-    @property
-    def form(self) -> str:
-        """The call that it reads, in words: `"model((x, state)) -> value, logits, state"`."""
-        ...
-
-    def incoming(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AgentPass | None:
-        """The pass before it happens: inputs by reference, the state copied, no outputs. None for a call of another form."""
-        ...
-
-    def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
-        """The pass with its outputs, copied; without logits when there are none (a value-only call). None for an output of another form."""
-        ...
+def repeat_rows(adapter: AgentAdapter, state: StateTree, n: int) -> StateTree:
+    """Each row of each tensor n times in a row along its batch axis (the first, where initial states have other tensors)."""
+    axes = batch_axes(adapter)
+    known = len(axes) == len(list(state_leaves(state)))
+    axis = iter(axes)
+    return map_state(lambda leaf: leaf.repeat_interleave(n, dim=next(axis) if known else 0), state)
 
 
-def observe(module: nn.Module, reader: PassReader, on_pass: OnPass) -> Callable[[], None]:
-    """Call `on_pass` after each forward pass of `module` itself (not of copies of it), until the returned function is called."""
-    observer = _Observer(module, reader, on_pass)
-    before, after = cast("tuple[Callable[..., None], ...]", (_BeforePass(observer), _AfterPass(observer)))
-    handles = (
-        module.register_forward_pre_hook(before, with_kwargs=True),
-        module.register_forward_hook(after, with_kwargs=True, always_call=True),  # also when the pass fails
-    )
-
-    def detach() -> None:
-        for handle in handles:
-            handle.remove()
-
-    return detach
+def without_lists(state: Any) -> StateTree:
+    """A state whose lists are tuples: a tree that nobody changes in place."""
+    if isinstance(state, list):
+        return tuple(without_lists(branch) for branch in cast("list[Any]", state))
+    if type(state) is tuple:
+        return tuple(without_lists(branch) for branch in cast("tuple[Any, ...]", state))
+    if isinstance(state, Mapping):
+        return {name: without_lists(branch) for name, branch in cast("Mapping[str, Any]", state).items()}
+    return state
 
 
-@contextmanager
-def undisturbed(module: nn.Module) -> Generator[None]:
-    """Run a module for replay: evaluation mode, no gradients, unseen by every hook of ours; everything is restored at the end."""
-    training = [part for part in module.modules() if part.training]
-    devices = sorted({parameter.device.index or 0 for parameter in module.parameters() if parameter.device.type == "cuda"})
-    before = _replay.active
-    _replay.active = True
-    for part in training:
-        part.training = False
-    try:
-        with torch.inference_mode(), torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        for part in training:
-            part.training = True
-        _replay.active = before
-
-
-class _Replay(threading.local):
-    active = False
-
-
-_replay = _Replay()
-
-
-class _Passes(threading.local):
-    """What was seen to go in, of the passes that this thread is in the middle of. None for a pass that is not watched."""
-
-    def __init__(self) -> None:
-        self.begun: list[AgentPass | UnreadPass | None] = []
-
-
-class _Observer:
-    """Joins what a pre-hook saw of a pass with what the forward hook sees of it."""
-
-    def __init__(self, module: nn.Module, reader: PassReader, on_pass: OnPass) -> None:
-        self._module = weakref.ref(module)
-        self._reader = reader
-        self._on_pass = on_pass
-        self._passes = _Passes()
-
-    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        watched = not _replay.active and module is self._module()
-        self._passes.begun.append(self._read(lambda: self._reader.incoming(args, kwargs)) if watched else None)
-
-    def after(self, output: Any) -> None:
-        incoming = self._passes.begun.pop() if self._passes.begun else None
-        if incoming is None or output is None:  # not watched; failed
-            return
-        self._on_pass(incoming if isinstance(incoming, UnreadPass) else self._read(lambda: self._reader.outgoing(incoming, output)))
-
-    def _read(self, read: Callable[[], AgentPass | None]) -> AgentPass | UnreadPass:
-        try:
-            found = read()
-        except Exception as error:  # it would come out of the user's own call of the module
-            return UnreadPass(f"that could not be captured: {error}")
-        return found or UnreadPass(f"of another form than {self._reader.form}")
-
-
-class _Hook(ABC):
-    """A forward hook that can be copied and pickled with its module: the copy does nothing. `torch.compile` does not trace it."""
-
-    def __init__(self, observer: _Observer | None) -> None:
-        self._observer = observer
-        self._untraced: Any = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (None,)
-
-    @property
-    def __call__(self) -> Callable[..., None]:
-        # Decided at each call: importing torch._dynamo takes seconds, and without it nothing is compiled. A property without tensors, and
-        # without the name `torch`, because dynamo compiles any frame that has one of them.
-        dynamo = sys.modules.get("torch._dynamo")
-        if dynamo is None:
-            return self._see
-        if self._untraced is None:
-            self._untraced = dynamo.disable(self._see)
-        return self._untraced
-
-    @abstractmethod
-    def _see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
-        """Tell the observer."""
-
-
-class _BeforePass(_Hook):
-    def _see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
-        if self._observer is not None:
-            self._observer.before(module, args, kwargs)
-
-
-class _AfterPass(_Hook):
-    def _see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
-        if self._observer is not None:
-            self._observer.after(output)
+def zero_state(module: nn.Module, n: int) -> StateTree:
+    """Zeros for n episodes, of the size of the one LSTM or GRU (cell) of a module; `TypeError` when there is none, or more."""
+    cells = [part for part in module.modules() if isinstance(part, nn.LSTMCell | nn.GRUCell | nn.LSTM | nn.GRU)]
+    if len(cells) != 1:
+        raise TypeError(
+            f"Expected {type(module).__name__} to have initial_state(n) or exactly one LSTMCell, GRUCell, LSTM or GRU, "
+            f"found {len(cells)} cells. Give the module an initial_state method."
+        )
+    (cell,) = cells
+    weight = next(cell.parameters())
+    if isinstance(cell, nn.LSTM | nn.GRU):
+        layers = cell.num_layers * (2 if cell.bidirectional else 1)
+        zeros = weight.new_zeros(layers, n, cell.proj_size or cell.hidden_size)
+        return (zeros, weight.new_zeros(layers, n, cell.hidden_size)) if isinstance(cell, nn.LSTM) else zeros
+    zeros = weight.new_zeros(n, cell.hidden_size)
+    return (zeros, zeros.clone()) if isinstance(cell, nn.LSTMCell) else zeros

@@ -1,0 +1,185 @@
+"""CleanRL: `CleanRLAdapter` for agents with `get_action_and_value`, `QNetworkAdapter` for modules called as `q_network(x)`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from saliency_wrappers.agents.base import OnPass, zero_state
+from saliency_wrappers.agents.calls import observe_calls
+from saliency_wrappers.agents.watching import observe, outputs_of, undisturbed
+from saliency_wrappers.records import AgentPass, StateTree, copy_state, copy_tensor, map_state
+
+
+def adapt(agent: Any) -> CleanRLAdapter | None:
+    """The adapter for a module with `get_action_and_value`; None for anything else."""
+    acts = isinstance(agent, nn.Module) and callable(getattr(agent, "get_action_and_value", None))
+    return CleanRLAdapter(agent) if acts else None
+
+
+class CleanRLAdapter:
+    """Agents in the manner of CleanRL's PPO: `get_action_and_value(x, action=None)`, or `(x, lstm_state, done, action=None)` with memory.
+
+    What the call returns has no logits: they are the output of the agent's layer `actor` during the call. A Gaussian agent has
+    `actor_mean` and a parameter `actor_logstd` instead: then the mean and the logarithm of the standard deviation, `(n, 2 * action_size)`,
+    take the logits' place. The value is the call's own. A call with an action is a training pass and never decides, nor does `get_value`.
+    The state is `lstm_state`, `(layers, n, hidden)` twice, as it went in; the agent resets it itself where `done`, the decision's
+    `episode_start`, is 1.
+    """
+
+    form = "agent.get_action_and_value(x) or agent.get_action_and_value(x, lstm_state, done), with images (n, C, h, w)"
+    methods = ("get_action_and_value", "get_value")
+
+    def __init__(self, agent: nn.Module, input_range: tuple[float, float] = (0.0, 255.0), actor: nn.Module | None = None) -> None:
+        """Adapt an agent.
+
+        Args:
+            agent: the agent.
+            input_range: the lowest and highest value of the images it is given; CleanRL's agents divide by 255 themselves.
+            actor: the layer whose output are the logits. None: `agent.actor` or `agent.actor_mean`.
+
+        Raises:
+            TypeError: no such layer, or `get_action_and_value` with other parameters.
+        """
+        self.module = agent
+        self.input_range = input_range
+        self._actor = _actor_of(agent) if actor is None else actor
+        self._form = _CallForm.of(agent)
+        self.methods = tuple(name for name in self.methods if callable(getattr(agent, name, None)))
+
+    @property
+    def layers(self) -> Mapping[str, nn.Module]:
+        """The head of the actor."""
+        return {"actor": self._actor}
+
+    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Logits `(n, outputs)` and values `(n, 1)` for images `(n, C, h, w)` in `input_range`; the action it draws is not used."""
+        agent: Any = self.module
+        arguments: dict[str, Any] = {self._form.inputs: inputs}
+        if self._form.state is not None:
+            arguments[self._form.state] = map_state(Tensor.contiguous, state)
+        if self._form.done is not None:
+            arguments[self._form.done] = (inputs.new_zeros(len(inputs)) if episode_start is None else episode_start).float()
+        with undisturbed(agent), outputs_of(**self.layers) as heads:
+            output = agent.get_action_and_value(**arguments)
+            return self._logits(heads["actor"]), output[3]
+
+    def attach(self, on_pass: OnPass) -> Callable[[], None]:
+        """Call `on_pass` after every call, until the function that is returned is called."""
+        return observe_calls(self.module, self.methods, self, on_pass)
+
+    def initial_state(self, n: int) -> StateTree:
+        """Zeros for n episodes; None for an agent without memory."""
+        return None if self._form.state is None else zero_state(self.module, n)
+
+    def repeat_state(self, state: StateTree, n: int) -> StateTree:
+        """Each environment's state n times in a row, along the second axis."""
+        return map_state(lambda leaf: leaf.repeat_interleave(n, dim=1), state)
+
+    def entering(self, method: str, call: inspect.BoundArguments) -> AgentPass | None:
+        """The images, by reference, and the state, copied."""
+        arguments, form = call.arguments, self._form
+        images = next(iter(arguments.values()), None)
+        if not isinstance(images, Tensor) or images.ndim != 4:
+            return None
+        if method == "get_value":
+            return AgentPass(images.detach(), None, None, None)
+        state = None if form.state is None else copy_state(arguments[form.state])
+        start = None if form.done is None else arguments[form.done].detach().bool()
+        return AgentPass(images.detach(), state, None, None, start, scored_action=arguments.get("action") is not None)
+
+    def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
+        """Logits from the actor's layer, the value from what was returned."""
+        if method == "get_value":
+            return incoming
+        if not isinstance(output, tuple) or len(output) < 4:
+            return None
+        logits, value = copy_tensor(self._logits(layers["actor"])), copy_tensor(output[3])
+        return AgentPass(incoming.inputs, incoming.state, logits, value, incoming.episode_start, incoming.scored_action)
+
+    def _logits(self, head: Tensor) -> Tensor:
+        spread = getattr(self.module, "actor_logstd", None)
+        return torch.cat([head, spread.detach().expand_as(head)], dim=1) if isinstance(spread, Tensor) else head
+
+
+class QNetworkAdapter:
+    """Q-networks, and any other module without memory called as `module(x)`, that gives `(n, num_actions)`.
+
+    Q-values stand for the logits, and there is no value. A random action of an epsilon-greedy policy is made without the network and has
+    no decision. A training batch after the step is none either, for its size; where it has as many rows as there are environments, train
+    within `with hook.paused():`.
+    """
+
+    form = "q_network(x) -> Q-values (n, num_actions), with images (n, C, h, w)"
+
+    def __init__(self, module: nn.Module, input_range: tuple[float, float] = (0.0, 255.0)) -> None:
+        """Adapt a network with images in `input_range`; CleanRL's divide by 255 themselves."""
+        self.module = module
+        self.input_range = input_range
+
+    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Q-values `(n, num_actions)` for images `(n, C, h, w)` in `input_range`, and None."""
+        with undisturbed(self.module):
+            return self.module(inputs), None
+
+    def act(self, inputs: Tensor, state: StateTree) -> tuple[Tensor, StateTree]:
+        """One acting pass without gradients: Q-values and None."""
+        with torch.no_grad():
+            return self.module(inputs), None
+
+    def attach(self, on_pass: OnPass) -> Callable[[], None]:
+        """Call `on_pass` after every pass, until the function that is returned is called."""
+        return observe(self.module, self, on_pass)
+
+    def initial_state(self, n: int) -> StateTree:
+        """None: it has no memory."""
+        return None
+
+    def repeat_state(self, state: StateTree, n: int) -> StateTree:
+        """The same None."""
+        return state
+
+    def incoming(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AgentPass | None:
+        """The images, by reference."""
+        images = args[0] if len(args) == 1 and not kwargs else None
+        return AgentPass(images.detach(), None, None, None) if isinstance(images, Tensor) and images.ndim == 4 else None
+
+    def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
+        """The Q-values."""
+        is_right = isinstance(output, Tensor) and output.ndim == 2
+        return AgentPass(incoming.inputs, None, copy_tensor(output), None) if is_right else None
+
+
+class _CallForm(NamedTuple):
+    """The names that an agent gives to the parameters of `get_action_and_value`."""
+
+    inputs: str
+    state: str | None
+    done: str | None
+
+    @staticmethod
+    def of(agent: Any) -> _CallForm:
+        names = [name for name in inspect.signature(agent.get_action_and_value).parameters if name != "action"]
+        if len(names) == 1:
+            return _CallForm(names[0], None, None)
+        if len(names) == 3:
+            return _CallForm(*names)
+        raise TypeError(
+            "Expected get_action_and_value(x, action=None) or get_action_and_value(x, lstm_state, done, action=None), got parameters "
+            f"{tuple(names)}. Write a FunctionAdapter."
+        )
+
+
+def _actor_of(agent: nn.Module) -> nn.Module:
+    for name in ("actor", "actor_mean"):
+        layer = getattr(agent, name, None)
+        if isinstance(layer, nn.Module):
+            return layer
+    raise TypeError(
+        f"Expected {type(agent).__name__} to have a layer `actor` (or `actor_mean`) that gives the logits, which "
+        "get_action_and_value does not return. Name it: CleanRLAdapter(agent, actor=agent.policy_head)."
+    )

@@ -1,0 +1,127 @@
+"""What the policies of Stable-Baselines3 have in common: `PolicyAdapter` takes a policy, its images and their range from an algorithm."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from inspect import BoundArguments
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from saliency_wrappers.agents.base import OnPass
+from saliency_wrappers.agents.calls import observe_calls
+from saliency_wrappers.records import AgentPass, StateTree
+
+
+class PolicyAdapter(ABC):
+    """Watches the policy of a Stable-Baselines3 algorithm by its methods: `predict` does not go through `forward`, and `learn` may."""
+
+    form = "model.predict(observation) or policy(observation), with images (n, C, h, w)"
+    methods: tuple[str, ...]
+    """The policy's methods that are watched; a call within another one is part of it."""
+
+    def __init__(self, policy: nn.Module, input_range: tuple[float, float] | None = None) -> None:
+        """Adapt a policy.
+
+        Args:
+            policy: `model.policy`, of an observation space of images, channels first, as the algorithm makes it.
+            input_range: the lowest and highest value of its images. None: those of the observation space.
+
+        Raises:
+            TypeError: a policy that does not look at images.
+            ValueError: an observation space without bounds and no `input_range`.
+        """
+        self.module = policy
+        self.input_range = _image_range(policy.observation_space) if input_range is None else input_range
+
+    @abstractmethod
+    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """As `AgentAdapter.evaluate` says."""
+
+    @property
+    @abstractmethod
+    def layers(self) -> Mapping[str, nn.Module]:
+        """The layers that give what an adapter needs."""
+
+    @abstractmethod
+    def entering(self, method: str, call: BoundArguments) -> AgentPass | None:
+        """What goes in."""
+
+    @abstractmethod
+    def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
+        """What came out."""
+
+    def attach(self, on_pass: OnPass) -> Callable[[], None]:
+        """Call `on_pass` after every call of the watched methods, until the function that is returned is called."""
+        return observe_calls(self.module, self.methods, self, on_pass)
+
+    def initial_state(self, n: int) -> StateTree:
+        """None: these policies have no memory."""
+        return None
+
+    def repeat_state(self, state: StateTree, n: int) -> StateTree:
+        """The same None."""
+        return state
+
+
+def policy_of(agent: Any) -> nn.Module | None:
+    """The policy of a Stable-Baselines3 algorithm, or the agent itself if it is one; None for anything else."""
+    if "stable_baselines3" not in sys.modules:  # then nothing can be of it, and it need not be loaded
+        return None
+    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.policies import BasePolicy
+
+    policy = agent.policy if isinstance(agent, BaseAlgorithm) else agent
+    return policy if isinstance(policy, BasePolicy) else None
+
+
+def images_in(call: BoundArguments) -> Tensor | None:
+    """The first argument of a policy's method, if it is a batch of images."""
+    observation = next(iter(call.arguments.values()), None)
+    return observation.detach() if isinstance(observation, Tensor) and observation.ndim == 4 else None
+
+
+def policy_output(policy: Any, head: Tensor) -> Tensor:
+    """What the policy says of its actions, right after it spoke.
+
+    Args:
+        policy: an actor-critic policy.
+        head: what its `action_net` gave, `(n, outputs)`.
+
+    Returns:
+        For discrete actions the unnormalised logits `(n, outputs)`; for a Gaussian its mean and the logarithm of its standard deviation,
+        `(n, 2 * action_size)`.
+    """
+    distribution = getattr(policy.action_dist, "distribution", None)
+    if isinstance(distribution, torch.distributions.Normal):
+        return torch.cat([distribution.mean, distribution.stddev.log()], dim=1).detach()
+    return head
+
+
+@contextmanager
+def kept(distribution: Any) -> Generator[None]:
+    """Leave a policy's one distribution object as it is: `policy.get_distribution` hands it to the user."""
+    before = dict(vars(distribution))
+    try:
+        yield
+    finally:
+        vars(distribution).clear()
+        vars(distribution).update(before)
+
+
+def _image_range(space: Any) -> tuple[float, float]:
+    if not isinstance(space, spaces.Box) or len(space.shape) != 3:
+        raise TypeError(
+            f"Expected a policy that looks at images, of a Box (C, h, w) such as CnnPolicy has, got observation space {space}: "
+            "saliency maps lie on images. For a dictionary with an image write a FunctionAdapter(module, evaluate, image=key)."
+        )
+    low, high = float(np.min(space.low)), float(np.max(space.high))
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise ValueError(f"Expected bounds of the images, got observation space {space}: give the adapter input_range=(low, high).")
+    return low, high

@@ -1,0 +1,106 @@
+"""Stable-Baselines3: `ActorCriticPolicyAdapter` for PPO and A2C, `QPolicyAdapter` for DQN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import BoundArguments
+from typing import Any
+
+from torch import Tensor, nn
+
+from saliency_wrappers.agents.policies import PolicyAdapter, images_in, kept, policy_of, policy_output
+from saliency_wrappers.agents.watching import outputs_of, undisturbed
+from saliency_wrappers.records import AgentPass, StateTree, copy_tensor
+
+
+def adapt(agent: Any) -> PolicyAdapter | None:
+    """The adapter for an algorithm of Stable-Baselines3 without memory, or for its policy; None for anything else.
+
+    Raises:
+        TypeError: an algorithm whose policy has neither logits nor Q-values (SAC, TD3), or does not look at images.
+    """
+    policy = policy_of(agent)
+    if policy is None:
+        return None
+    if all(hasattr(policy, name) for name in ("action_net", "value_net", "get_distribution", "predict_values")):
+        return ActorCriticPolicyAdapter(policy)
+    if hasattr(policy, "q_net_target") or hasattr(policy, "quantile_net_target"):
+        return QPolicyAdapter(policy)
+    raise TypeError(
+        f"Expected a policy with logits or Q-values (PPO, A2C, DQN, RecurrentPPO), got {type(policy).__name__} of {type(agent).__name__}. "
+        "Write a FunctionAdapter."
+    )
+
+
+class ActorCriticPolicyAdapter(PolicyAdapter):
+    """PPO and A2C (and TRPO and MaskablePPO, whose forbidden actions' logits count as the others do).
+
+    `learn` acts by `policy(observation)`: logits and value are those of the pass itself. `predict` computes no value: its value is
+    computed by `policy.predict_values` right after it, without side effects, which costs one more pass through the features. Logits are
+    those of `policy.action_net`, before they are normalised; of a Gaussian policy they are the mean and the logarithm of the standard
+    deviation. `evaluate_actions` never decides.
+    """
+
+    methods = ("forward", "get_distribution", "evaluate_actions", "predict_values")
+
+    @property
+    def layers(self) -> Mapping[str, nn.Module]:
+        """The heads of the policy."""
+        policy: Any = self.module
+        return {"actor": policy.action_net, "critic": policy.value_net}
+
+    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Logits `(n, outputs)` and values `(n, 1)` for images `(n, C, h, w)` in `input_range`."""
+        policy: Any = self.module
+        with undisturbed(policy), kept(policy.action_dist), outputs_of(**self.layers) as heads:
+            policy(inputs, deterministic=True)
+            return policy_output(policy, heads["actor"]), heads["critic"]
+
+    def entering(self, method: str, call: BoundArguments) -> AgentPass | None:
+        """The images, by reference."""
+        images = images_in(call)
+        return None if images is None else AgentPass(images, None, None, None, scored_action=method == "evaluate_actions")
+
+    def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
+        """Logits and value from the heads that ran; the value of a prediction is computed now."""
+        policy: Any = self.module
+        if method == "predict_values":
+            return incoming
+        logits, value = copy_tensor(policy_output(policy, layers["actor"])), layers.get("critic")
+        if value is None:
+            with undisturbed(policy):
+                value = policy.predict_values(incoming.inputs)
+        return AgentPass(incoming.inputs, None, logits, copy_tensor(value), scored_action=incoming.scored_action)
+
+
+class QPolicyAdapter(PolicyAdapter):
+    """DQN (and QR-DQN, by the mean of its quantiles): the Q-values stand for the logits, and there is no value.
+
+    A random action of the exploration is made without the network and has no decision; training calls the network itself, not the policy.
+    """
+
+    methods = ("_predict",)
+
+    @property
+    def layers(self) -> Mapping[str, nn.Module]:
+        """The online network."""
+        policy: Any = self.module
+        return {"network": policy.q_net if hasattr(policy, "q_net") else policy.quantile_net}
+
+    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Q-values `(n, num_actions)` for images `(n, C, h, w)` in `input_range`, and None."""
+        with undisturbed(self.module):
+            return _q_values(self.layers["network"](inputs)), None
+
+    def entering(self, method: str, call: BoundArguments) -> AgentPass | None:
+        """The images, by reference."""
+        images = images_in(call)
+        return None if images is None else AgentPass(images, None, None, None)
+
+    def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
+        """The Q-values behind the action."""
+        return AgentPass(incoming.inputs, None, copy_tensor(_q_values(layers["network"])), None)
+
+
+def _q_values(output: Tensor) -> Tensor:
+    return output.mean(dim=1) if output.ndim == 3 else output

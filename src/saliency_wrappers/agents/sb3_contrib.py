@@ -1,0 +1,163 @@
+"""sb3-contrib: `RecurrentPolicyAdapter` for RecurrentPPO; `CriticMemory` keeps the critic's memory, which `predict` does not."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from inspect import BoundArguments
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from saliency_wrappers.agents.policies import PolicyAdapter, images_in, kept, policy_of, policy_output
+from saliency_wrappers.agents.watching import outputs_of, undisturbed
+from saliency_wrappers.records import AgentPass, StateTree, copy_state, copy_tensor, map_state
+
+LSTMState = tuple[Tensor, Tensor]
+"""Hidden and cell state, each `(layers, envs, hidden)`."""
+
+
+class RNNStates(NamedTuple):
+    """The memory of a recurrent policy, by the names that sb3-contrib gives its parts. Without an LSTM of the critic, `vf` is `pi`."""
+
+    pi: LSTMState
+    """The actor's."""
+    vf: LSTMState
+    """The critic's."""
+
+
+def adapt(agent: Any) -> RecurrentPolicyAdapter | None:
+    """The adapter for a RecurrentPPO, or for its policy; None for anything else."""
+    policy = policy_of(agent)
+    return RecurrentPolicyAdapter(policy) if policy is not None and hasattr(policy, "lstm_actor") else None
+
+
+class RecurrentPolicyAdapter(PolicyAdapter):
+    """RecurrentPPO, with an LSTM of the critic's own, a shared one or none.
+
+    The state is the `RNNStates` that went in, of every environment; the policy resets it itself where `episode_start` is True.
+
+    `learn` acts by `policy(observation, states, episode_starts)`: states, logits and value are those of the pass itself. `predict` takes
+    and gives the actor's state only and leaves the critic's where it was. The adapter runs the critic's recurrence alongside, one more pass
+    of the critic for each prediction, without side effects: value and critic map belong to a critic that saw the whole episode. Which of
+    its memories goes with a call is told by the actor's state that the call brings, row by row, so several episodes may be played in turns,
+    in training and in evaluation. A call with an actor's state that this adapter saw no prediction give (it was attached, or its recorder
+    enabled, in the middle of an episode) cannot be read; the next episode can.
+    """
+
+    methods = ("forward", "get_distribution", "evaluate_actions", "predict_values")
+
+    def __init__(self, policy: nn.Module, input_range: tuple[float, float] | None = None) -> None:
+        """Adapt a recurrent policy; the parameters are those of `PolicyAdapter`."""
+        super().__init__(policy, input_range)
+        self._memory = CriticMemory()
+
+    @property
+    def layers(self) -> Mapping[str, nn.Module]:
+        """The heads of the policy."""
+        policy: Any = self.module
+        return {"actor": policy.action_net, "critic": policy.value_net}
+
+    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Logits `(n, outputs)` and values `(n, 1)` for images `(n, C, h, w)` and states `(layers, n, hidden)`."""
+        policy: Any = self.module
+        starts = torch.zeros(len(inputs), device=inputs.device) if episode_start is None else episode_start.float()
+        pi, vf = cast("RNNStates", map_state(Tensor.contiguous, state))
+        with undisturbed(policy), kept(policy.action_dist), outputs_of(**self.layers) as heads:
+            policy(inputs, RNNStates(pi, vf), starts, deterministic=True)
+            return policy_output(policy, heads["actor"]), heads["critic"]
+
+    def initial_state(self, n: int) -> RNNStates:
+        """Zeros for n episodes, on the policy's device."""
+        policy: Any = self.module
+        layers, _, hidden = policy.lstm_hidden_state_shape
+        h, c, critic_h, critic_c = (torch.zeros(layers, n, hidden, device=policy.device) for _ in range(4))
+        return RNNStates((h, c), (critic_h, critic_c))
+
+    def repeat_state(self, state: StateTree, n: int) -> StateTree:
+        """Each environment's state n times in a row, along the second axis."""
+        return map_state(lambda leaf: leaf.repeat_interleave(n, dim=1), state)
+
+    def entering(self, method: str, call: BoundArguments) -> AgentPass | None:
+        """The images, by reference; the states of actor and critic, copied."""
+        images = images_in(call)
+        if images is None:
+            return None
+        if method == "predict_values":
+            return AgentPass(images, None, None, None)
+        state, start = call.arguments["lstm_states"], call.arguments["episode_starts"].detach().bool()
+        if method == "get_distribution":
+            state = RNNStates(state, self._critic_state(state, start))
+        return AgentPass(images, copy_state(RNNStates(*state)), None, None, start, scored_action=method == "evaluate_actions")
+
+    def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
+        """Logits and value from the heads that ran; after a prediction the critic's pass is made up for."""
+        if method == "predict_values":
+            return incoming
+        logits = copy_tensor(policy_output(self.module, layers["actor"]))
+        value = self._predicted_value(incoming, output[1]) if method == "get_distribution" else layers["critic"]
+        return AgentPass(incoming.inputs, incoming.state, logits, value, incoming.episode_start, incoming.scored_action)
+
+    def _critic_state(self, actor: LSTMState, start: Tensor) -> LSTMState:
+        policy: Any = self.module
+        return actor if policy.lstm_critic is None else self._memory.beside(actor, start)
+
+    def _predicted_value(self, incoming: AgentPass, next_actor: LSTMState) -> Tensor:
+        """The value that belongs to a prediction; the critic's next state is remembered with the actor's."""
+        policy: Any = self.module
+        start, (_, vf) = cast("Tensor", incoming.episode_start), cast("RNNStates", incoming.state)
+        recurrence = {} if policy.lstm_critic is None else {"lstm": policy.lstm_critic}
+        with undisturbed(policy), outputs_of(**recurrence) as layers:
+            value = policy.predict_values(incoming.inputs, vf, start.float())
+        if recurrence:
+            _, next_critic = layers["lstm"]
+            self._memory.remember(next_actor, next_critic)
+        return copy_tensor(value)
+
+
+class CriticMemory:
+    """The critic's state beside each of the actor's states that predictions gave: the one tells which the other is, for every row.
+
+    The latest `rows` of them are kept (the default: 4 MB at the usual 256 units).
+    """
+
+    def __init__(self, rows: int = 1024) -> None:
+        self._rows = rows
+        self._critic: OrderedDict[bytes, LSTMState] = OrderedDict()
+
+    def remember(self, actor: LSTMState, critic: LSTMState) -> None:
+        """What a pass left behind, of every environment."""
+        keys = list(_row_keys(actor))
+        for i, key in enumerate(keys):
+            self._critic[key] = (copy_tensor(critic[0][:, i : i + 1]), copy_tensor(critic[1][:, i : i + 1]))
+            self._critic.move_to_end(key)
+        while len(self._critic) > max(self._rows, 2 * len(keys)):
+            self._critic.popitem(last=False)
+
+    def beside(self, actor: LSTMState, start: Tensor) -> LSTMState:
+        """The critic's state for every environment: zeros where an episode starts or the actor begins with zeros.
+
+        Raises:
+            ValueError: an actor's state that no prediction gave.
+        """
+        zeros = torch.zeros_like(actor[0][:, :1])
+        found: list[LSTMState] = []
+        for i, key in enumerate(_row_keys(actor)):
+            if bool(start[i]) or not any(bool(part[:, i].any()) for part in actor):
+                found.append((zeros, zeros))
+            elif key in self._critic:
+                found.append(self._critic[key])
+            else:
+                raise ValueError(
+                    "the critic's memory is not known, since this actor's state came from no prediction that was seen: "
+                    "begin the episode while the hook watches, with state=None or episode_start=True"
+                )
+        hidden, cell = zip(*found, strict=True)
+        return torch.cat(hidden, dim=1), torch.cat(cell, dim=1)
+
+
+def _row_keys(actor: LSTMState) -> Iterator[bytes]:
+    """The numbers of each environment's state."""
+    rows = torch.stack(actor).detach().transpose(0, 2).contiguous().cpu().numpy()
+    return (row.tobytes() for row in rows)
