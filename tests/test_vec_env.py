@@ -11,11 +11,16 @@ import pytest
 import torch
 from counting import SIZE, Blackout, CountingAgent, CountingEnv
 from counting_vector import SAME_STEP, World, vector_input
+from xaitk_saliency.impls.perturb_image.sliding_window import SlidingWindow
 
 import saliency_wrappers
 from saliency_wrappers import FramePreprocessor, MissingDecisionError, RecurrentAgentHook
 
 pytest.importorskip("stable_baselines3", reason="needs the extra sb3")
+from sb3_agents import Pictures, model
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecTransposeImage
 
 from saliency_wrappers import SaliencyVecEnv
@@ -59,7 +64,7 @@ def check(world: World, infos: list[dict[str, Any]], step: int) -> None:
     world.check({"saliency": stacked, "_saliency": np.ones(world.n, bool)}, step)
 
 
-@pytest.mark.parametrize("kind", [DummyVecEnv, SubprocVecEnv])
+@pytest.mark.parametrize("kind", [DummyVecEnv, lambda functions: SubprocVecEnv(functions, start_method="fork")], ids=["Dummy", "Subproc"])
 @pytest.mark.parametrize("when", ["inline", "deferred"])
 def test_every_info_is_the_decision_of_its_own_episode_and_step(kind: Any, when: Any, agent: CountingAgent) -> None:
     world = World(LENGTHS, SAME_STEP)
@@ -143,6 +148,75 @@ def test_what_is_no_vec_env_no_hook_or_no_decision_is_refused(agent: CountingAge
     venv.reset()
     with pytest.raises(MissingDecisionError, match="Step 0 of the vector came without a decision"):
         venv.step(np.array([0, 0]))
+
+
+# Training.
+
+
+class Watch(BaseCallback):
+    """Remembers the infos of all environments, and the values of each rollout; flushes before the weights change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.infos: list[list[dict[str, Any]]] = []
+        self.values: list[Any] = []
+
+    def _on_step(self) -> bool:
+        self.infos.append(self.locals["infos"])
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if isinstance(self.training_env.venv, SaliencyVecEnv):  # type: ignore[attr-defined]
+            self.training_env.venv.flush()  # type: ignore[attr-defined]
+        if not isinstance(self.model, DQN):
+            self.values += list(self.model.rollout_buffer.values)  # type: ignore[attr-defined]
+
+
+ALGORITHMS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "PPO": (PPO, {"n_steps": 50, "batch_size": 50, "n_epochs": 2}),
+    "RecurrentPPO": (RecurrentPPO, {"n_steps": 50, "batch_size": 50, "n_epochs": 1, "policy": "CnnLstmPolicy"}),
+    "DQN": (DQN, {"buffer_size": 500, "learning_starts": 50, "train_freq": 8, "batch_size": 16}),
+}
+TINY_LSTM = {"lstm_hidden_size": 8, "enable_critic_lstm": True}
+GRID = SlidingWindow((6, 6), (6, 6))
+
+
+def learned(name: str, steps: int = 2000, **recorder: Any) -> tuple[list[torch.Tensor], Watch]:
+    """The weights after learning in two environments, and what was seen; recorded if there are options for a recorder."""
+    algorithm, options = ALGORITHMS[name]
+    venv: Any = DummyVecEnv([lambda: Pictures(length=5), lambda: Pictures(length=7)])
+    hook = RecurrentAgentHook()
+    if recorder:
+        venv = SaliencyVecEnv(venv, hook, perturber=GRID, **recorder)
+    agent = model(algorithm, venv, policy_kwargs=TINY_LSTM if name == "RecurrentPPO" else None, **options)
+    if recorder:
+        hook.attach(agent)
+    watch = Watch()
+    agent.learn(steps, callback=watch)
+    return [weight.detach().clone() for weight in agent.policy.parameters()], watch
+
+
+@pytest.mark.filterwarnings("ignore:Episode 0 of environment . had no decision")  # true: DQN explores
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_learning_2000_steps_gives_the_same_weights_with_and_without_it(name: str) -> None:
+    without, _ = learned(name)
+    ways: list[dict[str, Any]] = [
+        {"mode": "deferred", "step_trigger": lambda step: step % 5 == 0},
+        {"mode": "inline", "step_trigger": lambda step: step % 50 == 0},
+    ]
+    for way in ways:
+        weights, watch = learned(name, **way)
+        assert all(torch.equal(a, b) for a, b in zip(without, weights, strict=True))
+        assert any("saliency" in info for infos in watch.infos for info in infos)
+
+
+@pytest.mark.parametrize("name", ["PPO", "RecurrentPPO"])
+def test_in_learn_every_environments_value_is_that_of_the_rollout_at_its_episode_and_step(name: str) -> None:
+    _, watch = learned(name, steps=200, verify="always", mode="deferred")
+    said = [[info["saliency"] for info in infos] for infos in watch.infos]
+    assert len(said) == 100
+    np.testing.assert_allclose([[one["value"] for one in row] for row in said], watch.values, rtol=1e-6)
+    assert [[(one["episode"], one["step"]) for one in row] for row in said] == [[divmod(t, 5), divmod(t, 7)] for t in range(100)]
 
 
 def test_it_is_in_the_package_but_stable_baselines_is_imported_only_for_it() -> None:

@@ -48,6 +48,8 @@ class SaliencyVecEnv(VecEnvWrapper):
     Deferred: no `"actor"`, no `"critic"`, but `"pending": True`. An info without a decision, or whose decision was not wanted, has no
     `"saliency"`. An environment whose episode ends has begun the next one when the step returns; its info still tells of the decision that
     ended the episode, beside SB3's `"terminal_observation"`. The training itself is the same with and without this wrapper.
+
+    Deferred while the agent learns: call `flush()` before the weights change, in the `_on_rollout_end` of a callback.
     """
 
     def __init__(
