@@ -290,6 +290,20 @@ def test_the_frame_of_every_row_is_compared_with_its_input(wrong: int, agent: Co
         world.play(envs, agent, 1, act=act)
 
 
+def test_what_the_agent_is_fed_for_a_row_whose_action_is_ignored_does_not_matter(agent: CountingAgent) -> None:
+    world = World([(3,), (5,)], NEXT_STEP)
+    envs = recorded_vector(world.make(), agent, verify="always")
+    steps = iter(range(6))
+
+    def act(agent: Any, inputs: Any, state: Any) -> Any:
+        if next(steps) == 3:
+            inputs[0] = 0
+        return agent((inputs, state))[2]
+
+    for step, infos in enumerate(world.play(envs, agent, 6, act=act)):
+        world.check(infos, step)
+
+
 def test_without_frames_only_the_replay_is_checked(agent: CountingAgent) -> None:
     world = World(LENGTHS, NEXT_STEP, render_mode=None)
     envs = recorded_vector(world.make(), agent, verify="always")

@@ -15,7 +15,7 @@ from saliency_wrappers.explaining import Decided, Explainer
 from saliency_wrappers.failures import Failures, OnError
 from saliency_wrappers.hooks import RecurrentAgentHook
 from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps, StepSaliency
-from saliency_wrappers.replay import FramesNow, ReplayCheck, Verify
+from saliency_wrappers.replay import FramesNow, ReplayCheck, Verify, frames_of
 from saliency_wrappers.saliency import SaliencyMethod
 from saliency_wrappers.wiring import Fault, Wiring
 
@@ -160,7 +160,7 @@ class Recording:
                 clock.wiring.see(seen is not None, actions[clock.environment])
             wanted = [] if seen is None else self._wanted(deciding)
             if seen is not None and (wanted or self._check.unfinished):
-                for saliency in self._record(seen, wanted, actions, frames):
+                for saliency in self._record(seen, wanted, actions, frames_of([clock.environment for clock in deciding], frames)):
                     saliencies[saliency.environment] = saliency
         return saliencies
 

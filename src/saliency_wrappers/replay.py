@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -20,8 +20,9 @@ from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.records import Decision, state_leaves
 
 Verify = Literal["first", "always", "never"]
-FramesNow = Callable[[], Sequence[NDArray[np.uint8]]]
-"""Gives the frames that are shown now, `(H, W, 3)` uint8, one for each row of the decision; none where there are none to compare with."""
+FramesNow = Callable[[], Sequence[NDArray[np.uint8] | None]]
+"""Gives the frames that are shown now, `(H, W, 3)` uint8, one for each row of the decision; None for a row, or nothing at all, where there
+is none to compare with."""
 
 
 class ReplayMismatchError(RuntimeError):
@@ -103,6 +104,11 @@ def replay_held(adapter: AgentAdapter, decision: Decision, tolerance: float = 1e
             f"{error}\nThe decision was held to be explained later: if the agent learns meanwhile, construct the recorder with "
             'mode="inline", or call flush() before the weights change.'
         ) from error
+
+
+def frames_of(rows: Collection[int], frames: FramesNow) -> FramesNow:
+    """The frames of these rows; with the others nothing is compared."""
+    return lambda: [frame if row in rows else None for row, frame in enumerate(frames())]
 
 
 def check_outputs(decision: Decision) -> None:
