@@ -36,6 +36,20 @@ class SmallCNN(BaseFeaturesExtractor):
         return torch.tanh(self.linear(torch.tanh(self.conv(x)).flatten(1)))
 
 
+class SmallCombined(BaseFeaturesExtractor):
+    """A `SmallCNN` for the image of a dictionary, beside all its other numbers."""
+
+    def __init__(self, space: gym.spaces.Dict) -> None:
+        self.images = [key for key, part in space.items() if len(part.shape) == 3]  # type: ignore[arg-type]
+        self.others = {key: gym.spaces.utils.flatdim(part) for key, part in space.items() if key not in self.images}
+        super().__init__(space, 8 * len(self.images) + sum(self.others.values()))
+        self.see = nn.ModuleDict({key: SmallCNN(space[key]) for key in self.images})
+
+    def forward(self, x: dict[str, Tensor]) -> Tensor:
+        seen = [self.see[key](x[key]) for key in self.images]
+        return torch.cat([*seen, *(x[key].flatten(1) / 10 for key in self.others)], dim=1)
+
+
 class Pictures(gym.Env[Any, Any]):
     """Episodes of random pictures `(12, 12, 3)`; the reward depends on picture and action. `actions=None`: continuous ones."""
 
@@ -123,3 +137,27 @@ class Cue(gym.Env[Any, Any]):
         if self.t == 0:
             frame[:, 6 * self.side : 6 * self.side + 6] = 255
         return frame
+
+
+class Cockpit(gym.Wrapper[Any, Any, Any, Any]):
+    """A dictionary of the picture, a gauge that counts steps, and a gear."""
+
+    def __init__(self, env: Any = None, second: bool = False) -> None:
+        super().__init__(env or Pictures())
+        pictures = {"camera": self.env.observation_space} | ({"mirror": self.env.observation_space} if second else {})
+        self.observation_space = gym.spaces.Dict({"gauge": gym.spaces.Box(0, 99, (2,)), "gear": gym.spaces.Discrete(3), **pictures})
+        self.gauge = 0
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        picture, info = self.env.reset(**options)
+        self.gauge = 0
+        return self.observe(picture), info
+
+    def step(self, action: Any) -> Any:
+        self.gauge += 1
+        picture, *rest = self.env.step(action)
+        return self.observe(picture), *rest
+
+    def observe(self, picture: Any) -> dict[str, Any]:
+        gauges = {"gauge": np.array([self.gauge, 2.0], np.float32), "gear": self.gauge % 3}
+        return {**gauges, **{key: picture for key in self.observation_space.spaces if key not in gauges}}

@@ -133,6 +133,31 @@ def test_agents_with_memory_keep_the_contract() -> None:
     check_adapter(as_adapter(agent), pictures().float(), play)
 
 
+@pytest.mark.parametrize("make", [PlainAgent, LSTMAgent])
+def test_agents_can_be_asked_to_act_as_they_do_by_themselves(make: Any) -> None:
+    adapter = as_adapter(agent := seeded(make))
+    check_adapter(adapter, pictures().float())
+    own = carried = adapter.initial_state(1)
+    for x in pictures().float():
+        logits, carried = adapter.act(x[None], carried)  # type: ignore[attr-defined]
+        if make is LSTMAgent:
+            hidden, own = agent.get_states(x[None], own, torch.zeros(1))
+        else:
+            hidden = agent.network(x[None] / 255.0)
+        np.testing.assert_allclose(logits, agent.actor(hidden).detach(), rtol=1e-5)
+    assert (carried is None) == (make is PlainAgent)
+
+
+def test_a_compiled_agent_is_seen_by_its_methods() -> None:
+    agent = seeded(LSTMAgent)
+    compiled = torch.compile(agent, backend="eager")
+    seen, detach = watched(compiled)
+    compiled.get_action_and_value(pictures(1), zeros(), torch.zeros(1))
+    assert len(seen) == 1
+    detach()
+    assert "get_action_and_value" not in {**vars(agent), **vars(compiled)}
+
+
 def test_q_networks_keep_the_contract() -> None:
     check_adapter(QNetworkAdapter(seeded(QNetwork)), pictures().float())
 
@@ -252,7 +277,7 @@ def test_calls_without_images_are_told_apart() -> None:
 class CountingActor(nn.Module):
     """Sees the mean grey of the image, remembers how many passes there were and the last grey.
 
-    Logits `(grey, passes, last)`, value 100 grey. The LSTM is there for the size of the state, `(1, n, 2)` twice; the state counts by itself.
+    Logits `(grey, passes, last)`, value 100 grey. The LSTM is there for the size of the state, `(1, n, 2)` twice.
     """
 
     def __init__(self) -> None:

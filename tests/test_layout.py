@@ -20,9 +20,9 @@ SOURCE = Path(saliency_wrappers.__file__).parent
 # A file imports only from files above it: from earlier rows, or from earlier in its row. A new module gets its place here.
 FLOW = [
     ["records", "preprocessing", "models"],
-    ["agents.base", "agents.watching", "agents.calls", "agents.policies", "agents.*", "agents"],
+    ["agents.base", "agents.watching", "agents.calls", "agents.observations", "agents.policies", "agents.*", "agents"],
     ["windows", "hooks", "replay"],
-    ["perturbation", "perturbers", "scoring", "saliency", "overlay"],
+    ["perturbation", "perturbers", "changes", "operators", "incremental", "passes", "evaluation", "scoring", "saliency", "overlay"],
     ["store", "deferred"],
     ["wiring", "clocks", "failures", "explaining", "recording", "recorder", "vector", "vec_env"],
     ["streaming", "film", "camera", "observations", "vector_video", "video", "sb3"],

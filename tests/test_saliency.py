@@ -420,7 +420,10 @@ def test_with_tolerance_zero_only_masks_that_change_nothing_are_left_out(seed: i
     decision = decide(lstm, inputs, seed)
     adapter = Spy(lstm.module)
     windows = SlidingWindow((3, 3), (3, 3))
-    (made,) = PerturbationSaliency(windows, fill=fill, batch_size=5)(adapter, [decision])
+    method = PerturbationSaliency(windows, fill=fill, batch_size=5, path="plain")
+    method(adapter, [decision])  # measures
+    adapter.inputs.clear()
+    (made,) = method(adapter, [decision])
     changed = sum(bool((~window & (inputs[0].numpy() > 0)).any()) for window in windows.perturb(np.zeros((12, 12))))
     assert sum(map(len, adapter.inputs)) == 1 + changed
     assert_close(made, one_by_one(lstm, decision, SlidingWindow((3, 3), (3, 3)), fill))
@@ -454,7 +457,9 @@ def test_the_tolerance_is_relative_to_the_input_range(adapter: Any, high: float,
     fill[:, :4, :4] += 0.1 * high
     fill[:, 4:8, 4:8] -= 0.3 * high
     decision = Decision(x, torch.zeros(1, 8), torch.zeros(1, 3), torch.zeros(1, 1))
-    (made,) = PerturbationSaliency(SlidingWindow((4, 4), (4, 4)), fill=fill, tolerance=tolerance, batch_size=3)(agent, [decision])
+    (made,) = PerturbationSaliency(SlidingWindow((4, 4), (4, 4)), fill=fill, tolerance=tolerance, batch_size=3, path="plain")(
+        agent, [decision]
+    )
     assert Counts.rows == 1 + run
     windows = made.actor.reshape(3, 4, 3, 4).mean(axis=(1, 3))
     assert [bool(windows[0, 0] > 0), bool(windows[1, 1] > 0)] == [run == 2, run >= 1]

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 from counting import Blackout, CountingEnv
-from sb3_agents import Grey, Pictures, SmallCNN, learn, model, pictures, recorder_of
-from sb3_contrib import QRDQN, MaskablePPO
+from sb3_agents import Cockpit, Grey, Pictures, SmallCNN, SmallCombined, learn, model, pictures, recorder_of
+from sb3_contrib import QRDQN, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
+from torch import Tensor
 
 from saliency_wrappers import RecurrentAgentHook, SaliencyRecorder, as_adapter
+from saliency_wrappers.agents.observations import ObservedState
 from saliency_wrappers.agents.sb3 import ActorCriticPolicyAdapter, QPolicyAdapter
 from saliency_wrappers.records import AgentPass, Decision
 from saliency_wrappers.replay import replay
@@ -146,6 +148,52 @@ def test_perturbed_images_are_not_cut_down_to_integers() -> None:
     assert not torch.equal(between, as_adapter(agent).evaluate((x * 0.99 + 0.6).trunc(), None, None)[0])
 
 
+# Dictionaries
+
+
+DICTIONARIES: dict[str, Callable[[], Any]] = {
+    "PPO": lambda: model(PPO, Cockpit(), SmallCombined, "MultiInputPolicy", **ON_POLICY),
+    "DQN": lambda: model(DQN, Cockpit(), SmallCombined, "MultiInputPolicy", **OFF_POLICY),
+    "RecurrentPPO": lambda: model(
+        RecurrentPPO, Cockpit(), SmallCombined, "MultiInputLstmPolicy", policy_kwargs={"lstm_hidden_size": 6}, **ON_POLICY
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DICTIONARIES)
+def test_of_a_dictionary_the_image_is_explained_and_the_rest_goes_with_the_decision(name: str) -> None:
+    agent = DICTIONARIES[name]()
+    adapter = as_adapter(agent)
+    state, gauge = None, 0
+
+    def play(image: Tensor) -> None:
+        nonlocal state, gauge
+        gauge += 1
+        observation = {"camera": image.numpy(), "gauge": np.array([[gauge, 2.0]], np.float32), "gear": np.array([gauge % 3])}
+        _, state = agent.predict(observation, state, deterministic=True)
+
+    check_adapter(adapter, pictures(4), play)
+    seen: list[Any] = []
+    detach = adapter.attach(lambda one: (seen.append(one), replay(adapter, Decision.of(one))) if acting([one]) else None)
+    agent.learn(16)
+    detach()
+    decided = acting(seen)
+    assert isinstance(decided[-1].state, ObservedState)
+    assert (decided[-1].state.memory is None) == (name != "RecurrentPPO")
+    gauges = [int(one.state.observation["gauge"][0, 0]) for one in decided]  # type: ignore[union-attr]
+    assert gauges == ([t % 7 for t in range(16)] if name != "DQN" else gauges)
+    assert len(set(gauges)) > 1
+
+
+def test_of_several_images_the_one_to_explain_is_named() -> None:
+    agent = model(PPO, Cockpit(second=True), SmallCombined, "MultiInputPolicy", **ON_POLICY)
+    with pytest.raises(ValueError, match=r"the key of one of \['camera', 'mirror'\], got None: construct the adapter with image=key"):
+        as_adapter(agent)
+    adapter = ActorCriticPolicyAdapter(agent.policy, image="mirror")
+    camera, gauges = pictures(1, (3, 12, 12)), {"gauge": np.zeros((1, 2), np.float32), "gear": np.zeros(1, np.int64)}
+    check_adapter(adapter, pictures(3), lambda x: agent.predict({"mirror": x.numpy(), "camera": camera.numpy(), **gauges}))
+
+
 # Copies, and leaving as found
 
 
@@ -220,7 +268,7 @@ def test_a_call_that_fails_raises_as_ever_and_is_not_seen() -> None:
 
 
 def test_policies_that_do_not_look_at_images_say_so() -> None:
-    with pytest.raises(TypeError, match=r"a policy that looks at images.*such as CnnPolicy has, got observation space Box\("):
+    with pytest.raises(TypeError, match=r"a policy that looks at images.*such as CnnPolicy has, .*got observation space Box\("):
         as_adapter(PPO("MlpPolicy", "CartPole-v1", device="cpu"))
     with pytest.raises(TypeError, match=r"Expected a policy with logits or Q-values \(PPO, A2C, DQN, RecurrentPPO\), got \w+ of SAC"):
         as_adapter(SAC("MlpPolicy", "Pendulum-v1", device="cpu", buffer_size=10))
@@ -348,7 +396,7 @@ def weights_after(steps: int, algorithm: Any, options: dict[str, Any], recorded:
 
 
 RECORDED: dict[str, dict[str, Any]] = {
-    "deferred, every 5th step": {"mode": "deferred", "step_trigger": lambda step: step % 5 == 0},
+    "deferred, every 20th step": {"mode": "deferred", "step_trigger": lambda step: step % 20 == 0},
     "inline, every 50th step": {"mode": "inline", "step_trigger": lambda step: step % 50 == 0},
 }
 

@@ -38,20 +38,8 @@ class _ConvTrunk(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """The flattened activations of the last convolution, `(n, 800)` float32."""
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            x = _elu(conv(x))
+            x = functional.elu(conv(x))
         return x.flatten(1)
-
-
-def _elu(x: Tensor) -> Tensor:
-    """`functional.elu`; in inference mode in place, within 1e-7, in less than half the time: by `exp`, one cache-sized piece at a time."""
-    if not torch.is_inference_mode_enabled() or x.requires_grad or not x.numel():
-        return functional.elu(x)
-    pieces = x.split(max(1, 200_000 * len(x) // x.numel()))
-    scratch, one = torch.empty_like(pieces[0]), x.new_ones(())
-    for piece in pieces:
-        negative = torch.clamp(piece, max=0, out=scratch[: len(piece)])
-        torch.maximum(piece, negative.exp_().sub_(one), out=piece)
-    return x
 
 
 class GreydanusLSTM(_ConvTrunk):

@@ -111,8 +111,22 @@ class Masks:
             self._tensors[key] = torch.as_tensor(rows)[:, None].to(device=like.device, dtype=like.dtype)
         return self._tensors[key]
 
+    def changed(self, like: Tensor, change: Tensor, tolerance: float) -> Tensor:
+        """`(1 + n, h, w)` bool: the pixels that the rows of `on(like)` change by more than `tolerance`, given `f - x` `(C, h, w)`."""
+        largest = change.abs().amax(dim=0)
+        replaced = self.on(like)[:, 0]
+        if tolerance > 0:
+            return replaced > torch.where(largest > tolerance, tolerance / largest, torch.inf)
+        if like.device not in self._reached:
+            self._reached[like.device] = replaced > 0
+        return self._reached[like.device] & (largest > 0)
+
     @cached_property
     def _tensors(self) -> dict[tuple[torch.device, torch.dtype], Tensor]:
+        return {}
+
+    @cached_property
+    def _reached(self) -> dict[torch.device, Tensor]:
         return {}
 
 

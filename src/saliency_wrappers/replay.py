@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from saliency_wrappers.agents import AgentAdapter
-from saliency_wrappers.agents.base import memory_of
+from saliency_wrappers.agents.observations import memory_of
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.records import Decision, state_leaves
 

@@ -5,11 +5,10 @@ A `SaliencyMethod` is anything that turns decisions into maps. Nothing here know
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,9 +18,14 @@ from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifier
 from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
 from saliency_wrappers.agents.base import AgentAdapter, split_rows
-from saliency_wrappers.perturbation import Fill, GaussianBlur, MaskCache, Masks, SlidingDisc, check_fill, filled, perturbed
+from saliency_wrappers.evaluation import Evaluation, Path, Plan
+from saliency_wrappers.passes import Outputs, Perturbation
+from saliency_wrappers.perturbation import Fill, GaussianBlur, MaskCache, Masks, SlidingDisc, check_fill, filled
 from saliency_wrappers.records import Array, Decision, SaliencyMaps, map_state
 from saliency_wrappers.scoring import GridSquaredDifference, SquaredDifference, saliency_map
+
+_TOGETHER = 8
+"""How many decisions are prepared at a time."""
 
 
 @runtime_checkable
@@ -48,6 +52,8 @@ class PerturbationSaliency:
         tolerance: float = 0.0,
         batch_size: int | None = None,
         device: torch.device | str | None = None,
+        path: Path = "auto",
+        frames: int | None = None,
     ) -> None:
         """Choose the parts; None takes the `"xaitk"` preset's.
 
@@ -55,25 +61,31 @@ class PerturbationSaliency:
             perturber: image to masks. None: `SlidingRadial(radius=(1, 1), stride=(5, 5), sigma=(5, 5))`.
             saliency_gen: outputs and masks to a map. None: raw `SquaredDifference()`.
             fill: what shows through where a mask is 0. None: `GaussianBlur(sigma=3)`.
-            tolerance: masks that change no pixel by more than this, relative to the input range, are not run: their score is 0.
-                0.0 skips only those that change nothing at all, which is exact.
-            batch_size: forward at most so many masks at a time. None: measured at the first decision, for each model and input shape.
+            tolerance: changes of a pixel by no more than this, relative to the input range, count as none: masks that change nothing else
+                are not run, their score is 0, and on the incremental path nothing is computed for such pixels. 0.0 is exact.
+            batch_size: forward at most so many masks at a time. None: as many as are fastest, which is measured at the first decision.
             device: where to compute; the agent must be there. None: where the captured inputs are.
+            path: `"plain"`: whole images; `"incremental"`: only what the masks change; `"auto"`: the latter where it is worthwhile and
+                gives the same, see `plan`.
+            frames: one map for each of so many stacked frames, among which the channels are divided evenly: maps are `(frames, h, w)`, each
+                with the other frames untouched. None: masks act on all channels at once.
         """
         if not tolerance >= 0:
             raise ValueError(f"Expected a tolerance >= 0, got {tolerance}.")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"Expected a positive batch_size, got {batch_size}.")
+        if frames is not None and frames < 1:
+            raise ValueError(f"Expected a positive number of frames, got {frames}.")
         self.perturber = SlidingRadial(radius=(1, 1), stride=(5, 5), sigma=(5, 5)) if perturber is None else perturber
         self.saliency_gen = SquaredDifference() if saliency_gen is None else saliency_gen
         self.fill: Fill = GaussianBlur(sigma=3) if fill is None else fill
         self.tolerance = tolerance
         self.batch_size = batch_size
         self.device = None if device is None else torch.device(device)
+        self.path: Path = path
+        self.frames = frames
         _check_parts(self.perturber, self.saliency_gen)
         check_fill(self.fill)
         self._masks = MaskCache(self.perturber)
-        self._tuner = _BatchTuner()
+        self._evaluation = Evaluation(path, batch_size)
         self._warned = False
 
     def __call__(self, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[SaliencyMaps]:
@@ -84,41 +96,69 @@ class PerturbationSaliency:
             decisions: what it saw and remembered.
 
         Returns:
-            One `SaliencyMaps` for each row of each decision, in order, as `(h, w)` float32 on a raw scale.
+            One `SaliencyMaps` for each row of each decision, in order, as `(h, w)` float32 on a raw scale; `(frames, h, w)` with `frames`.
 
         Raises:
             ValueError: an input, a fill, masks or outputs of a wrong shape or not finite.
         """
-        return [self._explain(adapter, row) for decision in decisions for row in split_rows(adapter, decision)]
+        rows = [row for decision in decisions for row in split_rows(adapter, decision)]
+        groups = [rows[start : start + _TOGETHER] for start in range(0, len(rows), _TOGETHER)]
+        return [maps for group in groups for maps in self._explain(adapter, group)]
+
+    def plan(self, adapter: AgentAdapter, decision: Decision) -> Plan:
+        """How the maps of a one-row decision are computed, and why; `print` it. Runs the agent to see what it asks for."""
+        with torch.inference_mode():
+            masks, inputs, change = self._prepared(adapter, decision)
+            return self._evaluation.plan(adapter, self._perturbation(adapter, decision, masks, inputs, change))
 
     def outputs(self, adapter: AgentAdapter, decision: Decision) -> PerturbedOutputs:
         """What the outputs of a one-row decision become under every mask: the numbers that maps are made of."""
+        return self._outputs(adapter, [decision])[0][0]
+
+    def _explain(self, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[SaliencyMaps]:
+        explained: list[SaliencyMaps] = []
+        for decision, by_frame in zip(decisions, self._outputs(adapter, decisions), strict=True):
+            action = by_frame[0].logits[0].argmax() if decision.action is None else decision.action.flatten()[0]
+            actor = [self._map(one.logits, one.masks, int(action)) for one in by_frame]
+            critic = [self._map(one.values, one.masks, chosen=0) for one in by_frame if one.values is not None]
+            whole = self.frames is None
+            explained.append(
+                SaliencyMaps(actor[0] if whole else np.stack(actor), (critic[0] if whole else np.stack(critic)) if critic else None)
+            )
+        return explained
+
+    def _outputs(self, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[list[PerturbedOutputs]]:
+        """For each decision the outputs for each of its frames, or for all at once."""
+        with torch.inference_mode():
+            prepared = [self._prepared(adapter, decision) for decision in decisions]
+            changes = [[change] if self.frames is None else _by_frame(change, self.frames) for _, _, change in prepared]
+            perturbations = [
+                self._perturbation(adapter, decision, masks, inputs, change)
+                for decision, (masks, inputs, _), own in zip(decisions, prepared, changes, strict=True)
+                for change in own
+            ]
+            evaluated = iter(zip(perturbations, self._evaluation(adapter, perturbations), strict=True))
+            return [[_of_every_mask(masks, *next(evaluated)) for _ in own] for (masks, _, _), own in zip(prepared, changes, strict=True)]
+
+    def _prepared(self, adapter: AgentAdapter, decision: Decision) -> tuple[Masks, Tensor, Tensor]:
+        """The masks for a decision, its input x `(1, C, h, w)` and `f - x` `(C, h, w)`."""
         inputs = self._checked_inputs(decision)
         # SciPy and NumPy know no bfloat16, and blur no float16.
         image = inputs[0].to("cpu", torch.promote_types(inputs.dtype, torch.float32)).numpy()
-        masks = self._masks(image)
         fill = torch.as_tensor(filled(self.fill, image, adapter.input_range)).to(inputs)
-        replaced, change = masks.on(inputs), fill - inputs[0]
-        state = map_state(lambda leaf: leaf.to(inputs.device), decision.state)
+        return self._masks(image), inputs, fill - inputs[0]
 
-        def evaluate(rows: Tensor) -> tuple[Tensor, Tensor | None]:
-            start = None if decision.episode_start is None else decision.episode_start.to(inputs.device).expand(len(rows))
-            images = perturbed(inputs[0], change, _rows(replaced, rows), out=_channels_last(len(rows), inputs))
-            return adapter.evaluate(images, adapter.repeat_state(state, len(rows)), start)
-
-        with torch.inference_mode():
-            rows = _changing_rows(replaced, change, self.tolerance * (adapter.input_range[1] - adapter.input_range[0]))
-            size = self.batch_size or self._tuner.best_size(adapter, inputs, rows, evaluate)
-            outputs = [evaluate(chunk) for chunk in torch.tensor_split(rows, -(-len(rows) // size))]
-            logits = _of_every_mask([chunk[0] for chunk in outputs], rows, len(replaced))
-            values = None if outputs[0][1] is None else _of_every_mask([chunk[1] for chunk in outputs], rows, len(replaced))
-        return PerturbedOutputs(masks, logits, values)
-
-    def _explain(self, adapter: AgentAdapter, decision: Decision) -> SaliencyMaps:
-        outputs = self.outputs(adapter, decision)
-        action = outputs.logits[0].argmax() if decision.action is None else decision.action.flatten()[0]
-        critic = None if outputs.values is None else self._map(outputs.values, outputs.masks, chosen=0)
-        return SaliencyMaps(self._map(outputs.logits, outputs.masks, int(action)), critic)
+    def _perturbation(self, adapter: AgentAdapter, decision: Decision, masks: Masks, inputs: Tensor, change: Tensor) -> Perturbation:
+        low, high = adapter.input_range
+        start = decision.episode_start
+        return Perturbation(
+            inputs=inputs,
+            change=change,
+            replaced=masks.on(inputs),
+            changed=masks.changed(inputs, change, self.tolerance * (high - low)),
+            state=map_state(lambda leaf: _moved(leaf, inputs.device), decision.state),
+            episode_start=None if start is None else _moved(start, inputs.device),
+        )
 
     def _map(self, outputs: Array, masks: Masks, chosen: int) -> Array:
         saliency = saliency_map(self.saliency_gen, outputs[0], outputs[1:], masks, chosen)
@@ -137,7 +177,7 @@ class PerturbationSaliency:
             raise ValueError(f"Expected the input of one decision, an image (1, C, h, w), got {tuple(inputs.shape)}.")
         if inputs.shape[3] <= 4 < inputs.shape[1]:
             raise ValueError(f"Expected channels first, (1, C, h, w), got {tuple(inputs.shape)}, which looks like channels last.")
-        inputs = inputs.to(self.device or inputs.device)
+        inputs = _moved(inputs, self.device or inputs.device)
         inputs = inputs if inputs.is_floating_point() else inputs.float()
         if not torch.isfinite(inputs).all():
             raise ValueError("Expected a finite network input, got NaN or infinity.")
@@ -195,69 +235,38 @@ def saliency_method(
         method.tolerance,
         method.batch_size,
         method.device,
+        method.path,
+        method.frames,
     )
 
 
-class _BatchTuner:
-    """Measures how many masks to run at a time: activations of too large a batch fall out of the processor's caches."""
-
-    smallest = 16
-    shares = (1, 2, 4, 8, 16)
-    """Into how many equal batches the masks are cut: a small last one would waste time."""
-
-    def __init__(self) -> None:
-        self._best: dict[Hashable, int] = {}
-
-    def best_size(self, adapter: AgentAdapter, inputs: Tensor, rows: Tensor, evaluate: Callable[[Tensor], Any]) -> int:
-        """The fastest size for this agent, input shape, device and number of threads; measured once."""
-        # By id: an adapter need not be hashable, and when another takes over its id only the speed is at stake.
-        key = (id(adapter), inputs.shape, inputs.dtype, inputs.device, torch.get_num_threads())
-        if key not in self._best:
-            if len(rows) <= self.smallest:
-                return self.smallest
-            self._best[key] = self._measure(rows, evaluate)
-        return self._best[key]
-
-    def _measure(self, rows: Tensor, evaluate: Callable[[Tensor], Any]) -> int:
-        sizes = {max(self.smallest, -(-len(rows) // share)) for share in self.shares}
-        shortest = dict.fromkeys(sizes, float("inf"))
-        for _ in range(4):  # in turns: what else the machine does then hits all of them
-            for size in sizes:
-                shortest[size] = min(shortest[size], _seconds(evaluate, rows[:size]) / size)
-        return min(sizes, key=lambda size: shortest[size])
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """On a device; to a GPU by way of pinned memory, without waiting for it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
-def _seconds(evaluate: Callable[[Tensor], Any], rows: Tensor) -> float:
-    start = time.perf_counter()
-    evaluate(rows)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def _by_frame(change: Tensor, frames: int) -> list[Tensor]:
+    """The change `(C, h, w)` of one frame's channels after another's, 0 in all others."""
+    if len(change) % frames:
+        raise ValueError(f"Expected channels that {frames} frames share evenly, got an input of {len(change)} channels.")
+    size = len(change) // frames
+    alone = [torch.zeros_like(change) for _ in range(frames)]
+    for i, one in enumerate(alone):
+        one[i * size : (i + 1) * size] = change[i * size : (i + 1) * size]
+    return alone
 
 
-def _rows(tensor: Tensor, rows: Tensor) -> Tensor:
-    """These ascending rows: a view where they follow each other, which they mostly do, else a copy."""
-    first, last = int(rows[0]), int(rows[-1])
-    return tensor[first : last + 1] if last - first == len(rows) - 1 else tensor[rows]
+def _of_every_mask(masks: Masks, perturbation: Perturbation, outputs: Outputs) -> PerturbedOutputs:
+    """The outputs that were run, and the untouched ones where a mask changes nothing."""
+    logits, values = (None if run is None else _spread(run, perturbation.rows, len(perturbation.replaced)) for run in outputs)
+    return PerturbedOutputs(masks, cast(Array, logits), values)
 
 
-def _channels_last(n: int, like: Tensor) -> Tensor:
-    """An empty `(n, C, h, w)` in the layout in which convolutions are fastest; `memory_format` would ignore it where C is 1."""
-    _, channels, height, width = like.shape
-    strides = (channels * height * width, 1, width * channels, channels)
-    return torch.empty_strided((n, channels, height, width), strides, dtype=like.dtype, device=like.device)
-
-
-def _changing_rows(replaced: Tensor, change: Tensor, tolerance: float) -> Tensor:
-    """Row 0, which is untouched, and the rows of masks that change some pixel by more than `tolerance`."""
-    largest = (replaced[1:, 0] * change.abs().amax(dim=0)).flatten(1).amax(dim=1)
-    changing = (largest > tolerance).nonzero().flatten() + 1
-    return torch.cat([changing.new_zeros(1), changing])
-
-
-def _of_every_mask(chunks: Sequence[Tensor | None], rows: Tensor, n: int) -> Array:
-    """The outputs `(n, outputs)`: those that were run, and the untouched ones where a mask changes nothing; 0 for forbidden actions."""
-    run = torch.cat([chunk.reshape(len(chunk), -1) for chunk in chunks if chunk is not None]).float()
+def _spread(outputs: Tensor, rows: Tensor, n: int) -> Array:
+    """From the outputs of some rows those of all n, `(n, outputs)`; 0 for forbidden actions."""
+    run = outputs.reshape(len(rows), -1).float()
     run[:, run[0] == -torch.inf] = 0  # an action that is forbidden has no say
     finite = torch.isfinite(run).all(dim=1)
     if not finite.all():

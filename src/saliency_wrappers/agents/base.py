@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -64,20 +64,6 @@ class ActingAdapter(AgentAdapter, Protocol):
     def act(self, inputs: Tensor, state: StateTree) -> tuple[Tensor, StateTree]:
         """Run the agent as its user would, seen by hooks: logits `(n, num_actions)` and the next state."""
         ...
-
-
-class ObservedState(NamedTuple):
-    """The state of an agent that consumes more than an image: what it remembers, and the rest of what it observes."""
-
-    memory: StateTree
-    """What it remembers. None for an agent without memory."""
-    observation: Mapping[str, Tensor]
-    """The rest of the observation by its keys, each `(n, ...)`."""
-
-
-def memory_of(state: StateTree) -> StateTree:
-    """The part of a state that an agent remembers: all of it, but for an `ObservedState`."""
-    return state.memory if isinstance(state, ObservedState) else state
 
 
 def split_rows(adapter: AgentAdapter, decision: Decision) -> list[Decision]:

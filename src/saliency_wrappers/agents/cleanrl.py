@@ -17,8 +17,10 @@ from saliency_wrappers.records import AgentPass, StateTree, copy_state, copy_ten
 
 def adapt(agent: Any) -> CleanRLAdapter | None:
     """The adapter for a module with `get_action_and_value`; None for anything else."""
-    acts = isinstance(agent, nn.Module) and callable(getattr(agent, "get_action_and_value", None))
-    return CleanRLAdapter(agent) if acts else None
+    if not isinstance(agent, nn.Module):
+        return None
+    agent = getattr(agent, "_orig_mod", agent)  # torch.compile compiles `forward` only, and hands on every other method
+    return CleanRLAdapter(agent) if callable(getattr(agent, "get_action_and_value", None)) else None
 
 
 class CleanRLAdapter:
@@ -58,15 +60,15 @@ class CleanRLAdapter:
 
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Logits `(n, outputs)` and values `(n, 1)` for images `(n, C, h, w)` in `input_range`; the action it draws is not used."""
-        agent: Any = self.module
-        arguments: dict[str, Any] = {self._form.inputs: inputs}
-        if self._form.state is not None:
-            arguments[self._form.state] = map_state(Tensor.contiguous, state)
-        if self._form.done is not None:
-            arguments[self._form.done] = (inputs.new_zeros(len(inputs)) if episode_start is None else episode_start).float()
-        with undisturbed(agent), outputs_of(**self.layers) as heads:
-            output = agent.get_action_and_value(**arguments)
-            return self._logits(heads["actor"]), output[3]
+        with undisturbed(self.module):
+            logits, output = self._run(inputs, map_state(Tensor.contiguous, state), episode_start)
+            return logits, output[3]
+
+    def act(self, inputs: Tensor, state: StateTree) -> tuple[Tensor, StateTree]:
+        """One acting pass without gradients: logits and the next state. The action that the agent draws is not used."""
+        with torch.no_grad():
+            logits, output = self._run(inputs, state, None)
+        return logits, None if self._form.state is None else output[4]
 
     def attach(self, on_pass: OnPass) -> Callable[[], None]:
         """Call `on_pass` after every call, until the function that is returned is called."""
@@ -100,6 +102,17 @@ class CleanRLAdapter:
             return None
         logits, value = copy_tensor(self._logits(layers["actor"])), copy_tensor(output[3])
         return AgentPass(incoming.inputs, incoming.state, logits, value, incoming.episode_start, incoming.scored_action)
+
+    def _run(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, tuple[Any, ...]]:
+        agent: Any = self.module
+        arguments: dict[str, Any] = {self._form.inputs: inputs}
+        if self._form.state is not None:
+            arguments[self._form.state] = state
+        if self._form.done is not None:
+            arguments[self._form.done] = (torch.zeros_like(inputs[:, 0, 0, 0]) if episode_start is None else episode_start).float()
+        with outputs_of(**self.layers) as heads:
+            output = agent.get_action_and_value(**arguments)
+        return self._logits(heads["actor"]), output
 
     def _logits(self, head: Tensor) -> Tensor:
         spread = getattr(self.module, "actor_logstd", None)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from inspect import BoundArguments
-from typing import Any, cast
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from saliency_wrappers.agents.base import ObservedState, OnPass, repeat_rows, without_lists
+from saliency_wrappers.agents.base import OnPass, repeat_rows, without_lists
 from saliency_wrappers.agents.calls import observe_calls
+from saliency_wrappers.agents.observations import DictObservation
 from saliency_wrappers.agents.watching import undisturbed
 from saliency_wrappers.records import AgentPass, StateTree, copy_state, copy_tensor
 
@@ -79,8 +79,8 @@ class FunctionAdapter:
             state_attribute: where the module keeps its state itself, as an attribute. It is read before the call; while `evaluate` runs the
                 attribute holds the state in question, and afterwards what it held before.
             image: the key of the image, when observations are dictionaries.
-            others: all their other keys, each with an example of one row, `{"speed": torch.zeros(2)}`. They go with the decision, as part of
-                its state, and are passed through.
+            others: all their other keys, each with an example of one row, `{"speed": torch.zeros(2)}`. They go with the decision, as part
+                of its state, and are passed through.
             channels_last: whether the agent is given images `(n, h, w, C)`.
             input_range: the lowest and highest value of the images.
 
@@ -96,7 +96,8 @@ class FunctionAdapter:
         self._evaluate, self._method, self._incoming, self._outgoing = evaluate, method, incoming, outgoing
         self._layers = {name: layer for name, layer in (("actor", actor), ("critic", critic)) if layer is not None}
         self._initial_state, self._state_attribute = initial_state, state_attribute
-        self._image, self._others, self._channels_last = image, dict(others or {}), channels_last
+        self._parts = None if image is None else DictObservation(image, dict(others or {}))
+        self._channels_last = channels_last
 
     @property
     def layers(self) -> Mapping[str, nn.Module]:
@@ -105,9 +106,8 @@ class FunctionAdapter:
 
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What the agent's own `evaluate` returns for images `(n, C, h, w)`."""
-        memory, rest = cast("ObservedState", state) if self._image is not None else (state, {})
         images = inputs.permute(0, 2, 3, 1) if self._channels_last else inputs
-        observation: Any = images if self._image is None else {self._image: images, **rest}
+        observation, memory = (images, state) if self._parts is None else self._parts.together(images, state)
         with ExitStack() as stack:
             for module in _modules_of(self.module):
                 stack.enter_context(undisturbed(module))
@@ -121,9 +121,7 @@ class FunctionAdapter:
     def initial_state(self, n: int) -> StateTree:
         """The agent's own; with other observations, their examples n times."""
         memory = without_lists(self._initial_state(n))
-        if self._image is None:
-            return memory
-        return ObservedState(memory, {name: torch.stack([example] * n) for name, example in self._others.items()})
+        return memory if self._parts is None else self._parts.initial(memory, n)
 
     def repeat_state(self, state: StateTree, n: int) -> StateTree:
         """Each row n times in a row, along the axis in which initial states grow."""
@@ -138,7 +136,7 @@ class FunctionAdapter:
         if self._state_attribute is not None:
             state = getattr(self.module, self._state_attribute)
         memory = copy_state(without_lists(state))
-        images, whole = (observation, memory) if self._image is None else self._taken_apart(observation, memory)
+        images, whole = (observation, memory) if self._parts is None else self._parts.apart(observation, memory)
         if not isinstance(images, Tensor) or images.ndim != 4:
             what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
             raise TypeError(f"expected images (n, C, h, w) from incoming, got {what}")
@@ -152,14 +150,6 @@ class FunctionAdapter:
             logits, returned = self._outgoing(output)
             value = returned if value is None else value
         return AgentPass(incoming.inputs, incoming.state, _copy(logits), _copy(value), incoming.episode_start)
-
-    def _taken_apart(self, observation: Any, memory: StateTree) -> tuple[Any, ObservedState]:
-        """The image of a dictionary, and the rest of it with the memory."""
-        expected = {self._image, *self._others}
-        if not isinstance(observation, Mapping) or set(cast("Mapping[str, Any]", observation)) != expected:
-            keys = sorted(cast("Mapping[str, Any]", observation)) if isinstance(observation, Mapping) else type(observation).__name__
-            raise TypeError(f"expected an observation with the keys {sorted(map(str, expected))}, image and others, got {keys}")
-        return observation[self._image], ObservedState(memory, {name: copy_tensor(observation[name]) for name in self._others})
 
     @contextmanager
     def _remembering(self, memory: StateTree) -> Generator[None]:

@@ -14,8 +14,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from saliency_wrappers.agents.base import OnPass
+from saliency_wrappers.agents.base import OnPass, repeat_rows
 from saliency_wrappers.agents.calls import observe_calls
+from saliency_wrappers.agents.observations import DictObservation
 from saliency_wrappers.records import AgentPass, StateTree
 
 
@@ -26,19 +27,24 @@ class PolicyAdapter(ABC):
     methods: tuple[str, ...]
     """The policy's methods that are watched; a call within another one is part of it."""
 
-    def __init__(self, policy: nn.Module, input_range: tuple[float, float] | None = None) -> None:
+    def __init__(self, policy: nn.Module, input_range: tuple[float, float] | None = None, image: str | None = None) -> None:
         """Adapt a policy.
 
         Args:
-            policy: `model.policy`, of an observation space of images, channels first, as the algorithm makes it.
+            policy: `model.policy`, of an observation space of images, channels first, as the algorithm makes it, or of a dictionary with
+                such an image. The rest of a dictionary goes with the decision, as part of its state.
             input_range: the lowest and highest value of its images. None: those of the observation space.
+            image: the key of the image in a dictionary. None: its only one.
 
         Raises:
             TypeError: a policy that does not look at images.
-            ValueError: an observation space without bounds and no `input_range`.
+            ValueError: an observation space without bounds and no `input_range`; a dictionary with several images and no `image`.
         """
         self.module = policy
-        self.input_range = _image_range(policy.observation_space) if input_range is None else input_range
+        space: Any = policy.observation_space
+        self.parts = _parts_of(space, image) if isinstance(space, spaces.Dict) else None
+        images = space if self.parts is None else space[self.parts.image]
+        self.input_range = _image_range(images) if input_range is None else input_range
 
     @abstractmethod
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -62,12 +68,27 @@ class PolicyAdapter(ABC):
         return observe_calls(self.module, self.methods, self, on_pass)
 
     def initial_state(self, n: int) -> StateTree:
-        """None: these policies have no memory."""
+        """What n episodes begin with: None for policies without memory; with the rest of a dictionary an `ObservedState`."""
+        memory = self.initial_memory(n)
+        return memory if self.parts is None else self.parts.initial(memory, n)
+
+    def initial_memory(self, n: int) -> StateTree:
+        """None: most policies have no memory."""
         return None
 
     def repeat_state(self, state: StateTree, n: int) -> StateTree:
-        """The same None."""
-        return state
+        """Each environment's state n times in a row."""
+        return repeat_rows(self, state, n)
+
+    def apart(self, call: BoundArguments, memory: StateTree = None) -> tuple[Tensor, StateTree] | None:
+        """The images `(n, C, h, w)` that a call was given, by reference, and the state that goes with them. None without images."""
+        observation: Any = next(iter(call.arguments.values()), None)
+        images, state = (observation, memory) if self.parts is None else self.parts.apart(observation, memory)
+        return (images.detach(), state) if isinstance(images, Tensor) and images.ndim == 4 else None
+
+    def together(self, inputs: Tensor, state: StateTree) -> tuple[Any, StateTree]:
+        """The observation that the policy is to be given, and the memory."""
+        return (inputs, state) if self.parts is None else self.parts.together(inputs, state)
 
 
 def policy_of(agent: Any) -> nn.Module | None:
@@ -79,12 +100,6 @@ def policy_of(agent: Any) -> nn.Module | None:
 
     policy = agent.policy if isinstance(agent, BaseAlgorithm) else agent
     return policy if isinstance(policy, BasePolicy) else None
-
-
-def images_in(call: BoundArguments) -> Tensor | None:
-    """The first argument of a policy's method, if it is a batch of images."""
-    observation = next(iter(call.arguments.values()), None)
-    return observation.detach() if isinstance(observation, Tensor) and observation.ndim == 4 else None
 
 
 def policy_output(policy: Any, head: Tensor) -> Tensor:
@@ -115,13 +130,27 @@ def kept(distribution: Any) -> Generator[None]:
         vars(distribution).update(before)
 
 
+def _parts_of(space: spaces.Dict, image: str | None) -> DictObservation:
+    images = [key for key, part in space.items() if isinstance(part, spaces.Box) and len(part.shape) == 3]
+    if not images:
+        raise TypeError(_NO_IMAGE.format(space))
+    if (image is None and len(images) > 1) or (image is not None and image not in images):
+        raise ValueError(f"Expected image to be the key of one of {images}, got {image!r}: construct the adapter with image=key.")
+    chosen = images[0] if image is None else image
+    others = {key: torch.as_tensor(np.zeros(part.shape or (), part.dtype)) for key, part in space.items() if key != chosen}
+    return DictObservation(chosen, others)
+
+
 def _image_range(space: Any) -> tuple[float, float]:
     if not isinstance(space, spaces.Box) or len(space.shape) != 3:
-        raise TypeError(
-            f"Expected a policy that looks at images, of a Box (C, h, w) such as CnnPolicy has, got observation space {space}: "
-            "saliency maps lie on images. For a dictionary with an image write a FunctionAdapter(module, evaluate, image=key)."
-        )
+        raise TypeError(_NO_IMAGE.format(space))
     low, high = float(np.min(space.low)), float(np.max(space.high))
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise ValueError(f"Expected bounds of the images, got observation space {space}: give the adapter input_range=(low, high).")
     return low, high
+
+
+_NO_IMAGE = (
+    "Expected a policy that looks at images, of a Box (C, h, w) such as CnnPolicy has, or a dictionary with one, got observation space {}: "
+    "saliency maps lie on images."
+)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from saliency_wrappers.agents.policies import PolicyAdapter, images_in, kept, policy_of, policy_output
+from saliency_wrappers.agents.policies import PolicyAdapter, kept, policy_of, policy_output
 from saliency_wrappers.agents.watching import outputs_of, undisturbed
 from saliency_wrappers.records import AgentPass, StateTree, copy_tensor
 
@@ -52,14 +52,15 @@ class ActorCriticPolicyAdapter(PolicyAdapter):
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Logits `(n, outputs)` and values `(n, 1)` for images `(n, C, h, w)` in `input_range`."""
         policy: Any = self.module
+        observation, _ = self.together(inputs, state)
         with undisturbed(policy), kept(policy.action_dist), outputs_of(**self.layers) as heads:
-            policy(inputs, deterministic=True)
+            policy(observation, deterministic=True)
             return policy_output(policy, heads["actor"]), heads["critic"]
 
     def entering(self, method: str, call: BoundArguments) -> AgentPass | None:
         """The images, by reference."""
-        images = images_in(call)
-        return None if images is None else AgentPass(images, None, None, None, scored_action=method == "evaluate_actions")
+        read = self.apart(call)
+        return None if read is None else AgentPass(*read, None, None, scored_action=method == "evaluate_actions")
 
     def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
         """Logits and value from the heads that ran; the value of a prediction is computed now."""
@@ -68,9 +69,10 @@ class ActorCriticPolicyAdapter(PolicyAdapter):
             return incoming
         logits, value = copy_tensor(policy_output(policy, layers["actor"])), layers.get("critic")
         if value is None:
+            observation, _ = self.together(incoming.inputs, incoming.state)
             with undisturbed(policy):
-                value = policy.predict_values(incoming.inputs)
-        return AgentPass(incoming.inputs, None, logits, copy_tensor(value), scored_action=incoming.scored_action)
+                value = policy.predict_values(observation)
+        return AgentPass(incoming.inputs, incoming.state, logits, copy_tensor(value), scored_action=incoming.scored_action)
 
 
 class QPolicyAdapter(PolicyAdapter):
@@ -89,17 +91,18 @@ class QPolicyAdapter(PolicyAdapter):
 
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Q-values `(n, num_actions)` for images `(n, C, h, w)` in `input_range`, and None."""
+        observation, _ = self.together(inputs, state)
         with undisturbed(self.module):
-            return _q_values(self.layers["network"](inputs)), None
+            return _q_values(self.layers["network"](observation)), None
 
     def entering(self, method: str, call: BoundArguments) -> AgentPass | None:
         """The images, by reference."""
-        images = images_in(call)
-        return None if images is None else AgentPass(images, None, None, None)
+        read = self.apart(call)
+        return None if read is None else AgentPass(*read, None, None)
 
     def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
         """The Q-values behind the action."""
-        return AgentPass(incoming.inputs, None, copy_tensor(_q_values(layers["network"])), None)
+        return AgentPass(incoming.inputs, incoming.state, copy_tensor(_q_values(layers["network"])), None)
 
 
 def _q_values(output: Tensor) -> Tensor:

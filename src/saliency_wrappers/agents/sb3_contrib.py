@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from saliency_wrappers.agents.policies import PolicyAdapter, images_in, kept, policy_of, policy_output
+from saliency_wrappers.agents.policies import PolicyAdapter, kept, policy_of, policy_output
 from saliency_wrappers.agents.watching import outputs_of, undisturbed
 from saliency_wrappers.records import AgentPass, StateTree, copy_state, copy_tensor, map_state
 
@@ -48,9 +48,9 @@ class RecurrentPolicyAdapter(PolicyAdapter):
 
     methods = ("forward", "get_distribution", "evaluate_actions", "predict_values")
 
-    def __init__(self, policy: nn.Module, input_range: tuple[float, float] | None = None) -> None:
+    def __init__(self, policy: nn.Module, input_range: tuple[float, float] | None = None, image: str | None = None) -> None:
         """Adapt a recurrent policy; the parameters are those of `PolicyAdapter`."""
-        super().__init__(policy, input_range)
+        super().__init__(policy, input_range, image)
         self._memory = CriticMemory()
 
     @property
@@ -63,33 +63,29 @@ class RecurrentPolicyAdapter(PolicyAdapter):
         """Logits `(n, outputs)` and values `(n, 1)` for images `(n, C, h, w)` and states `(layers, n, hidden)`."""
         policy: Any = self.module
         starts = torch.zeros(len(inputs), device=inputs.device) if episode_start is None else episode_start.float()
-        pi, vf = cast("RNNStates", map_state(Tensor.contiguous, state))
+        observation, memory = self.together(inputs, map_state(Tensor.contiguous, state))
+        pi, vf = cast("RNNStates", memory)
         with undisturbed(policy), kept(policy.action_dist), outputs_of(**self.layers) as heads:
-            policy(inputs, RNNStates(pi, vf), starts, deterministic=True)
+            policy(observation, RNNStates(pi, vf), starts, deterministic=True)
             return policy_output(policy, heads["actor"]), heads["critic"]
 
-    def initial_state(self, n: int) -> RNNStates:
+    def initial_memory(self, n: int) -> RNNStates:
         """Zeros for n episodes, on the policy's device."""
         policy: Any = self.module
         layers, _, hidden = policy.lstm_hidden_state_shape
         h, c, critic_h, critic_c = (torch.zeros(layers, n, hidden, device=policy.device) for _ in range(4))
         return RNNStates((h, c), (critic_h, critic_c))
 
-    def repeat_state(self, state: StateTree, n: int) -> StateTree:
-        """Each environment's state n times in a row, along the second axis."""
-        return map_state(lambda leaf: leaf.repeat_interleave(n, dim=1), state)
-
     def entering(self, method: str, call: BoundArguments) -> AgentPass | None:
         """The images, by reference; the states of actor and critic, copied."""
-        images = images_in(call)
-        if images is None:
-            return None
         if method == "predict_values":
-            return AgentPass(images, None, None, None)
+            read = self.apart(call)
+            return None if read is None else AgentPass(*read, None, None)
         state, start = call.arguments["lstm_states"], call.arguments["episode_starts"].detach().bool()
         if method == "get_distribution":
             state = RNNStates(state, self._critic_state(state, start))
-        return AgentPass(images, copy_state(RNNStates(*state)), None, None, start, scored_action=method == "evaluate_actions")
+        read = self.apart(call, copy_state(RNNStates(*state)))
+        return None if read is None else AgentPass(*read, None, None, start, scored_action=method == "evaluate_actions")
 
     def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
         """Logits and value from the heads that ran; after a prediction the critic's pass is made up for."""
@@ -106,10 +102,11 @@ class RecurrentPolicyAdapter(PolicyAdapter):
     def _predicted_value(self, incoming: AgentPass, next_actor: LSTMState) -> Tensor:
         """The value that belongs to a prediction; the critic's next state is remembered with the actor's."""
         policy: Any = self.module
-        start, (_, vf) = cast("Tensor", incoming.episode_start), cast("RNNStates", incoming.state)
+        observation, memory = self.together(incoming.inputs, incoming.state)
+        start, (_, vf) = cast("Tensor", incoming.episode_start), cast("RNNStates", memory)
         recurrence = {} if policy.lstm_critic is None else {"lstm": policy.lstm_critic}
         with undisturbed(policy), outputs_of(**recurrence) as layers:
-            value = policy.predict_values(incoming.inputs, vf, start.float())
+            value = policy.predict_values(observation, vf, start.float())
         if recurrence:
             _, next_critic = layers["lstm"]
             self._memory.remember(next_actor, next_critic)
