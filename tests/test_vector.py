@@ -13,6 +13,8 @@ from counting import SIZE, Blackout, CountingAgent, CountingEnv
 from counting_vector import DISABLED, NEXT_STEP, SAME_STEP, World, recorded_vector, row_of, vector_input
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from saliency_wrappers import (
     FramePreprocessor,
@@ -511,3 +513,19 @@ def test_a_preprocessor_of_another_size_is_noticed(agent: CountingAgent) -> None
     envs = VectorSaliencyRecorder(world.make(), RecurrentAgentHook(agent, FramePreprocessor(size=(4, 4))))
     with pytest.raises(ValueError, match=r"Expected a network input of shape \(1, 4, 4\)"):
         world.play(envs, agent, 1)
+
+
+@settings(max_examples=25, deadline=None, database=None)
+@given(
+    lengths=st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), min_size=1, max_size=4),
+    mode=st.sampled_from(MODES),
+    when=st.sampled_from(["inline", "deferred"]),
+    block=st.integers(1, 9),
+)
+def test_episodes_of_any_lengths_keep_their_numbers(lengths: Any, mode: Any, when: Any, block: int) -> None:
+    world, agent = World(lengths, mode), CountingAgent()
+    envs = recorded_vector(world.make(), agent, mode=when, block=block, keep=True)
+    for step, infos in enumerate(world.play(envs, agent, 10)):
+        world.check(infos, step)
+    envs.close()
+    world.check_kept(envs, 10)

@@ -14,6 +14,7 @@ import pytest
 from counting import SIZE, CountingAgent, CountingEnv
 from counting_vector import DISABLED, NEXT_STEP, SAME_STEP, World, recorded_vector, vector_input
 from gymnasium.vector import SyncVectorEnv
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from test_streaming import frames_of
 
 from saliency_wrappers import RecordSaliencyVideo, RecordVectorSaliencyVideo, RecurrentAgentHook, SaliencyMaps, film
@@ -180,6 +181,14 @@ def test_a_reset_by_mask_in_the_middle_leaves_the_other_films_alone(agent: Count
         "saliency-env-1-episode-0": episode(world, 1, 0, 2),
         "saliency-env-1-episode-1": episode(world, 1, 1, 2),
     }
+
+
+def test_other_wrappers_may_come_between_the_recorder_and_the_video(agent: CountingAgent, tmp_path: Path, videos: Any) -> None:
+    world = World([(3,)], NEXT_STEP)
+    recorder = recorded_vector(world.make(), agent, method=Stamp(), perturber=None, fill=None)
+    drawn: Any = {"style": "additive", "scale": (0, 1), "heads": ("actor",)}
+    world.play(RecordSaliencyVideo(RecordEpisodeStatistics(recorder), tmp_path, **drawn), agent, 4)
+    assert videos()["saliency-env-0-episode-0"] == episode(world, 0, 0, 3)
 
 
 def test_a_reset_of_all_ends_every_video(agent: CountingAgent, tmp_path: Path, videos: Any) -> None:
