@@ -396,12 +396,32 @@ def test_a_failure_at_an_episodes_end_loses_no_transition(agent: CountingAgent) 
     assert envs.recording.clock(0).episode == 1
 
 
+def test_a_trigger_that_fails_at_an_autoreset_costs_no_transition_and_no_count(agent: CountingAgent) -> None:
+    def fails(episode: int) -> bool:
+        if episode == 1:
+            raise ZeroDivisionError("no trigger today")
+        return True
+
+    world = World([(2,), (2,)], SAME_STEP)
+    envs = recorded_vector(world.make(), agent, episode_trigger=fails)
+    world.play(envs, agent, 2)
+    with pytest.raises(ZeroDivisionError, match="no trigger today"):
+        envs.step(np.zeros(2, int))
+    assert [clock.episode for clock in envs.recording.clocks.values()] == [1, 1]
+
+
 # What is refused.
 
 
 @pytest.mark.parametrize("environments", [(), (3,), (-1,), (0, 0)])
 def test_environments_that_do_not_exist_are_refused(environments: Any, agent: CountingAgent) -> None:
     with pytest.raises(ValueError, match="Expected environments as different numbers from 0 to 2, at least one, got"):
+        recorded_vector(World(LENGTHS, NEXT_STEP).make(), agent, environments=environments)
+
+
+@pytest.mark.parametrize("environments", [1, "01", [0.5], [None]])
+def test_environments_that_are_no_numbers_are_refused(environments: Any, agent: CountingAgent) -> None:
+    with pytest.raises(TypeError, match="Expected environments as a sequence of numbers, got"):
         recorded_vector(World(LENGTHS, NEXT_STEP).make(), agent, environments=environments)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from operator import index
+
 from saliency_wrappers.wiring import Wiring
 
 
@@ -43,3 +46,20 @@ class EpisodeClock:
         """A step of the episode was taken; `ended` when it was the last."""
         self.step += 1
         self.ended = ended
+
+
+def chosen_environments(environments: Iterable[int] | None, num_envs: int) -> list[int]:
+    """The numbers of the environments that are recorded, ascending; None: all.
+
+    Raises:
+        TypeError, ValueError: no numbers, or numbers of no environments.
+    """
+    if environments is None:
+        return list(range(num_envs))
+    try:
+        chosen = sorted(index(number) for number in environments)
+    except TypeError as error:
+        raise TypeError(f"Expected environments as a sequence of numbers, got {environments!r}.") from error
+    if not chosen or len(set(chosen)) < len(chosen) or not 0 <= chosen[0] <= chosen[-1] < num_envs:
+        raise ValueError(f"Expected environments as different numbers from 0 to {num_envs - 1}, at least one, got {environments!r}.")
+    return chosen

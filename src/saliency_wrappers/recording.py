@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 from saliency_wrappers.agents.base import split_rows
-from saliency_wrappers.clocks import EpisodeClock
+from saliency_wrappers.clocks import EpisodeClock, chosen_environments
 from saliency_wrappers.explaining import Decided, Explainer
 from saliency_wrappers.failures import Failures, OnError
 from saliency_wrappers.hooks import RecurrentAgentHook
@@ -85,7 +85,7 @@ class Recording:
         """
         _check_options(mode, on_error)
         _check_triggers(episode_trigger, step_trigger)
-        chosen = _chosen(environments, num_envs)
+        chosen = chosen_environments(environments, num_envs)
         self.hook = hook
         self.method = method
         self.num_envs = num_envs
@@ -227,12 +227,13 @@ class Recording:
             if clock is next(iter(self.clocks.values())):  # of many environments, the first sets the pace
                 self.failures.new_episode()
                 self._window.forget_counts()
-            with self.failures.handled("No saliency", f"in {clock.in_words}"):
-                clock.triggered = self._episode_trigger is not None and self._episode_trigger(clock.episode)
         if begun:
             self._window.clear()
             if self.num_envs == 1:  # hook.act carries the memory of one
                 self.hook.new_episode(self._window)
+        for clock in begun:  # last: a trigger that fails must not keep other environments from beginning
+            with self.failures.handled("No saliency", f"in {clock.in_words}"):
+                clock.triggered = self._episode_trigger is not None and self._episode_trigger(clock.episode)
 
     def _complain(self, clocks: Iterable[EpisodeClock]) -> None:
         for clock in clocks:
@@ -266,15 +267,6 @@ class Recording:
             self._kept.setdefault((saliency.environment, saliency.episode), []).append(saliency.maps)
         for consumer in self._consumers[saliency.environment]:
             (consumer.explained if pending else consumer.decided)(saliency)
-
-
-def _chosen(environments: Sequence[int] | None, num_envs: int) -> list[int]:
-    if environments is None:
-        return list(range(num_envs))
-    chosen = sorted(environments)
-    if not chosen or len(set(chosen)) < len(chosen) or not 0 <= chosen[0] <= chosen[-1] < num_envs:
-        raise ValueError(f"Expected environments as different numbers from 0 to {num_envs - 1}, at least one, got {environments!r}.")
-    return chosen
 
 
 def _check_triggers(*triggers: Trigger | None) -> None:

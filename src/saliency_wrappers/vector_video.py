@@ -16,6 +16,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
 
 from saliency_wrappers.camera import Camera, default_schedule, make_painter, prepared_folder, tell_of_whole_frame
+from saliency_wrappers.clocks import chosen_environments
 from saliency_wrappers.observations import check_pictures, newest_picture
 from saliency_wrappers.overlay import HEADS, Frame, Scale
 from saliency_wrappers.preprocessing import FramePreprocessor
@@ -106,7 +107,8 @@ class RecordVectorSaliencyVideo(VectorWrapper, gym.utils.RecordConstructorArgs):
         self.frames_per_sec = check_rate(self.metadata.get("render_fps", 30) if fps is None else fps)
         self._told = False
         self.step_id = -1
-        chosen = [min(self._recorder.recording.clocks)] if environments is None else sorted(set(environments))
+        first = min(self._recorder.recording.clocks)
+        chosen = [first] if environments is None else chosen_environments(environments, env.num_envs)
         clocks = [self._recorder.recording.clock(index) for index in chosen]
         names = _action_names(env)
         painters = [make_painter(**drawn, action_names=names) for _ in clocks]
