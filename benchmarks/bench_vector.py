@@ -112,21 +112,25 @@ def measure(environments: int, rounds: int, threads: int, steps: int = EXPLAINED
         torch.set_num_threads(before_threads)
         for run in runs.values():
             run.games.close()
-    plain, watched = laps["plain"][1:], laps["watched"][1:]
+    return summary(environments, threads, laps["plain"][1:], laps["watched"][1:], (load_before, load()))
+
+
+def summary(environments: int, threads: int, plain: Sequence[Lap], watched: Sequence[Lap], loads: tuple[str, str]) -> Result:
+    """The medians of rounds that took turns."""
     ratios = [b.seconds / a.seconds - 1 for a, b in zip(plain, watched, strict=True)]
     quarters = quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
     return Result(
         environments=environments,
         threads=threads,
-        rounds=rounds,
+        rounds=len(plain),
         plain=median(lap.seconds for lap in plain),
         watched=median(lap.seconds for lap in watched),
         overhead=median(ratios),
         overhead_quartiles=(quarters[0], quarters[-1]),
         processor_overhead=median(b.processor_seconds / a.processor_seconds - 1 for a, b in zip(plain, watched, strict=True)),
         maps=median(lap.maps / (lap.seconds - lap.maps) for lap in watched),
-        load_before=load_before,
-        load_after=load(),
+        load_before=loads[0],
+        load_after=loads[1],
     )
 
 

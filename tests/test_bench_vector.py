@@ -54,3 +54,12 @@ def test_it_prints_a_table_and_writes_json(bench: ModuleType, tmp_path: Path) ->
     assert len(rows) == 3
     assert len({row.count("|") for row in rows}) == 1
     assert torch.get_num_threads() == threads
+
+
+def test_overheads_are_those_of_rounds_that_took_turns(bench: ModuleType) -> None:
+    plain = [bench.Lap(10.0, 20.0, 0.0), bench.Lap(20.0, 20.0, 0.0), bench.Lap(30.0, 20.0, 0.0)]
+    watched = [bench.Lap(11.0, 21.0, 1.0), bench.Lap(24.0, 21.0, 4.0), bench.Lap(31.5, 22.0, 1.5)]
+    result = bench.summary(8, 1, plain, watched, ("0", "1"))
+    assert (result.plain, result.watched, result.rounds) == (20.0, 24.0, 3)
+    assert [round(share, 6) for share in (result.overhead, result.processor_overhead, result.maps)] == [0.1, 0.05, 0.1]
+    assert (result.load_before, result.load_after) == ("0", "1")
