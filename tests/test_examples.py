@@ -59,3 +59,10 @@ def test_breakout_saliency_is_the_whole_application(tmp_path: Path, checkpoint: 
     plain, saliency = (frames_of(tmp_path / f"out/{kind}-step-3.mp4") for kind in ("plain", "saliency"))
     assert len(plain) == len(saliency) == 5  # published frames 3 to 6, and the plain one that the last action led to
     assert cv2.imread(str(tmp_path / "out/decision-5.png")) is not None
+
+
+def test_vector_training_learns_and_films_the_first_game(tmp_path: Path) -> None:
+    said = run("vector_training.py", "--steps", 36, "--environments", 2, "--rollout", 9, "--output", "out", folder=tmp_path)
+    assert said.startswith("step 0 (episode 0, step 0): value ")
+    assert len(frames_of(tmp_path / "out/saliency-env-0-episode-0.mp4")) == 19
+    assert {"network.0.weight", "lstm.weight_hh_l0", "actor.weight"} <= torch.load(tmp_path / "out/agent.pt", weights_only=True).keys()

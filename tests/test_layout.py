@@ -36,8 +36,8 @@ FLOW = [
         "overlay",
     ],
     ["store", "deferred"],
-    ["wiring", "failures", "recording", "recorder", "vector"],
-    ["streaming", "film", "video", "sb3"],
+    ["wiring", "clocks", "failures", "explaining", "recording", "recorder", "vector", "vec_env"],
+    ["streaming", "film", "camera", "observations", "vector_video", "video", "sb3"],
     ["faithfulness", "snapshots", "testing", "installation", "playing", "cli"],
     [PACKAGE],
 ]

@@ -1,5 +1,8 @@
 """See what reinforcement-learning agents look at: saliency maps in `info["saliency"]` and in the video of every episode."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from saliency_wrappers.agents import AgentAdapter, CleanRLAdapter, FunctionAdapter, QNetworkAdapter, RecurrentModuleAdapter, as_adapter
 from saliency_wrappers.hooks import RecurrentAgentHook
 from saliency_wrappers.models import CheckpointError, UnsafeCheckpointError, load_checkpoint, load_pretrained, pretrained_agents
@@ -12,7 +15,12 @@ from saliency_wrappers.records import Decision, SaliencyMaps
 from saliency_wrappers.replay import ReplayMismatchError
 from saliency_wrappers.saliency import PerturbationSaliency, SaliencyMethod
 from saliency_wrappers.scoring import GridSquaredDifference, SquaredDifference
+from saliency_wrappers.vector import VectorSaliencyRecorder
+from saliency_wrappers.vector_video import RecordVectorSaliencyVideo
 from saliency_wrappers.video import RecordSaliencyVideo
+
+if TYPE_CHECKING:
+    from saliency_wrappers.vec_env import SaliencyVecEnv as SaliencyVecEnv
 
 __all__ = [
     "AgentAdapter",
@@ -27,6 +35,7 @@ __all__ = [
     "PerturbationSaliency",
     "QNetworkAdapter",
     "RecordSaliencyVideo",
+    "RecordVectorSaliencyVideo",
     "RecurrentAgentHook",
     "RecurrentModuleAdapter",
     "ReplayMismatchError",
@@ -36,6 +45,7 @@ __all__ = [
     "SlidingDisc",
     "SquaredDifference",
     "UnsafeCheckpointError",
+    "VectorSaliencyRecorder",
     "as_adapter",
     "draw",
     "load_checkpoint",
@@ -44,3 +54,12 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# What extends a class of an optional package is imported when it is asked for; not in __all__, for `import *` must not fail without it.
+_LAZY = {"SaliencyVecEnv": "saliency_wrappers.vec_env"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -5,28 +5,24 @@ The frames are kept in order by a `Film` and written by a `StreamingWriter`.
 
 from __future__ import annotations
 
-import gc
-import logging
 import math
 import os
-import weakref
 from collections.abc import Callable, Sequence
-from glob import escape
 from pathlib import Path
-from typing import Any, Generic, SupportsFloat
+from typing import Any, Generic, Self, SupportsFloat, overload
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import logger
 from gymnasium.core import ActType, ObsType, RenderFrame
+from gymnasium.vector import VectorEnv
 
-from saliency_wrappers.film import Film, Painter
-from saliency_wrappers.overlay import HEADS, Drawing, Scale
+from saliency_wrappers.camera import Camera, default_schedule, make_painter, prepared_folder, tell_of_whole_frame
+from saliency_wrappers.overlay import HEADS, Scale
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.recorder import SaliencyRecorder
 from saliency_wrappers.streaming import check_rate
-
-_logger = logging.getLogger(__name__)
+from saliency_wrappers.vector_video import RecordVectorSaliencyVideo
 
 
 class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[ObsType, ActType], gym.utils.RecordConstructorArgs):
@@ -40,9 +36,23 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
     and so are frames of steps without a decision. Frames are streamed: memory does not grow with the episode, and what was recorded
     survives an exception and, but for the last frames, a kill. Where the recorder has `on_error="warn"`, a failure of the filming (a full
     disk) ends the video with a warning, and the episode goes on.
+
+    For a vector of environments, `RecordSaliencyVideo(envs, ...)` is a `RecordVectorSaliencyVideo`, which also takes `environments`.
     """
 
-    def __init__(
+    @overload
+    def __new__(cls, env: VectorEnv[Any, Any, Any], *args: Any, **options: Any) -> RecordVectorSaliencyVideo: ...
+
+    @overload
+    def __new__(cls, env: gym.Env[ObsType, ActType], *args: Any, **options: Any) -> Self: ...
+
+    def __new__(cls, env: Any = None, *args: Any, **options: Any) -> Any:
+        """As `pathlib.Path` makes the path that fits, this makes the wrapper that fits."""
+        if cls is RecordSaliencyVideo and isinstance(env, VectorEnv):
+            return RecordVectorSaliencyVideo(env, *args, **options)
+        return super().__new__(cls)
+
+    def __init__(  # pyright: ignore[reportInconsistentConstructor]
         self,
         env: gym.Env[ObsType, ActType],
         video_folder: str | os.PathLike[str],
@@ -92,7 +102,7 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         gym.utils.RecordConstructorArgs.__init__(self, video_folder=video_folder, disable_logger=disable_logger, **when, **filmed, **drawn)
         gym.Wrapper.__init__(self, env)
         _check_render_mode(env)
-        self.episode_trigger = _default_schedule() if episode_trigger is None and step_trigger is None else episode_trigger
+        self.episode_trigger = default_schedule() if episode_trigger is None and step_trigger is None else episode_trigger
         self.step_trigger = step_trigger
         self.video_length = video_length if video_length != 0 else math.inf
         self.name_prefix = name_prefix
@@ -104,11 +114,10 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         self.episode_id = -1
         self.render_history: list[RenderFrame] = []
         self._recorder = _recorder_beneath(env)
-        painter = Painter(_drawing(**drawn), _by_episode(scale), strip, _action_names(env), zoom)
-        self._film = Film(self._recorder.recording, painter)
-        self.video_folder = _prepared_folder(video_folder, name_prefix)
-        self._recorder.recording.subscribe(self._film)
-        self._last_resort = weakref.finalize(self, self._film.rescue)
+        painter = make_painter(**drawn, strip=strip, zoom=zoom, action_names=_action_names(env))
+        self.video_folder = prepared_folder(video_folder, name_prefix)
+        self._camera = Camera(self._recorder.recording, painter, self.frames_per_sec, disable_logger, gc_trigger)
+        self._film = self._camera.film
 
     @property
     def recording(self) -> bool:
@@ -160,33 +169,17 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         """Start a recording, to `{video_folder}/{video_name}.mp4`, from the next frame on; one that is running ends."""
         if self.recording:
             self.stop_recording()
-        path = Path(self.video_folder, f"{video_name}.mp4")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._film.start(path, self.frames_per_sec, self._geometry())
-        # Anew after the writer, for the interpreter's exit goes backwards: the film is finished while its file is open.
-        self._last_resort.detach()
-        self._last_resort = weakref.finalize(self, self._film.rescue)
+        self._camera.start(Path(self.video_folder, f"{video_name}.mp4"), self._geometry())
 
     def stop_recording(self) -> None:
         """Have what is held explained, draw and write it, and finish the file; `RuntimeError` when nothing is being recorded."""
-        if not self.recording:
-            raise RuntimeError("stop_recording was called, but no recording was started.")
-        self._last_resort.detach()
-        self._film.finish()
-        if self._film.frames == 0:
-            logger.warn("Ignored saving a video as there were zero frames to save.")
-        elif not self.disable_logger:
-            from proglog import default_bar_logger  # comes with moviepy, which says it through this
-
-            default_bar_logger("bar")(message=f"Saliency video ready: {self._film.path}")
-        if self.gc_trigger and self.gc_trigger(self.episode_id):
-            gc.collect()
+        self._camera.stop(self.episode_id)
 
     def _geometry(self) -> FramePreprocessor | None:
         preprocessor = self._recorder.hook.preprocessor
         if preprocessor is None and not self._told:
             self._told = True
-            _logger.warning("The hook has no preprocessor: maps are drawn over the whole frame. Name one if the agent sees a part of it.")
+            tell_of_whole_frame()
         return preprocessor
 
     def _capture_frame(self) -> None:
@@ -217,20 +210,6 @@ def _check_render_mode(env: gym.Env[Any, Any]) -> None:
         )
 
 
-def _default_schedule() -> Callable[[int], bool]:
-    from gymnasium.utils.save_video import capped_cubic_video_schedule  # brings moviepy, which is slow to import
-
-    return capped_cubic_video_schedule
-
-
-def _by_episode(scale: Scale) -> bool:
-    return isinstance(scale, str) and scale == "episode"
-
-
-def _drawing(style: str, scale: Scale, heads: Sequence[str], colormap: str | None, panels: bool) -> Drawing:
-    return Drawing(style, (0, 1) if _by_episode(scale) else scale, tuple(heads), colormap, panels)
-
-
 def _recorder_beneath(env: gym.Env[Any, Any]) -> SaliencyRecorder[Any, Any]:
     beneath: Any = env
     while isinstance(beneath, gym.Wrapper):
@@ -246,12 +225,3 @@ def _recorder_beneath(env: gym.Env[Any, Any]) -> SaliencyRecorder[Any, Any]:
 def _action_names(env: gym.Env[Any, Any]) -> list[str] | None:
     meanings: Any = getattr(env.unwrapped, "get_action_meanings", None)
     return None if meanings is None else list(meanings())
-
-
-def _prepared_folder(video_folder: str | os.PathLike[str], name_prefix: str) -> str:
-    folder = Path(video_folder).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    prefix = folder / name_prefix
-    if any(any(prefix.parent.glob(f"{escape(prefix.name)}-{kind}-*.mp4")) for kind in ("episode", "step")):
-        logger.warn("Overwriting existing saliency videos in %s (give another video_folder or name_prefix to keep them).", folder)
-    return str(folder)
