@@ -81,7 +81,9 @@ def deferred(method: SaliencyMethod, adapter: AgentAdapter) -> Callable[[Sequenc
     return lambda decisions: method(adapter, decisions)
 
 
-def compare(ways: Sequence[Way], decisions: Sequence[Decision], rounds: int, threads: int, baselines: Sequence[str]) -> list[Result]:
+def compare(
+    ways: Sequence[Way], decisions: Sequence[Decision], rounds: int, threads: int, baselines: Sequence[str], multiple: int | None = None
+) -> list[Result]:
     """Let all ways explain the same decisions in turns.
 
     Args:
@@ -90,6 +92,7 @@ def compare(ways: Sequence[Way], decisions: Sequence[Decision], rounds: int, thr
         rounds: how many blocks they are explained in.
         threads: how many torch uses.
         baselines: names of the ways that each is compared in speed with.
+        multiple: decisions that follow each other in groups of so many stay together. None: as many as there are threads.
 
     Returns:
         One result a way, in their order.
@@ -103,7 +106,7 @@ def compare(ways: Sequence[Way], decisions: Sequence[Decision], rounds: int, thr
         for way in ways:
             if way.warm_up:
                 way.explain(decisions[: way.warm_up])
-    for number, block in enumerate(blocks(decisions, rounds, multiple=threads)):
+    for number, block in enumerate(blocks(decisions, rounds, multiple or threads)):
         turns = [way for way in ways if number % 2 == 0 or not way.slow]
         own, maps = in_turns({way.name: partial(way.explain, block) for way in turns}, number, len(block), threads)
         laps += own

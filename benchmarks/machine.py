@@ -1,4 +1,4 @@
-"""What the times are measured on: processor, versions, load, the peak of its arithmetic, and the time that dense passes need at that peak."""
+"""What the times are measured on: processor, versions, load, the peak of its arithmetic, and how much arithmetic an agent needs."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ FOLDER = Path(__file__).resolve().parents[1] / "runs" / "bench"
 
 
 def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; columns of numbers are aligned to the right."""
-    numeric = [all(row[i][:1].isdigit() or row[i] in ("", "-") or row[i][:1] == "-" for row in rows) for i in range(len(titles))]
+    """A table; columns of numbers are aligned to the right, the first one never."""
+    numeric = [i > 0 and all(row[i].lstrip("+-")[:1].isdigit() or row[i] == "-" for row in rows) for i in range(len(titles))]
     lines = [titles, ["---:" if right else "---" for right in numeric], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
