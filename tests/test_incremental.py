@@ -21,11 +21,13 @@ from xaitk_saliency.impls.perturb_image.sliding_window import SlidingWindow
 
 from saliency_wrappers import Decision, PerturbationSaliency, SaliencyMaps, as_adapter, load_checkpoint, load_pretrained
 from saliency_wrappers.agents import RecurrentModuleAdapter
-from saliency_wrappers.changes import Batch, Changes, Kernel, dilated, slide, workspace
+from saliency_wrappers.changes import Batch, Changes, Kernel, dilated, slide
 from saliency_wrappers.evaluation import POSITIONS, WORTHWHILE, Evaluation
 from saliency_wrappers.incremental import IncrementalBatch
 from saliency_wrappers.models import AtariLSTM, BabyA3CGRU, GreydanusLSTM
+from saliency_wrappers.operators import _changed_lines, linear
 from saliency_wrappers.passes import Perturbation, Segment, dense_pass, incremental_pass
+from saliency_wrappers.workspace import workspace
 
 laws = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -210,6 +212,24 @@ def batch_statistics(agent: Any, x: Tensor) -> Tensor:
     return functional.batch_norm(agent.conv(x), None, None, training=True)
 
 
+def alias_then_in_place(agent: Any, x: Tensor) -> Tensor:
+    y = agent.conv(x)
+    functional.elu(y.contiguous(), inplace=True)
+    y.detach().mul_(2)
+    return agent.second(y)
+
+
+def features_in_place(agent: Any, x: Tensor) -> Tensor:
+    features = agent.conv(x).flatten(1)
+    functional.relu(features, inplace=True)
+    return features
+
+
+def helpers_of_its_kind(agent: Any, x: Tensor) -> Tensor:
+    ones = x.new_ones(len(x), 3 * 9 * 9)
+    return agent.conv(x).flatten(1) + ones if x.is_contiguous() and x.stride(0) == 162 else ones
+
+
 ODD: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "residual": lambda agent, x: agent.second(agent.conv(x) + agent.conv(x).relu()),
     "channel by channel": lambda agent, x: agent.second(agent.conv(x) * agent.scale),
@@ -217,6 +237,11 @@ ODD: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "grouped": lambda agent, x: agent.depthwise(agent.conv(x).relu()),
     "slices": lambda agent, x: agent.second(agent.conv(x)[:, :, 1:, 1:]),
     "in place": in_place_then_both,
+    "in place, by another name": alias_then_in_place,
+    "features in place": features_in_place,
+    "helpers of its kind": helpers_of_its_kind,
+    "channelwise slope": lambda agent, x: agent.second(functional.prelu(agent.conv(x), agent.scale.flatten())),
+    "in place keyword": lambda agent, x: agent.second(functional.leaky_relu(agent.conv(x), 0.3, inplace=True)),
     "in place, kept": kept_before_in_place,
     "positional in place": lambda agent, x: agent.second(functional.relu(agent.conv(x), True)),
     "batch statistics": batch_statistics,
@@ -389,13 +414,19 @@ def test_masks_that_change_most_pixels_are_run_on_the_plain_path():
 @pytest.mark.parametrize(
     ("agent", "reason"),
     [
-        (lambda: torch.compile(BabyA3CGRU(4).eval(), backend="eager"), "OptimizedModule runs as a whole"),
-        (lambda: nn.DataParallel(BabyA3CGRU(4).eval()), "DataParallel runs as a whole"),
+        (lambda module: torch.compile(module, backend="eager"), "OptimizedModule runs as a whole"),
+        (nn.DataParallel, "DataParallel runs as a whole"),
     ],
 )
-def test_a_module_that_runs_as_a_whole_takes_the_plain_path(agent: Callable[[], nn.Module], reason: str):
-    adapter = as_adapter(agent())
-    assert plan_of(adapter, SlidingWindow((20, 20), (20, 20))).reason == reason
+def test_a_module_that_runs_as_a_whole_takes_the_plain_path(agent: Callable[[nn.Module], nn.Module], reason: str):
+    torch.manual_seed(1)
+    module = BabyA3CGRU(4).eval()
+    adapter = as_adapter(agent(module))
+    (decision,) = decisions_of(as_adapter(module), 1)
+    method = PerturbationSaliency(SlidingWindow((20, 20), (20, 20)))
+    assert method.plan(adapter, decision).reason == reason
+    (made,), (expected,) = method(adapter, [decision]), method(as_adapter(module), [decision])
+    np.testing.assert_allclose(made.actor, expected.actor, rtol=0, atol=1e-3 * expected.actor.max())
 
 
 def test_an_agent_that_fails_on_what_changes_alone_takes_the_plain_path():
@@ -554,3 +585,45 @@ def reference_decision(arrays: Any, states: list[Any], i: int, dtype: torch.dtyp
         logits=torch.from_numpy(arrays["logits"][i : i + 1]),
         value=torch.from_numpy(arrays["value"][i : i + 1]),
     )
+
+
+# Linear layers
+
+
+@laws
+@given(
+    rows=st.integers(1, 40),
+    frames=st.integers(1, 3),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    channels=st.integers(1, 3),
+    bias=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_linear_layers_leave_out_lines_that_do_not_change(
+    rows: int, frames: int, size: tuple[int, int], channels: int, bias: bool, seed: int
+):
+    images, changed, of = random_images(seed, frames, rows, channels, *size)
+    weight, offset = torch.randn(5, channels * size[0] * size[1]), torch.randn(5) if bias else None
+    with torch.inference_mode():
+        made = linear(as_changes(images, changed, of), weight, offset)
+    torch.testing.assert_close(made, functional.linear(images.flatten(1), weight, offset), rtol=1e-4, atol=1e-4)
+
+
+def test_a_linear_layer_that_was_trained_in_place_is_seen_anew():
+    """Also by way of `.data`, of which no version counter tells."""
+    images, changed, of = random_images(1, 1, 40, 2, 9, 9)
+    changed[:, 3:] = False
+    images[1:, :, 3:] = images[0, :, 3:]
+    layer = nn.Linear(162, 4)
+    for _ in range(2):
+        with torch.inference_mode():
+            made = linear(as_changes(images, changed, of), layer.weight, layer.bias)
+            torch.testing.assert_close(made, layer(images.flatten(1)), rtol=1e-4, atol=1e-4)
+        layer.weight.data.mul_(-2)
+
+
+def test_changed_lines_are_those_of_each_group_of_neighbours():
+    changed = torch.zeros(20, 6, 5, dtype=torch.bool)
+    changed[3, 2, 4] = changed[7, 4, 0] = changed[18, 5, 1] = True
+    assert _changed_lines(changed) == [(2, 5), (5, 6)]
+    assert _changed_lines(torch.zeros(3, 6, 5, dtype=torch.bool)) == [(0, 0)]

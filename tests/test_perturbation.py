@@ -335,3 +335,33 @@ def test_masks_are_applied_as_equation_one_and_mutate_nothing(seed: int, channel
     untouched = np.broadcast_to(m[:, None] == 1, result.shape)
     assert (result[untouched] == np.broadcast_to(x, result.shape)[untouched]).all()  # exactly
     assert all(torch.equal(a, b) for a, b in zip(arguments, before, strict=True))
+
+
+# What changes
+
+
+@given(seed=st.integers(0, 2**16), tolerance=st.sampled_from([0.0, 1e-4, 0.01, 0.3]))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_every_change_beyond_the_tolerance_is_found_and_few_others(seed: int, tolerance: float):
+    draw = np.random.default_rng(seed)
+    untouched = 1 - draw.uniform(size=(6, 8, 8)).astype(np.float32) ** 8
+    untouched[0] = 1
+    change = torch.from_numpy((draw.normal(size=(2, 8, 8)) * (draw.uniform(size=(2, 8, 8)) > 0.5)).astype(np.float32))
+    masks = Masks(untouched)
+    changed = masks.changed(torch.zeros(1), change, tolerance)
+    amounts = torch.from_numpy(masks.replaced) * change.abs().amax(dim=0)
+    assert changed.shape == (7, 8, 8)
+    assert not changed[0].any()
+    assert (changed[1:] >= (amounts > tolerance)).all()
+    assert not changed[1:][amounts == 0].any()
+    largest = change.abs().amax(dim=0)
+    a_level_less = largest * ((tolerance / largest).pow(0.25) - 1 / 255).clamp(min=0) ** 4
+    assert (amounts >= 0.999 * a_level_less)[changed[1:]].all()
+
+
+def test_with_tolerance_zero_exactly_what_changes_is_found():
+    untouched = np.ones((1, 2, 2), np.float32)
+    untouched[0, 0, 0] = 1 - 1e-6
+    untouched[0, 1, 1] = 0
+    change = torch.tensor([[[1e-30, 1.0], [1.0, 0.0]]])
+    assert Masks(untouched).changed(torch.zeros(1), change, 0.0)[1].tolist() == [[True, False], [False, False]]

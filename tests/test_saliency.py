@@ -7,7 +7,7 @@ import pickle
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ from xaitk_saliency.impls.perturb_image.sliding_window import SlidingWindow
 from saliency_wrappers.agents import RecurrentModuleAdapter, as_adapter
 from saliency_wrappers.perturbation import GaussianBlur, SlidingDisc
 from saliency_wrappers.records import Decision, SaliencyMaps, StateTree, map_state
-from saliency_wrappers.saliency import PRESETS, PerturbationSaliency, SaliencyMethod, saliency_method
+from saliency_wrappers.saliency import PRESETS, PerturbationSaliency, SaliencyMethod, _moved, saliency_method
 from saliency_wrappers.scoring import GridSquaredDifference, SquaredDifference
 
 PERTURBERS: dict[str, Callable[[], PerturbImage]] = {
@@ -783,3 +783,24 @@ def test_a_forbidden_action_has_no_say_in_the_actors_map(tiny_lstm: TinyLSTM):
     allowed = SquaredDifference().generate(outputs.logits[0, :-1], outputs.logits[1:, :-1], outputs.masks.untouched)
     np.testing.assert_allclose(maps.actor, allowed, rtol=1e-5, atol=1e-9)
     assert maps.actor.max() > 0
+
+
+def test_what_goes_to_a_gpu_goes_by_way_of_pinned_memory_without_waiting() -> None:
+    """As far as it can be seen without one."""
+
+    class Recorded:
+        device = torch.device("cpu")
+        calls: ClassVar[list[Any]] = []
+
+        def pin_memory(self) -> Recorded:
+            self.calls.append("pinned")
+            return self
+
+        def to(self, device: torch.device, **options: Any) -> str:
+            self.calls.append((device, options))
+            return "moved"
+
+    assert _moved(cast(Any, Recorded()), torch.device("cuda", 0)) == "moved"
+    assert Recorded.calls == ["pinned", (torch.device("cuda", 0), {"non_blocking": True})]
+    there = torch.zeros(2)
+    assert _moved(there, torch.device("cpu")) is there

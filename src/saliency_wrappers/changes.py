@@ -8,16 +8,15 @@ that follow it are applied while its numbers are still in the processor's cache.
 
 from __future__ import annotations
 
-import math
-import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from saliency_wrappers.workspace import workspace
 
 PIECE = 500_000
 """How many numbers are gathered at a time."""
@@ -75,7 +74,7 @@ class Changes:
     rows: Tensor
     """`(any, C)`: the channels at one position each: the references', then those of the changed positions, and last the padding, 0."""
     lookup: Tensor | None
-    """`(n, h * w + 1)` int64: where in `rows` an image's positions and its padding are. None: one after another, image by image."""
+    """`(n, h * w + 1)` int32: where in `rows` an image's positions and its padding are. None: one after another, image by image."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -97,10 +96,16 @@ class Changes:
 
     def dense(self) -> Tensor:
         """All images, `(n, C, h, w)`."""
-        n, channels, height, width = self.shape
-        lookup = self.lookup
-        rows = self.rows.view(n, -1, channels)[:, :-1].clone() if lookup is None else self.rows.index_select(0, lookup[:, :-1].flatten())
-        return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
+        n, _, height, width = self.shape
+        return self.positions(slice(0, n)).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+    def positions(self, images: slice | Tensor, which: slice = slice(0, -1)) -> Tensor:
+        """Some positions of some images, `(images, positions, C)`."""
+        channels = self.rows.shape[1]
+        if self.lookup is None:
+            return self.rows.view(len(self.batch.frames), -1, channels)[images, which].clone()
+        places = self.lookup[images, which]
+        return self.rows.index_select(0, places.flatten()).view(*places.shape, channels)
 
     def pointwise(self, function: Pointwise) -> Changes:
         """The images with a function applied to them, in place if it works in place."""
@@ -187,9 +192,10 @@ class Pending:
         rows = workspace.take((len(known) + len(self.places) + 1, self.channels), self.rows)
         self._compute(torch.cat([known, self.places]), rows[:-1])
         rows[-1] = 0
-        lookup = torch.arange(positions + 1, device=first.device) + (self.batch.frames * positions)[:, None]
+        changed = torch.arange(len(known), len(rows) - 1, dtype=torch.int32, device=first.device)
+        lookup = torch.arange(positions + 1, dtype=torch.int32, device=first.device) + (self.batch.frames * positions).int()[:, None]
         lookup[:, -1] = len(rows) - 1
-        lookup[self.places[:, 0], self.places[:, 1]] = torch.arange(len(known), len(rows) - 1, device=first.device)
+        lookup.view(-1).scatter_(0, self.places[:, 0] * (positions + 1) + self.places[:, 1], changed)
         return Changes(self.batch, rows, lookup)
 
     def _compute(self, places: Tensor, out: Tensor) -> None:
@@ -209,57 +215,48 @@ class Pending:
                     out[piece] = result
 
 
-class Workspace(threading.local):
-    """Memory that is used again by each run of an agent: what is new from the system costs more than what is computed in it.
-
-    One for each thread. What was taken is given back when the run of which it is a part ends.
-    """
-
-    largest = 1 << 26
-    """Bytes; what is larger is not kept."""
-
-    def __init__(self) -> None:
-        self._kept: list[Tensor] = []
-        self._taken = 0
-
-    @contextmanager
-    def run(self) -> Generator[None]:
-        """Give back at the end of the block what was taken within."""
-        before = self._taken
-        try:
-            yield
-        finally:
-            self._taken = before
-
-    def take(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """An empty tensor of the dtype and device of `like`."""
-        size = math.prod(shape)
-        if size * like.element_size() > self.largest:
-            return like.new_empty(shape)
-        if self._taken == len(self._kept):
-            self._kept.append(like.new_empty(0))
-        kept = self._kept[self._taken]
-        if len(kept) < size or (kept.dtype, kept.device) != (like.dtype, like.device):
-            self._kept[self._taken] = kept = like.new_empty(size + size // 4)
-        self._taken += 1
-        return kept[:size].view(shape)
-
-
-workspace = Workspace()
-
-
 def dilated(changed: Tensor, kernel: Kernel) -> Tensor:
     """The positions `(n, h', w')` bool in which a kernel sees a changed one of `(n, h, w)`."""
-    vertical, horizontal = kernel.padding
-    seen = functional.pad(changed, (horizontal, horizontal, vertical, vertical))
-    for axis in (0, 1):
-        length = (kernel.outputs(axis, changed.shape[axis + 1]) - 1) * kernel.stride[axis] + 1
-        taps = (seen.narrow(axis + 1, tap * kernel.dilation[axis], length) for tap in range(kernel.size[axis]))
-        strided = [tap[:, :: kernel.stride[0]] if axis == 0 else tap[:, :, :: kernel.stride[1]] for tap in taps]
-        seen = strided[0].clone()
-        for tap in strided[1:]:
-            seen |= tap
+    n, height, width = changed.shape
+    rows, columns = (kernel.outputs(axis, length) for axis, length in enumerate((height, width)))
+    stride = kernel.stride[1]
+    if stride not in _WORDS:
+        tall = _vertically(functional.pad(changed, (kernel.padding[1], kernel.padding[1])), kernel, rows)
+        seen = [tall[:, :, first : first + (columns - 1) * stride + 1 : stride] for first in _taps(kernel, 1)]
+        return torch.stack(seen).any(dim=0)
+    # Several positions are looked at in one word: eight of them downwards, and along a row as many as the kernel is moved on.
+    left = -(-kernel.padding[1] // stride) * stride
+    needed = max(left + width, (columns - 1) * stride + left - kernel.padding[1] + _taps(kernel, 1)[-1] + stride)
+    padded = functional.pad(changed, (left, -(-needed // 8) * 8 - left - width))
+    words = _vertically(padded.view(torch.int64), kernel, rows).view(torch.bool).view(_WORDS[stride])
+    masks: dict[int, int] = {}
+    for tap in _taps(kernel, 1):
+        word, byte = divmod(left - kernel.padding[1] + tap, stride)
+        masks[word] = masks.get(word, 0) | 1 << 8 * byte
+    seen = torch.zeros(n, rows, columns, dtype=torch.bool, device=changed.device)
+    for word, mask in masks.items():
+        seen |= (words[:, :, word : word + columns] & mask) != 0
     return seen
+
+
+def _vertically(seen: Tensor, kernel: Kernel, rows: int) -> Tensor:
+    """Each column's positions, or words of them, `(n, h, any)`, put together by `or` where the kernel sees them: `(n, h', any)`."""
+    stride = kernel.stride[0]
+    padded = functional.pad(seen, (0, 0, kernel.padding[0], kernel.padding[0]))
+    parts = [padded[:, first : first + (rows - 1) * stride + 1 : stride] for first in _taps(kernel, 0)]
+    together = parts[0].contiguous() if len(parts) == 1 else parts[0] | parts[1]
+    for part in parts[2:]:
+        together |= part
+    return together
+
+
+def _taps(kernel: Kernel, axis: int) -> range:
+    """The positions that a kernel sees, from its first."""
+    return range(0, kernel.size[axis] * kernel.dilation[axis], kernel.dilation[axis])
+
+
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers of so many bytes."""
 
 
 @lru_cache(maxsize=64)

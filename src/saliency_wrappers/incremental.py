@@ -69,6 +69,8 @@ class IncrementalBatch(Tensor):
         if name in _FACTS or (name == "__get__" and func.__self__.__name__ in _FACTS):
             with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore
                 return func(*args, **kwargs)
+        if name in _FACTORIES and args[0].changes is not None:
+            return func(args[0].changes.rows, *args[1:], **kwargs)
         if args and isinstance(args[0], IncrementalBatch):
             done = args[0]._incrementally(func, name, args[1:], kwargs)
             if done is not NotImplemented:
@@ -88,11 +90,13 @@ class IncrementalBatch(Tensor):
         if not self.flat and name in _FLATTENING:
             flattens = _flattens(tuple(self.shape), name, args, kwargs)
             return IncrementalBatch(changes.settled, self.steps, flat=True) if flattens else NotImplemented
-        in_place = kwargs.pop("inplace", False) or re.fullmatch(r"[a-z0-9]+_|__i[a-z]+__", name) is not None
+        if name in _ALIASES:  # what is done to it in place later is to be seen here, too
+            self.changes = changes = changes.settled
+        in_place = kwargs.get("inplace") is True or re.fullmatch(r"[a-z0-9]+_|__i[a-z]+__", name) is not None
         if self.flat:
             done = NotImplemented if in_place else on_features(changes.settled, name, args, kwargs)
         else:
-            done = on_images(changes, operator, name, args, kwargs)
+            done = on_images(changes, operator, name, args, dict(kwargs))
         if done is NotImplemented:
             return done
         self.steps.append(Step(name, True, tuple(self.shape) if self.flat else done.shape, 1.0 if self.flat else done.share))
@@ -110,27 +114,15 @@ class IncrementalBatch(Tensor):
         return cast(Tensor, self.whole)
 
 
-_FACTS = {
-    *(
-        "shape",
-        "dtype",
-        "device",
-        "ndim",
-        "layout",
-        "requires_grad",
-        "is_leaf",
-        "is_cuda",
-        "is_cpu",
-        "is_sparse",
-        "is_quantized",
-        "is_meta",
-    ),
-    *("itemsize", "nbytes", "is_nested", "dim", "size", "numel", "nelement", "ndimension", "__len__", "is_floating_point", "is_complex"),
-    *("get_device", "is_inference", "element_size"),
-}
+_FACTS = set(
+    "shape dtype device ndim layout requires_grad is_leaf is_cuda is_cpu is_sparse is_quantized is_meta itemsize nbytes is_nested dim size "
+    "numel nelement ndimension __len__ is_floating_point is_complex get_device is_inference element_size stride is_contiguous".split()
+)
 """What can be told of a batch without its content."""
 
 _FLATTENING = {"flatten", "view", "reshape"}
+_ALIASES = {"contiguous", "detach", "to", "float", "double", "half", "bfloat16", "dropout", "dropout2d"}
+_FACTORIES = {"new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"}
 
 
 def _flattens(shape: tuple[int, ...], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -13,41 +14,11 @@ from saliency_wrappers.changes import Changes, Kernel, Pending, slide
 
 Operator = Callable[..., Any]
 
-POINTWISE = {
-    *("relu", "relu6", "elu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid", "softplus", "hardtanh", "hardswish", "hardsigmoid", "mish"),
-    *(
-        "selu",
-        "celu",
-        "logsigmoid",
-        "softsign",
-        "tanhshrink",
-        "abs",
-        "neg",
-        "exp",
-        "square",
-        "clamp",
-        "clip",
-        "add",
-        "sub",
-        "subtract",
-        "mul",
-    ),
-    *("multiply", "div", "divide", "true_divide", "pow", "rsub", "__radd__", "__rsub__", "__rmul__", "__neg__", "__add__", "__sub__"),
-    *(
-        "__mul__",
-        "__truediv__",
-        "__pow__",
-        "__iadd__",
-        "__isub__",
-        "__imul__",
-        "__itruediv__",
-        "float",
-        "double",
-        "half",
-        "bfloat16",
-        "clone",
-    ),
-}
+POINTWISE = set(
+    "relu relu6 elu leaky_relu gelu silu tanh sigmoid softplus hardtanh hardswish hardsigmoid mish selu celu logsigmoid softsign "
+    "tanhshrink abs neg exp square clamp clip add sub subtract mul multiply div divide true_divide pow rsub __radd__ __rsub__ __rmul__ "
+    "__neg__ __add__ __sub__ __mul__ __truediv__ __pow__ __iadd__ __isub__ __imul__ __itruediv__ float double half bfloat16 clone".split()
+)
 """Operators on each number by itself, as long as their other arguments are no tensors but scalars; and the same with `_`, in place."""
 
 
@@ -65,9 +36,10 @@ def on_images(images: Changes | Pending, operator: Operator, name: str, args: tu
         `Changes` or `Pending`; `NotImplemented` where the whole batch is needed.
     """
     if name in POINTWISE or name.removesuffix("_") in POINTWISE:
-        if any((isinstance(argument, Tensor) and argument.ndim) or argument is True for argument in (*args, *kwargs.values())):
+        others = (*args, *(value for key, value in kwargs.items() if key != "inplace"))
+        if any((isinstance(other, Tensor) and other.ndim) or other is True for other in others):
             return NotImplemented
-        usual = not args and all(value == _USUAL.get(key) for key, value in kwargs.items())
+        usual = not args and all(value in _USUAL.get(key, ()) for key, value in kwargs.items())
         if name in _CASTS:
             return images.settled.pointwise(lambda rows: operator(rows, *args, **kwargs))
         fast = _FAST.get(name) if isinstance(images, Pending) and usual else None
@@ -88,7 +60,7 @@ def _elu(rows: Tensor) -> Tensor:
 
 
 _CASTS = {"float", "double", "half", "bfloat16"}
-_USUAL = {"alpha": 1.0}
+_USUAL = {"alpha": [1.0], "inplace": [True, False]}
 _FAST: dict[str, Callable[[Tensor], Tensor]] = {"elu": _elu, "relu": torch.relu_}
 """In place, for rows that nobody else has seen."""
 
@@ -151,6 +123,10 @@ def _normalisation(changes: Changes, operator: Operator, *args: Any, **kwargs: A
     return changes.pointwise(lambda rows: operator(rows, *args, **kwargs)) if known and not training else NotImplemented
 
 
+def _channelwise(changes: Changes, operator: Operator, weight: Tensor) -> Changes:
+    return changes.pointwise(lambda rows: operator(rows, weight))
+
+
 def _dropout(changes: Changes, operator: Operator, p: float = 0.5, training: bool = True, inplace: bool = False) -> Changes:
     return NotImplemented if training else changes
 
@@ -170,6 +146,7 @@ _LAYERS: dict[str, Operator] = {
     "max_pool2d": _max_pooling,
     "avg_pool2d": _average_pooling,
     "batch_norm": _normalisation,
+    "prelu": _channelwise,
     "dropout": _dropout,
     "dropout2d": _dropout,
     "to": _conversion,
@@ -178,12 +155,68 @@ _LAYERS: dict[str, Operator] = {
 }
 
 
+def linear(changes: Changes, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`functional.linear` of the features, `(n, outputs)`: the references', and what changes of it, for several images at a time.
+
+    The features of neighbouring masks change in the same lines, one below the other; all other lines are left out.
+    """
+    n, channels, _, width = changes.shape
+    lines = _changed_lines(changes.batch.changed)
+    if sum(stop - start for start, stop in lines) > 0.8 * len(lines) * changes.shape[2]:
+        return functional.linear(changes.dense().flatten(1), weight, bias)
+    matrix = _by_position.of(weight, channels)
+    references = changes.positions(changes.batch.first)
+    outputs = functional.linear(references.flatten(1), matrix.T, bias)[changes.batch.frames]
+    for begin, (start, stop) in zip(range(0, n, _NEIGHBOURS), lines, strict=True):
+        part = slice(begin, min(begin + _NEIGHBOURS, n))
+        seen = slice(start * width, stop * width)
+        change = changes.positions(part, seen) - references[changes.batch.frames[part], seen]
+        outputs[part].addmm_(change.flatten(1), matrix[start * width * channels : stop * width * channels])
+    return outputs
+
+
+_NEIGHBOURS = 16
+"""How many images are multiplied at a time."""
+
+
+def _changed_lines(changed: Tensor) -> list[tuple[int, int]]:
+    """For each group of neighbours in `(n, h, w)` bool the first line in which something is changed, and the one after the last."""
+    n, height, _ = changed.shape
+    lines = functional.pad(changed.view(torch.uint8).amax(dim=2), (0, 0, 0, -n % _NEIGHBOURS))
+    groups = lines.view(-1, _NEIGHBOURS, height).amax(dim=1).tolist()
+    return [(group.index(1), height - group[::-1].index(1)) if any(group) else (0, 0) for group in groups]
+
+
+class _ByPosition:
+    """Keeps the last few weights of linear layers position by position, `(h * w * C, outputs)`: to rearrange them takes time."""
+
+    size = 4
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[Any, ...], tuple[Tensor, Tensor]] = OrderedDict()
+
+    def of(self, weight: Tensor, channels: int) -> Tensor:
+        """The rearranged weight. The numbers are compared: training changes them in place, and not always so that PyTorch knows."""
+        key = (weight.data_ptr(), weight.shape, weight.dtype, weight.device, channels)
+        was, rearranged = self._kept.pop(key, (None, None))
+        if was is None or rearranged is None or not torch.equal(was, weight):
+            outputs = len(weight)
+            was, rearranged = weight.detach().clone(), weight.view(outputs, channels, -1).permute(2, 1, 0).reshape(-1, outputs)
+        self._kept[key] = was, rearranged
+        if len(self._kept) > self.size:
+            self._kept.popitem(last=False)
+        return rearranged
+
+
+_by_position = _ByPosition()
+
+
 def _gru_cell(
     changes: Changes, state: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
 ) -> Tensor:
     """`torch.gru_cell`, with the state's half once for each frame."""
     remembered = _once_a_frame(changes, state, w_hh, b_hh)
-    seen = functional.linear(_features(changes), w_ih, b_ih)
+    seen = linear(changes, w_ih, b_ih)
     (r, z, new), (r_h, z_h, new_h) = seen.chunk(3, dim=1), remembered.chunk(3, dim=1)
     r.add_(r_h).sigmoid_()
     z.add_(z_h).sigmoid_()
@@ -196,25 +229,17 @@ def _lstm_cell(
 ) -> tuple[Tensor, Tensor]:
     """`torch.lstm_cell`, with the state's half once for each frame."""
     hx, cx = state
-    gates = functional.linear(_features(changes), w_ih, b_ih).add_(_once_a_frame(changes, hx, w_hh, b_hh))
+    gates = linear(changes, w_ih, b_ih).add_(_once_a_frame(changes, hx, w_hh, b_hh))
     i, f, g, o = gates.chunk(4, dim=1)
     cell = f.sigmoid_().mul_(cx).addcmul_(i.sigmoid_(), g.tanh_())
     return cell.tanh().mul_(o.sigmoid_()), cell.clone()
 
 
-def _linear(changes: Changes, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return functional.linear(_features(changes), weight, bias)
-
-
 _CELLS: dict[str, Operator] = {
     "gru_cell": _gru_cell,
     "lstm_cell": _lstm_cell,
-    "linear": _linear,
+    "linear": linear,
 }
-
-
-def _features(changes: Changes) -> Tensor:
-    return changes.dense().flatten(1)
 
 
 def _once_a_frame(changes: Changes, state: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from saliency_wrappers.agents.base import AgentAdapter, batch_axes
-from saliency_wrappers.changes import Batch, Changes, workspace
+from saliency_wrappers.changes import Batch, Changes
 from saliency_wrappers.incremental import IncrementalBatch, Step
 from saliency_wrappers.perturbation import perturbed
 from saliency_wrappers.records import StateTree, map_state, state_leaves
+from saliency_wrappers.workspace import workspace
 
 Layout = Literal["contiguous", "channels_last"]
 
@@ -53,8 +54,8 @@ class Perturbation:
 
     @cached_property
     def counts(self) -> Tensor:
-        """`(k,)` int64: how many pixels each of `rows` changes."""
-        return rows_of(self.changed, self.rows).flatten(1).sum(dim=1)
+        """`(k,)` int32: how many pixels each of `rows` changes."""
+        return rows_of(self.changed, self.rows).flatten(1).view(torch.uint8).sum(dim=1, dtype=torch.int32)  # as bool in five times the time
 
     @property
     def share(self) -> float:

@@ -24,8 +24,8 @@ from saliency_wrappers.perturbation import Fill, GaussianBlur, MaskCache, Masks,
 from saliency_wrappers.records import Array, Decision, SaliencyMaps, map_state
 from saliency_wrappers.scoring import GridSquaredDifference, SquaredDifference, saliency_map
 
-_TOGETHER = 8
-"""How many decisions are prepared at a time."""
+_TOGETHER, _PIXELS = 8, 400_000
+"""How many decisions are prepared at a time: each needs a byte for every mask and pixel."""
 
 
 @runtime_checkable
@@ -102,7 +102,8 @@ class PerturbationSaliency:
             ValueError: an input, a fill, masks or outputs of a wrong shape or not finite.
         """
         rows = [row for decision in decisions for row in split_rows(adapter, decision)]
-        groups = [rows[start : start + _TOGETHER] for start in range(0, len(rows), _TOGETHER)]
+        together = max(1, min(_TOGETHER, *(_PIXELS // max(1, row.inputs[0].numel()) for row in rows))) if rows else 1
+        groups = [rows[start : start + together] for start in range(0, len(rows), together)]
         return [maps for group in groups for maps in self._explain(adapter, group)]
 
     def plan(self, adapter: AgentAdapter, decision: Decision) -> Plan:

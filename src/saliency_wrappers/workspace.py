@@ -1,0 +1,49 @@
+"""`Workspace`: memory for large intermediate results that is used again and again."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+
+class Workspace(threading.local):
+    """Memory that is used again by each run of an agent: what is new from the system costs more than what is computed in it.
+
+    One for each thread. What was taken is given back when the run of which it is a part ends.
+    """
+
+    largest = 1 << 26
+    """Bytes; what is larger is not kept."""
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
+        self._taken = 0
+
+    @contextmanager
+    def run(self) -> Generator[None]:
+        """Give back at the end of the block what was taken within."""
+        before = self._taken
+        try:
+            yield
+        finally:
+            self._taken = before
+
+    def take(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """An empty tensor of the dtype and device of `like`."""
+        size = math.prod(shape)
+        if size * like.element_size() > self.largest:
+            return like.new_empty(shape)
+        if self._taken == len(self._kept):
+            self._kept.append(like.new_empty(0))
+        kept = self._kept[self._taken]
+        if len(kept) < size or (kept.dtype, kept.device) != (like.dtype, like.device):
+            self._kept[self._taken] = kept = like.new_empty(size + size // 4)
+        self._taken += 1
+        return kept[:size].view(shape)
+
+
+workspace = Workspace()
