@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import click
 import torch
 from baselines import code_of_2018, published_application
 from cases import Case, cases
-from comparing import SIMILAR, Result, Way, compare, deferred, inline, of_own_scale, of_the_peak
+from comparing import EQUAL, SIMILAR, Result, Way, compare, deferred, inline, of_own_scale, of_the_peak
 from machine import facts, flops_of_a_pass, load, peak_rate
 from measuring import torch_threads
 from reporting import FOLDER, markdown, milliseconds, say, thread_counts, times, write
@@ -90,13 +91,11 @@ def ways(case: Case, threads: int) -> list[Way]:
     agent, adapter = case.agent, as_adapter(case.agent)
     plain, exact, tolerant = PerturbationSaliency(path="plain"), PerturbationSaliency(), PerturbationSaliency(tolerance=1e-4)
     published = Way(PUBLISHED, lambda some: published_application(agent, some, workers=threads), PLAIN, of_own_scale, warm_up=1)
-    own = [
-        Way(PLAIN, inline(plain, adapter), PUBLISHED, of_own_scale),
-        Way("exact (default), inline", inline(exact, adapter), PLAIN, of_the_peak),
-        Way("exact (default), deferred", deferred(exact, adapter), PLAIN, of_the_peak),
-        Way("tolerance 1e-4, inline", inline(tolerant, adapter), PLAIN, of_the_peak, SIMILAR),
-        Way("tolerance 1e-4, deferred", deferred(tolerant, adapter), PLAIN, of_the_peak, SIMILAR),
-    ]
+    own = [Way(PLAIN, inline(plain, adapter), PUBLISHED, of_own_scale)]
+    for name, method, bound in (("exact (default)", exact, EQUAL), ("tolerance 1e-4", tolerant, SIMILAR)):
+        plan = partial(method.plan, adapter)
+        own.append(Way(f"{name}, inline", inline(method, adapter), PLAIN, of_the_peak, bound, plan=plan))
+        own.append(Way(f"{name}, deferred", deferred(method, adapter), PLAIN, of_the_peak, bound, plan=plan))
     channels = case.decisions[0].inputs.shape[1]
     return [*(ways_of_2018(case) if channels == 1 else []), published, *own]
 
@@ -145,7 +144,7 @@ def summary(measured: Measured) -> str:
 def table(measured: Measured) -> str:
     """The results as a Markdown table."""
     titles = ["way", "ms per decision", "least..most", *[f"times faster than {name}" for name in BASELINES]]
-    titles += ["share of the dense roofline", "difference: most", "median", "to", "decisions"]
+    titles += ["share of the dense roofline", "difference: most", "median", "to", "decisions", "incremental"]
     return markdown(titles, [row(result, measured.roofline) for result in measured.results])
 
 
@@ -154,7 +153,8 @@ def row(result: Result, roofline: float) -> Sequence[str]:
     faster = [times(result.times_faster[name]) if name != result.way else "1" for name in BASELINES]
     differences = [f"{result.difference:.1e}", f"{result.usual_difference:.1e}", result.agrees_with]
     reached = f"{roofline / result.seconds.median:.2f}"
-    return [result.way, *milliseconds(result.seconds), *faster, reached, *differences, str(result.decisions)]
+    paths = "-" if result.incremental is None else str(result.incremental)
+    return [result.way, *milliseconds(result.seconds), *faster, reached, *differences, str(result.decisions), paths]
 
 
 if __name__ == "__main__":

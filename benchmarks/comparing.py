@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from saliency_wrappers import Decision, SaliencyMaps
 from saliency_wrappers.agents import AgentAdapter
+from saliency_wrappers.evaluation import Plan
 from saliency_wrappers.saliency import SaliencyMethod
 
 Array = NDArray[np.float32]
@@ -40,6 +41,8 @@ class Way:
     """How many decisions it explains before it is timed: batch sizes are measured then, masks made, memory taken."""
     slow: bool = False
     """Takes part in every other block only."""
+    plan: Callable[[Decision], Plan] | None = None
+    """How it explains a decision. None where it has no choice."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Result:
     """The largest, over all maps, to those that it must agree with."""
     usual_difference: float
     """The median."""
+    incremental: int | None
+    """How many of all decisions took the incremental path. None where there is no choice."""
 
 
 def of_own_scale(saliency: Array, other: Array) -> float:
@@ -112,7 +117,9 @@ def compare(
         laps += own
         for way in turns:
             differences[way.name] += checked_differences(way, maps)
-    return [_result(way, laps, differences[way.name], threads, baselines) for way in ways]
+    with torch_threads(threads):
+        paths = {way.name: _incremental(way, decisions) for way in ways}
+    return [_result(way, laps, differences[way.name], baselines, threads, paths[way.name]) for way in ways]
 
 
 def blocks(decisions: Sequence[Decision], rounds: int, multiple: int) -> Iterator[list[Decision]]:
@@ -140,7 +147,9 @@ def checked_differences(way: Way, maps: dict[str, list[SaliencyMaps]]) -> list[f
     return differences
 
 
-def _result(way: Way, laps: Sequence[Lap], differences: Sequence[float], threads: int, baselines: Sequence[str]) -> Result:
+def _result(
+    way: Way, laps: Sequence[Lap], differences: Sequence[float], baselines: Sequence[str], threads: int, incremental: int | None
+) -> Result:
     return Result(
         way=way.name,
         threads=threads,
@@ -150,7 +159,12 @@ def _result(way: Way, laps: Sequence[Lap], differences: Sequence[float], threads
         agrees_with=way.agrees_with,
         difference=max(differences),
         usual_difference=median(differences),
+        incremental=incremental,
     )
+
+
+def _incremental(way: Way, decisions: Sequence[Decision]) -> int | None:
+    return None if way.plan is None else sum(way.plan(decision).path == "incremental" for decision in decisions)
 
 
 def _heads(maps: SaliencyMaps) -> list[Array]:
