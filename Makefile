@@ -19,8 +19,11 @@ lint: $(READY)  ## check style, formatting and types
 	$(VENV)/bin/ruff format --check .
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV)/bin/pyright
 
-bench: $(READY)  ## seconds per decision, against the published way
+bench: $(READY)  ## measure speed, into runs/bench (ARGS="--agents Pong" goes to the first, against the published way)
 	$(VENV)/bin/python benchmarks/bench_saliency.py $(ARGS)
+	$(VENV)/bin/python benchmarks/bench_perturbers.py
+	$(VENV)/bin/python benchmarks/bench_recorder.py
+	$(VENV)/bin/python benchmarks/bench_stages.py
 
 clean:  ## remove .venv, caches, builds and runs/demo
 	rm -rf $(VENV) build dist runs/demo .pytest_cache .ruff_cache .hypothesis

@@ -6,14 +6,14 @@ given what makes it fast without changing what it is (no gradients, one torch th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 
 import cv2
 import numpy as np
 import torch
+from measuring import torch_threads
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import nn
@@ -31,7 +31,7 @@ def published_application(agent: nn.Module, decisions: Sequence[Decision], worke
 
     Args:
         agent: called as `value, logits, state = agent((x, state))`.
-        decisions: of one row each, with inputs `(1, 1, h, w)`.
+        decisions: of one row each, with inputs `(1, C, h, w)`.
         workers: how many threads share the frames. Each gets one torch thread: on two cores that is the fastest.
 
     Returns:
@@ -42,10 +42,11 @@ def published_application(agent: nn.Module, decisions: Sequence[Decision], worke
 
 
 def _published_maps(agent: nn.Module, decision: Decision) -> SaliencyMaps:
-    image = decision.inputs[0, 0].numpy()
+    channels = decision.inputs[0].numpy()
+    image = channels[0] if len(channels) == 1 else np.moveaxis(channels, 0, -1)
     value, logits = _run(agent, decision, image)
     masks = SlidingRadial(radius=(1, 1), stride=(5, 5), sigma=(5, 5)).perturb(image)
-    images = occlude_image_batch(image, masks, fill=gaussian_filter(image, sigma=3))
+    images = occlude_image_batch(image, masks, fill=gaussian_filter(image, sigma=(3, 3, 0)[: image.ndim]))
     outputs = [_run(agent, decision, perturbed) for perturbed in images]
     scoring = SquaredDifferenceScoring()
     actor = scoring.generate(logits, np.stack([perturbed[1] for perturbed in outputs]), masks)
@@ -91,19 +92,9 @@ def _disc(row: int, column: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
     return mask / mask.max()
 
 
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _run(agent: nn.Module, decision: Decision, image: Array) -> tuple[Array, Array]:
-    """One pass on one image: value `(1,)` and logits `(num_actions,)`."""
+    """One pass on one image, `(h, w)` or `(h, w, C)`: value `(1,)` and logits `(num_actions,)`."""
+    channels = image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0)
     with torch.no_grad():
-        value, logits, _ = agent((torch.from_numpy(image)[None, None], decision.state))
+        value, logits, _ = agent((torch.from_numpy(channels)[None], decision.state))
     return value[0].numpy(), logits[0].numpy()
