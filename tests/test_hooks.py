@@ -203,7 +203,7 @@ def test_explain_names_the_vector_recorder_when_every_policy_pass_had_one_other_
     window = hook.open_window(num_envs=1)
     act(agent, rows=8)
     act(agent, rows=8)
-    assert "Every policy pass had 8 rows: for a vector of 8 environments use VectorSaliencyRecorder (a later version)." in window.explain()
+    assert "Every policy pass had 8 rows: for a vector of 8 environments use VectorSaliencyRecorder." in window.explain()
     act(agent, rows=64)
     assert "VectorSaliencyRecorder" not in window.explain()
     window.forget_counts()

@@ -25,7 +25,7 @@ FLOW = [
     ["perturbation", "perturbers", "scoring", "saliency", "overlay"],
     ["locations", "chunks", "trees", "headers", "background", "columns", "writing", "map_layers", "episodes", "store"],
     ["fingerprints", "backends", "deferred", "capturing"],
-    ["wiring", "failures", "recording", "recorder", "vector"],
+    ["wiring", "clocks", "failures", "explaining", "recording", "recorder", "vector", "vec_env"],
     ["streaming", "film", "video"],
     ["faithfulness", "testing", "installation", "playing", "cli"],
     [PACKAGE],

@@ -399,7 +399,7 @@ def test_maps_that_fail_when_the_episode_ends_lose_no_transition_and_raise_at_th
         recorder.reset()
     assert env.episode == 0
     recorder.reset()
-    assert env.episode == recorder.recording.episode == 1
+    assert env.episode == recorder.recording.clocks[0].episode == 1
     recorder.close()
 
 

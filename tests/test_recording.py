@@ -24,6 +24,7 @@ from saliency_wrappers import (
     ReplayMismatchError,
     SaliencyMaps,
 )
+from saliency_wrappers.clocks import EpisodeClock
 from saliency_wrappers.recording import Recording
 from saliency_wrappers.records import StepSaliency
 
@@ -94,20 +95,24 @@ class Loop:
         return self
 
     def begin(self) -> None:
-        self.recording.begin_episode()
+        self.recording.begin_episodes()
         self.state = self.agent.initial_state(1)
 
-    def decide(self, action: Any = 0, frame: Any = lambda: None) -> StepSaliency | None:
+    @property
+    def clock(self) -> EpisodeClock:
+        return self.recording.clocks[0]
+
+    def decide(self, action: Any = 0, frames: Any = tuple) -> StepSaliency | None:
         with torch.no_grad():
-            image = network_input(self.world.frame(max(self.recording.episode, 0), self.recording.step))
+            image = network_input(self.world.frame(max(self.clock.episode, 0), self.clock.step))
             _, _, self.state = self.agent((image, self.state))
-        return self.recording.decide(action, frame)
+        return self.recording.decide([action], frames)[0]
 
     def step(self, n: int = 1, ended: bool = False, decides: bool = True, action: Any = 0) -> list[StepSaliency | None]:
         results: list[StepSaliency | None] = []
         for i in range(n):
-            results.append(self.decide(action) if decides else self.recording.decide(action))
-            self.recording.advance(ended and i == n - 1)
+            results.append(self.decide(action) if decides else self.recording.decide([action])[0])
+            self.recording.advance([ended and i == n - 1])
         return results
 
 
@@ -454,7 +459,7 @@ def checked(preprocessor: FramePreprocessor, verify: Any = "first", frame: Any =
     loop.hook.preprocessor = preprocessor
     loop.begin()
     loop.agent((torch.as_tensor(AREA(FRAME))[None], loop.state))
-    loop.recording.decide(0, frame)
+    loop.recording.decide([0], lambda: [shown for shown in [frame()] if shown is not None])
     return loop
 
 
@@ -492,7 +497,7 @@ def test_a_stack_is_not_compared_with_one_frame() -> None:
     loop.hook.preprocessor = FramePreprocessor(size=(8, 8), stack=2)
     loop.begin()
     loop.agent((torch.rand(1, 2, 8, 8), loop.state))
-    assert loop.recording.decide(0, lambda: FRAME) is not None
+    assert loop.recording.decide([0], lambda: [FRAME]) != [None]
 
 
 def test_only_checked_steps_ask_for_the_frame() -> None:
@@ -501,8 +506,8 @@ def test_only_checked_steps_ask_for_the_frame() -> None:
     loop.hook.preprocessor = FramePreprocessor(size=(8, 8))
     loop.begin()
     for t in range(4):
-        loop.decide(0, lambda t=t: rendered.append(t) or loop.world.frame(0, t))
-        loop.recording.advance(ended=False)
+        loop.decide(0, lambda t=t: rendered.append(t) or [loop.world.frame(0, t)])
+        loop.recording.advance([False])
     assert rendered == [0, 1]
 
 
@@ -515,7 +520,7 @@ def test_a_failing_computation_raises_and_leaves_the_recording_usable() -> None:
     loop.step()
     with pytest.raises(ValueError, match="no map today"):
         loop.decide()
-    loop.recording.advance(ended=False)
+    loop.recording.advance([False])
     assert loop.step()[0] is not None
 
 
@@ -544,19 +549,19 @@ def test_a_failing_block_that_raises_was_handed_on_too() -> None:
         loop.step(3)
     assert [one for one in loop.listener.heard if one[0] == "explained"] == [("explained", 0, t, None) for t in range(3)]
     loop.begin()
-    assert loop.recording.episode == 1
+    assert loop.clock.episode == 1
 
 
-@pytest.mark.parametrize("call", ["begin_episode", "end_episode", "flush", "close", "decide"])
+@pytest.mark.parametrize("call", ["begin_episodes", "end_episodes", "flush", "close", "decide"])
 def test_a_failure_when_the_episode_ends_waits_for_the_next_call_and_is_raised_once(call: str) -> None:
     loop = Loop(Method(fails_at=1), mode="deferred").listened()
     loop.begin()
     loop.step(3, ended=True)
     assert [one for one in loop.listener.heard if one[0] == "explained"] == [("explained", 0, t, None) for t in range(3)]
     with pytest.raises(ValueError, match="no map today"):
-        getattr(loop.recording, call)(*[0] * (call == "decide"))
+        getattr(loop.recording, call)(*[[0]] * (call == "decide"))
     loop.begin()
-    assert (loop.recording.episode, loop.recording.step) == (1, 0)
+    assert (loop.clock.episode, loop.clock.step) == (1, 0)
     loop.recording.close()
     assert not loop.hook.attached
 
@@ -605,7 +610,7 @@ def test_with_on_error_warn_a_failing_trigger_is_a_warning(name: str) -> None:
     with pytest.warns(UserWarning, match="No saliency .*ValueError: no trigger for 0"):
         episode()
     assert results == [None] * 3
-    assert loop.recording.step == 3
+    assert loop.clock.step == 3
 
 
 def test_with_on_error_warn_an_action_that_is_no_array_is_a_warning() -> None:
@@ -671,7 +676,7 @@ def test_a_step_without_a_decision_is_an_error_only_when_required() -> None:
     with pytest.raises(
         MissingDecisionError, match=r"Step 1 of episode 0 came without a decision. 2 passes of the agent seen, 1 could be"
     ) as caught:
-        loop.recording.decide(0)
+        loop.recording.decide([0])
     assert "(64, expected 1)" in str(caught.value)
     assert loop.step() != [None]
 
@@ -769,7 +774,7 @@ def test_steps_that_repeat_each_decision_as_frame_skip_does_warn_once() -> None:
             with pytest.warns(
                 UserWarning, match=r"had 3 decisions in 14 steps.*the recorder belongs outside wrappers that step several times"
             ):
-                loop.recording.end_episode()
+                loop.recording.end_episodes()
     loop.recording.close()
 
 

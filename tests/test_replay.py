@@ -354,10 +354,10 @@ def test_a_moment_is_still_to_come_until_the_input_is_the_preprocessors():
     check, adapter = ReplayCheck("first"), Fixed(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5]]))
     for state in (FIRST, LATER, LATER):
         with pytest.raises(ValueError, match="Expected a network input of shape"):
-            check(adapter, decision(state=state), PREPROCESSOR, frame)
+            check(adapter, decision(state=state), PREPROCESSOR, lambda: [frame()])
         assert check.unfinished
     right = FramePreprocessor(size=(2, 2), determines_input=False)
-    assert [check(adapter, decision(state=state), right, frame) for state in (FIRST, LATER)] == [True, True]
+    assert [check(adapter, decision(state=state), right, lambda: [frame()]) for state in (FIRST, LATER)] == [True, True]
     assert not check.unfinished
 
 

@@ -277,7 +277,7 @@ def test_stepping_on_in_an_ended_episode_begins_none() -> None:
         play(recorder, agent)
         agent((network_input(env.render()), agent.initial_state(1)))
         assert "saliency" not in recorder.step(0)[-1]
-        assert recorder.recording.episode == 0
+        assert recorder.recording.clocks[0].episode == 0
         recorder.reset()
         agent((network_input(env.render()), agent.initial_state(1)))
         check_saliency(recorder.step(1)[-1]["saliency"], 1, 0, always_acting(env, 1, 0), action=1)

@@ -12,6 +12,7 @@ from saliency_wrappers.records import Decision, SaliencyMaps
 from saliency_wrappers.replay import ReplayMismatchError
 from saliency_wrappers.saliency import PerturbationSaliency, SaliencyMethod
 from saliency_wrappers.scoring import GridSquaredDifference, SquaredDifference
+from saliency_wrappers.vector import VectorSaliencyRecorder
 from saliency_wrappers.video import RecordSaliencyVideo
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "SlidingDisc",
     "SquaredDifference",
     "UnsafeCheckpointError",
+    "VectorSaliencyRecorder",
     "as_adapter",
     "draw",
     "load_checkpoint",

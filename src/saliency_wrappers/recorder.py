@@ -131,16 +131,16 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
         When the maps that were due at the last episode's end could not be computed, the error is raised here, before the reset (or by
         `step` or `close`, if they come first), and only once: the transition that ended the episode was not to be lost.
         """
-        self.recording.end_episode()
+        self.recording.end_episodes()
         observation, info = self.env.reset(seed=seed, options=options)
-        self.recording.begin_episode()
+        self.recording.begin_episodes()
         return observation, info
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step the environment; `info["saliency"]` is the decision behind `action`, if there was one and it was wanted."""
-        saliency = self.recording.decide(action, self._frame)
+        (saliency,) = self.recording.decide([action], self._frames)
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self.recording.advance(ended=terminated or truncated)
+        self.recording.advance([terminated or truncated])
         if saliency is not None:
             info = {**info, "saliency": saliency.info()}
         return observation, reward, terminated, truncated, info
@@ -152,6 +152,6 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
         finally:
             self.env.close()
 
-    def _frame(self) -> NDArray[np.uint8] | None:
+    def _frames(self) -> list[NDArray[np.uint8]]:
         frame = self.env.render() if self.env.render_mode == "rgb_array" else None
-        return frame if isinstance(frame, np.ndarray) else None
+        return [frame] if isinstance(frame, np.ndarray) else []

@@ -1,22 +1,21 @@
-"""`Recording`: the clocks, triggers, blocks and error policy of an instrumented environment, as a plain object.
+"""`Recording`: the triggers, blocks and error policy of instrumented environments, as a plain object.
 
-It takes each step's decision from the hook, has it explained now or in blocks, and hands `StepSaliency` to its `SaliencyConsumer`s.
+It takes each step's decisions from the hook, has them explained now or in blocks, and hands `StepSaliency` to its `SaliencyConsumer`s.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol
 
-import torch
-
-from saliency_wrappers.agents import AgentAdapter
+from saliency_wrappers.agents.base import split_rows
+from saliency_wrappers.clocks import EpisodeClock
+from saliency_wrappers.explaining import Decided, Explainer
 from saliency_wrappers.failures import Failures, OnError
 from saliency_wrappers.hooks import RecurrentAgentHook
-from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps, StepSaliency, copy_tensor, plain_action
-from saliency_wrappers.replay import FrameNow, ReplayCheck, Verify, replay_held
+from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps, StepSaliency
+from saliency_wrappers.replay import FramesNow, ReplayCheck, Verify
 from saliency_wrappers.saliency import SaliencyMethod
 from saliency_wrappers.wiring import Fault, Wiring
 
@@ -44,21 +43,20 @@ class SaliencyConsumer(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class _Held:
-    saliency: StepSaliency
-    decision: Decision
-    adapter: AgentAdapter
-
-
 class Recording:
-    """Follows one environment through its episodes: `begin_episode`, then `decide` and `advance` for each step, `close` at the end."""
+    """Follows environments through their episodes: `begin_episodes`, then `decide` and `advance` for each step, `close` at the end.
+
+    The agent acts for all of them in one pass, and each has a clock of its own. One environment is a vector of one.
+    """
 
     def __init__(
         self,
         hook: RecurrentAgentHook,
         method: SaliencyMethod,
         *,
+        num_envs: int = 1,
+        environments: Sequence[int] | None = None,
+        resets_at_once: bool = False,
         mode: Mode = "inline",
         episode_trigger: Trigger | None = None,
         step_trigger: Trigger | None = None,
@@ -68,29 +66,47 @@ class Recording:
         keep: bool = False,
         block: int = 64,
     ) -> None:
-        """Listen to a hook; the parameters are those of `SaliencyRecorder`."""
-        _check_options(mode, on_error, block)
+        """Listen to a hook.
+
+        Args:
+            hook: sees the agent act.
+            method: makes the maps.
+            num_envs: how many environments there are: the rows of the agent's passes.
+            environments: which of them are recorded. None: all.
+            resets_at_once: when a step ends an episode, the environment has begun the next one when the step returns.
+            mode: this and the others are those of `SaliencyRecorder`.
+            episode_trigger: see there.
+            step_trigger: see there.
+            verify: see there.
+            require_decision: see there.
+            on_error: see there.
+            keep: see there.
+            block: see there.
+        """
+        _check_options(mode, on_error)
         _check_triggers(episode_trigger, step_trigger)
+        chosen = _chosen(environments, num_envs)
         self.hook = hook
         self.method = method
+        self.num_envs = num_envs
         self.mode: Mode = mode
         self.block = block
         self.failures = Failures(on_error)
-        self.episode = -1
-        self.step = 0
+        self.clocks = {index: EpisodeClock(index, alone=num_envs == 1) for index in chosen}
+        """The clock of each environment that is recorded, by its number."""
         self.total_steps = 0
+        self._resets_at_once = resets_at_once
         self._episode_trigger = episode_trigger
         self._step_trigger = step_trigger
         self._require_decision = require_decision
         self._check = ReplayCheck(verify)
-        self._consumers: list[SaliencyConsumer] = []
-        self._held: list[_Held] = []
-        self._kept: dict[int, list[SaliencyMaps]] | None = {} if keep else None
-        self._episode_triggered = False
-        self._ended = False
-        self._wiring = Wiring()
+        # In a batch of another size a row's outputs differ by rounding.
+        tolerance = None if verify == "never" else 1e-5 if num_envs == 1 else 1e-4
+        self._explainer = Explainer(method, block, self.failures, self._hand_on, tolerance)
+        self._consumers: dict[int, list[SaliencyConsumer]] = {index: [] for index in chosen}
+        self._kept: dict[tuple[int, int], list[SaliencyMaps]] | None = {} if keep else None
         self._warned: set[Fault] = set()
-        self._window = hook.open_window(num_envs=1)
+        self._window = hook.open_window(num_envs)
 
     @property
     def enabled(self) -> bool:
@@ -101,173 +117,164 @@ class Recording:
     def enabled(self, enabled: bool) -> None:
         self.hook.enable_window(self._window, enabled)
 
-    def subscribe(self, consumer: SaliencyConsumer) -> None:
-        """Hand every decision to a consumer, too. With no trigger of its own, only what consumers want is explained."""
-        self._consumers.append(consumer)
+    def subscribe(self, consumer: SaliencyConsumer, environment: int = 0) -> None:
+        """Hand an environment's decisions to a consumer, too. With no trigger of its own, only what consumers want is explained."""
+        self._consumers[self.clock(environment).environment].append(consumer)
 
-    def begin_episode(self) -> None:
-        """The environment was reset: nothing has been decided."""
-        self.end_episode()
-        self._begin()
+    def clock(self, environment: int) -> EpisodeClock:
+        """The clock of an environment; `ValueError` for one that is not recorded."""
+        if environment not in self.clocks:
+            raise ValueError(f"Expected one of the environments that are recorded, {sorted(self.clocks)}, got {environment!r}.")
+        return self.clocks[environment]
 
-    def decide(self, action: Any, frame: FrameNow = lambda: None) -> StepSaliency | None:
-        """Before the environment steps: the decision behind this action, explained, pending, or None.
+    def begin_episodes(self, environments: Iterable[int] | None = None) -> None:
+        """These environments were reset, or all of them: nothing has been decided."""
+        begun = self._of(environments)
+        self.end_episodes(environments)
+        self._begin(begun)
+
+    def decide(self, actions: Sequence[Any], frames: FramesNow = tuple) -> list[StepSaliency | None]:
+        """Before the environments step: the decision behind each action, explained, pending, or None.
 
         Args:
-            action: what the environment will be given.
-            frame: what is shown now, to compare with the captured input. None: not compared.
+            actions: what each environment will be given.
+            frames: what each shows now, to compare with the captured input. None of them: not compared.
 
         Raises:
             MissingDecisionError: no acting pass was seen, and `require_decision` is set.
             ReplayMismatchError: replaying the decision gave something else (unless `on_error="warn"`).
-            Exception: computing maps failed now (unless `on_error="warn"`), or when the last episode ended.
+            Exception: computing maps failed now (unless `on_error="warn"`), or when an episode ended.
         """
         self.failures.raise_postponed()
-        if not self.enabled or self.episode < 0:
-            return None
+        saliencies: list[StepSaliency | None] = [None] * self.num_envs
+        if not self.enabled or all(clock.episode < 0 for clock in self.clocks.values()):
+            return saliencies
         seen = self.hook.take(self._window)
-        if self._ended:
-            return None  # an autoreset beneath ignores this action
+        deciding = [clock for clock in self.clocks.values() if clock.running]  # an autoreset ignores the other actions
+        if not deciding:
+            return saliencies
         if seen is None and self._require_decision:
-            raise MissingDecisionError(f"Step {self.step} of episode {self.episode} came without a decision. {self.hook.explain()}")
-        with self.failures.handled("No saliency", f"for step {self.step} of episode {self.episode}"):
-            self._wiring.see(seen is not None, action)
-            wanted = seen is not None and self._is_wanted()
+            raise MissingDecisionError(f"{self._moment(deciding).capitalize()} came without a decision. {self.hook.explain()}")
+        with self.failures.handled("No saliency", f"for {self._moment(deciding)}"):
+            for clock in deciding:
+                clock.wiring.see(seen is not None, actions[clock.environment])
+            wanted = [] if seen is None else self._wanted(deciding)
             if seen is not None and (wanted or self._check.unfinished):
-                return self._record(seen, action, frame, wanted)
-        return None
+                for saliency in self._record(seen, wanted, actions, frames):
+                    saliencies[saliency.environment] = saliency
+        return saliencies
 
-    def advance(self, ended: bool) -> None:
-        """After the environment stepped; `ended` when the episode is over by termination or truncation.
+    def advance(self, ended: Sequence[bool]) -> None:
+        """After the environments stepped; `ended` says of each whether its episode is over, by termination or truncation.
 
         The step after an episode's end, without a reset, was an autoreset's if the environment goes on: a new episode has begun. The
-        transition is never lost: an error in explaining what is held is raised by the next `decide`, `end_episode`, `flush` or `close`.
+        transition is never lost: an error in explaining what is held is raised by the next `decide`, `end_episodes`, `flush` or `close`.
         """
         self.total_steps += 1
+        self._window.clear()
+        following = [clock for clock in self.clocks.values() if clock.episode >= 0]
+        begun = [clock for clock in following if clock.ended and not ended[clock.environment]]
+        stepped = [clock for clock in following if clock not in begun]
+        for clock in stepped:
+            clock.tick(bool(ended[clock.environment]))
+        over = [clock for clock in stepped if clock.ended]
         with self.failures.postponed():
-            if self._ended and not ended:
-                self._begin()
-                return
-            self.step += 1
-            self._window.clear()
-            self._ended = ended
-            if ended:
-                self._explain_held()
-        if ended:
-            self._complain()
+            if over:
+                self._explainer.explain_held()
+        self._complain(over)
+        with self.failures.postponed():
+            self._begin(begun + over if self._resets_at_once else begun)
 
-    def end_episode(self) -> None:
+    def end_episodes(self, environments: Iterable[int] | None = None) -> None:
         """Explain what is held; warn, once, of an episode that shows wrong wiring. More than once does no harm."""
         self.flush()
-        self._complain()
+        self._complain(self._of(environments))
 
     def flush(self) -> None:
         """Explain and hand on the decisions that are held; raises what failed when the last episode ended."""
         self.failures.raise_postponed()
-        self._explain_held()
+        self._explainer.explain_held()
 
-    def maps(self, episode: int) -> list[SaliencyMaps]:
+    def maps(self, episode: int, environment: int = 0) -> list[SaliencyMaps]:
         """The maps of an episode's explained decisions, in order; empty for an episode without any.
 
         Raises:
-            ValueError: maps are not kept: `keep=True` is needed.
+            ValueError: maps are not kept: `keep=True` is needed; or the environment is not recorded.
         """
         if self._kept is None:
             raise ValueError("Maps are handed on and dropped. Construct the recorder with keep=True to retain them.")
-        return list(self._kept.get(episode, []))
+        return list(self._kept.get((self.clock(environment).environment, episode), []))
 
     def close(self) -> None:
-        """End the episode and leave the hook. More than once does no harm."""
+        """End the episodes and leave the hook. More than once does no harm."""
         try:
-            self.end_episode()
+            self.end_episodes()
         finally:
-            self._wiring = Wiring()
+            for clock in self.clocks.values():
+                clock.wiring = Wiring()
             self.hook.close_window(self._window)
 
-    def _begin(self) -> None:
-        self.episode += 1
-        self.step = 0
-        self._ended = False
-        self._wiring = Wiring()
-        self.failures.new_episode()
-        self._window.forget_counts()
-        self._window.clear()
-        self.hook.new_episode(self._window)
-        self._episode_triggered = False
-        with self.failures.handled("No saliency", f"in episode {self.episode}"):
-            self._episode_triggered = self._episode_trigger is not None and self._episode_trigger(self.episode)
+    def _of(self, environments: Iterable[int] | None) -> list[EpisodeClock]:
+        chosen = self.clocks if environments is None else set(environments)
+        return [clock for index, clock in self.clocks.items() if index in chosen]
 
-    def _complain(self) -> None:
-        fault = self._wiring.fault
-        if fault is not None and fault not in self._warned:
-            self._warned.add(fault)
-            warnings.warn(f"Episode {self.episode} {self._wiring.complaint} {self.hook.explain()}", stacklevel=4)
+    def _moment(self, clocks: Sequence[EpisodeClock]) -> str:
+        return f"step {clocks[0].step} of {clocks[0].in_words}" if self.num_envs == 1 else f"step {self.total_steps} of the vector"
 
-    def _is_wanted(self) -> bool:
+    def _begin(self, begun: Sequence[EpisodeClock]) -> None:
+        for clock in begun:
+            clock.begin()
+            if clock is next(iter(self.clocks.values())):  # of many environments, the first sets the pace
+                self.failures.new_episode()
+                self._window.forget_counts()
+            with self.failures.handled("No saliency", f"in {clock.in_words}"):
+                clock.triggered = self._episode_trigger is not None and self._episode_trigger(clock.episode)
+        if begun:
+            self._window.clear()
+            if self.num_envs == 1:  # hook.act carries the memory of one
+                self.hook.new_episode(self._window)
+
+    def _complain(self, clocks: Iterable[EpisodeClock]) -> None:
+        for clock in clocks:
+            fault = clock.wiring.fault
+            if fault is not None and fault not in self._warned:
+                self._warned.add(fault)
+                text = f"{clock.in_words} {clock.wiring.complaint} {self.hook.explain()}"
+                warnings.warn(text[0].upper() + text[1:], stacklevel=4)
+
+    def _wanted(self, clocks: list[EpisodeClock]) -> list[EpisodeClock]:
         if self._episode_trigger is None and self._step_trigger is None:
-            return not self._consumers or any(consumer.wants_step() for consumer in self._consumers)
-        return self._episode_triggered or (self._step_trigger is not None and self._step_trigger(self.total_steps))
+            if not any(self._consumers.values()):
+                return clocks
+            return [clock for clock in clocks if any(consumer.wants_step() for consumer in self._consumers[clock.environment])]
+        if self._step_trigger is not None and self._step_trigger(self.total_steps):
+            return clocks
+        return [clock for clock in clocks if clock.triggered]
 
-    def _record(self, seen: AgentPass, action: Any, frame: FrameNow, wanted: bool) -> StepSaliency | None:
-        action = plain_action(action)
-        chosen = copy_tensor(torch.tensor([action])) if isinstance(action, int) else None
-        decision = replace(Decision.of(seen), action=chosen)
-        adapter, preprocessor = self.hook.adapter, self.hook.preprocessor
-        self._check(adapter, decision, preprocessor, frame)
+    def _record(self, seen: AgentPass, wanted: Sequence[EpisodeClock], actions: Sequence[Any], frames: FramesNow) -> Sequence[StepSaliency]:
+        adapter = self.hook.adapter
+        decision = Decision.by_reference(seen)
+        self._check(adapter, decision, self.hook.preprocessor, frames)
         if not wanted:
-            return None
-        maps = self._explain(adapter, [decision])[0] if self.mode == "inline" else None
-        saliency = _step_saliency(self.episode, self.step, action, decision, maps)
-        if maps is None:
-            self._hold(_Held(saliency, decision, adapter))
-        self._hand_on(saliency, pending=False)
-        if len(self._held) >= self.block:
-            self._explain_held()
-        return saliency
+            return ()
+        rows = split_rows(adapter, decision)
+        decided = [Decided.at(clock, rows[clock.environment], actions[clock.environment], adapter) for clock in wanted]
+        return (self._explainer.explain_now if self.mode == "inline" else self._explainer.explain_later)(decided)
 
-    def _explain(self, adapter: AgentAdapter, decisions: list[Decision]) -> list[SaliencyMaps]:
-        maps = self.method(adapter, decisions)
-        if len(maps) != len(decisions):
-            raise ValueError(f"Expected {len(decisions)} SaliencyMaps from {type(self.method).__name__}, one a decision, got {len(maps)}.")
-        return maps
-
-    def _explain_held(self) -> None:
-        held, self._held = self._held, []
-        if not held:
-            return
-        explained: list[SaliencyMaps | None] = [None] * len(held)
-        place = f"for the {len(held)} decisions from step {held[0].saliency.step} of episode {self.episode}"
-        try:
-            with self.failures.handled("No saliency", place):
-                if self._check.verify != "never":
-                    replay_held(held[0].adapter, held[0].decision)
-                explained = [*self._explain(held[0].adapter, [one.decision for one in held])]
-        finally:
-            for one, maps in zip(held, explained, strict=True):
-                with self.failures.handled("Saliency was not handed on", place):
-                    self._hand_on(replace(one.saliency, maps=maps), pending=True)
-
-    def _hold(self, one: _Held) -> None:
-        if self._held and self._held[0].adapter is not one.adapter:
-            self._explain_held()  # another agent was attached
-        self._held.append(one)
-
-    def _hand_on(self, saliency: StepSaliency, *, pending: bool) -> None:
+    def _hand_on(self, saliency: StepSaliency, pending: bool) -> None:
         if self._kept is not None and saliency.maps is not None:
-            self._kept.setdefault(saliency.episode, []).append(saliency.maps)
-        for consumer in self._consumers:
+            self._kept.setdefault((saliency.environment, saliency.episode), []).append(saliency.maps)
+        for consumer in self._consumers[saliency.environment]:
             (consumer.explained if pending else consumer.decided)(saliency)
 
 
-def _step_saliency(episode: int, step: int, action: Any, decision: Decision, maps: SaliencyMaps | None) -> StepSaliency:
-    return StepSaliency(
-        episode=episode,
-        step=step,
-        action=action,
-        logits=decision.logits[0].float().cpu().numpy(),
-        value=None if decision.value is None else float(decision.value.flatten()[0]),
-        maps=maps,
-    )
+def _chosen(environments: Sequence[int] | None, num_envs: int) -> list[int]:
+    if environments is None:
+        return list(range(num_envs))
+    chosen = sorted(environments)
+    if not chosen or len(set(chosen)) < len(chosen) or not 0 <= chosen[0] <= chosen[-1] < num_envs:
+        raise ValueError(f"Expected environments as different numbers from 0 to {num_envs - 1}, at least one, got {environments!r}.")
+    return chosen
 
 
 def _check_triggers(*triggers: Trigger | None) -> None:
@@ -276,9 +283,7 @@ def _check_triggers(*triggers: Trigger | None) -> None:
             raise TypeError(f"Expected a trigger to be a function of a number, or None, got {type(trigger).__name__}.")
 
 
-def _check_options(mode: str, on_error: str, block: int) -> None:
+def _check_options(mode: str, on_error: str) -> None:
     for name, value, known in (("mode", mode, Mode.__args__), ("on_error", on_error, OnError.__args__)):
         if value not in known:
             raise ValueError(f"Expected {name} to be one of {known}, got {value!r}.")
-    if block < 1:
-        raise ValueError(f"Expected a positive block, got {block}.")

@@ -74,14 +74,25 @@ class Decision:
     @staticmethod
     def of(seen: AgentPass) -> Decision:
         """An independent copy of a pass: ordinary tensors, detached from the graph and from the caller's buffers."""
+        return Decision.by_reference(seen).copy()
+
+    @staticmethod
+    def by_reference(seen: AgentPass) -> Decision:
+        """The pass itself, detached from the graph: its tensors may change when the agent runs again."""
         if seen.logits is None:
             raise ValueError("Expected a pass with policy output, got one without logits.")
+        value = None if seen.value is None else seen.value.detach()
+        return Decision(seen.inputs.detach(), seen.state, seen.logits.detach(), value, seen.episode_start)
+
+    def copy(self) -> Decision:
+        """An independent copy: ordinary tensors, detached from the graph and from the caller's buffers."""
         return Decision(
-            inputs=copy_tensor(seen.inputs),
-            state=seen.state,
-            logits=copy_tensor(seen.logits),
-            value=None if seen.value is None else copy_tensor(seen.value),
-            episode_start=None if seen.episode_start is None else copy_tensor(seen.episode_start),
+            inputs=copy_tensor(self.inputs),
+            state=copy_state(self.state),
+            logits=copy_tensor(self.logits),
+            value=None if self.value is None else copy_tensor(self.value),
+            episode_start=None if self.episode_start is None else copy_tensor(self.episode_start),
+            action=None if self.action is None else copy_tensor(self.action),
         )
 
 
@@ -111,6 +122,8 @@ class StepSaliency:
     """None when the agent has no value output."""
     maps: SaliencyMaps | None
     """None while deferred maps are pending."""
+    environment: int = 0
+    """Which environment of a vector."""
 
     def info(self) -> dict[str, Any]:
         """The dictionary that goes under `info["saliency"]`, of arrays that its reader may change."""

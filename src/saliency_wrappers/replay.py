@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,8 +19,8 @@ from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.records import Decision, state_leaves
 
 Verify = Literal["first", "always", "never"]
-FrameNow = Callable[[], NDArray[np.uint8] | None]
-"""Gives the frame that is shown now, `(H, W, 3)` uint8; None where there is none to compare with."""
+FramesNow = Callable[[], Sequence[NDArray[np.uint8]]]
+"""Gives the frames that are shown now, `(H, W, 3)` uint8, one for each row of the decision; none where there are none to compare with."""
 
 
 class ReplayMismatchError(RuntimeError):
@@ -47,7 +47,7 @@ class ReplayCheck:
         return self.verify == "first" and not (self._checked_first and self._checked_memory)
 
     def __call__(
-        self, adapter: AgentAdapter, decision: Decision, preprocessor: FramePreprocessor | None = None, frame: FrameNow = lambda: None
+        self, adapter: AgentAdapter, decision: Decision, preprocessor: FramePreprocessor | None = None, frames: FramesNow = tuple
     ) -> bool:
         """Replay the decision when it is one to check, and look at its input; whether it was.
 
@@ -55,7 +55,7 @@ class ReplayCheck:
             adapter: the agent that decided. Another one than before is checked anew.
             decision: what was captured.
             preprocessor: what should have made its input. None: not known.
-            frame: gives what the input should have been made of, or None.
+            frames: gives what each row's input should have been made of, or nothing.
 
         Raises:
             ReplayMismatchError: the replay differs from what was recorded.
@@ -69,7 +69,7 @@ class ReplayCheck:
         begins = _is_initial(adapter, decision)
         if self.verify == "first" and self._checked_first and begins:
             return False
-        _check_all(adapter, decision, preprocessor, frame)
+        _check_all(adapter, decision, preprocessor, frames)
         self._checked_first = True
         self._checked_memory |= not begins
         return True
@@ -93,10 +93,10 @@ def replay(adapter: AgentAdapter, decision: Decision, tolerance: float = 1e-5) -
             raise ReplayMismatchError(_mismatch(adapter, name, recorded, replayed))
 
 
-def replay_held(adapter: AgentAdapter, decision: Decision) -> None:
+def replay_held(adapter: AgentAdapter, decision: Decision, tolerance: float = 1e-5) -> None:
     """`replay` of a decision that was held for later; a mismatch names the remedy for weights that changed meanwhile."""
     try:
-        replay(adapter, decision)
+        replay(adapter, decision, tolerance)
     except ReplayMismatchError as error:
         raise ReplayMismatchError(
             f"{error}\nThe decision was held to be explained later: if the agent learns meanwhile, construct the recorder with "
@@ -152,11 +152,12 @@ def check_preprocessing(
         )
 
 
-def _check_all(adapter: AgentAdapter, decision: Decision, preprocessor: FramePreprocessor | None, frame: FrameNow) -> None:
+def _check_all(adapter: AgentAdapter, decision: Decision, preprocessor: FramePreprocessor | None, frames: FramesNow) -> None:
     check_range(adapter, decision.inputs)
     replay(adapter, decision)
     if preprocessor is not None:
-        check_preprocessing(preprocessor, frame(), decision.inputs, adapter.input_range)
+        for inputs, frame in zip(decision.inputs, frames() or [None] * len(decision), strict=True):
+            check_preprocessing(preprocessor, frame, inputs[None], adapter.input_range)
 
 
 def _is_initial(adapter: AgentAdapter, decision: Decision) -> bool:

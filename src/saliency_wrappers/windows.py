@@ -57,9 +57,13 @@ class DecisionWindow:
         if not self.accepted and len(self.batches) == 1:
             (batch,) = self.batches
             if batch != self.num_envs:
-                remedy = f"for a vector of {batch} environments use VectorSaliencyRecorder (a later version)"
-                text += f" Every policy pass had {batch} rows: {remedy}."
+                text += f" Every policy pass had {batch} rows: {self._remedy(batch)}."
         return text
+
+    def _remedy(self, batch: int) -> str:
+        if self.num_envs == 1:
+            return f"for a vector of {batch} environments use VectorSaliencyRecorder"
+        return f"the agent should act for all {self.num_envs} environments in one pass"
 
     def _why_not(self, seen: AgentPass) -> str | None:
         if seen.logits is None:

@@ -1,0 +1,45 @@
+"""`EpisodeClock`: which episode an environment is in, which step, and whether the episode is over."""
+
+from __future__ import annotations
+
+from saliency_wrappers.wiring import Wiring
+
+
+class EpisodeClock:
+    """The time of one environment, and what happened in its present episode."""
+
+    def __init__(self, environment: int = 0, alone: bool = True) -> None:
+        """A clock before the first episode; when the environment is not `alone`, texts name it."""
+        self.environment = environment
+        self.episode = -1
+        """0-based; -1 before the first reset."""
+        self.step = 0
+        """How many steps were taken since the episode began."""
+        self.ended = False
+        """Whether the episode is over: until the next one begins, actions are ignored, or refused."""
+        self.triggered = False
+        """Whether the episode's decisions are explained, by the trigger for episodes."""
+        self.wiring = Wiring()
+        self._name = "" if alone else f" of environment {environment}"
+
+    @property
+    def running(self) -> bool:
+        """Whether the next action is one of an episode's."""
+        return self.episode >= 0 and not self.ended
+
+    @property
+    def in_words(self) -> str:
+        """`"episode 3"`, or `"episode 3 of environment 1"`."""
+        return f"episode {self.episode}{self._name}"
+
+    def begin(self) -> None:
+        """The next episode."""
+        self.episode += 1
+        self.step = 0
+        self.ended = self.triggered = False
+        self.wiring = Wiring()
+
+    def tick(self, ended: bool) -> None:
+        """A step of the episode was taken; `ended` when it was the last."""
+        self.step += 1
+        self.ended = ended

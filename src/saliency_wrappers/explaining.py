@@ -1,0 +1,114 @@
+"""`Explainer`: has decisions explained at once, or holds them for later; `Decided` is a decision on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from saliency_wrappers.agents import AgentAdapter
+from saliency_wrappers.clocks import EpisodeClock
+from saliency_wrappers.failures import Failures
+from saliency_wrappers.records import Decision, SaliencyMaps, StepSaliency, copy_tensor, plain_action
+from saliency_wrappers.replay import replay_held
+from saliency_wrappers.saliency import SaliencyMethod
+
+
+@dataclass(frozen=True, eq=False)
+class Decided:
+    """A decision of one environment that is to be explained."""
+
+    saliency: StepSaliency
+    """Without maps."""
+    decision: Decision
+    """Of one row."""
+    adapter: AgentAdapter
+    """Of the agent that decided."""
+    place: str
+    """`"step 17 of episode 3"`."""
+
+    @staticmethod
+    def at(clock: EpisodeClock, row: Decision, action: Any, adapter: AgentAdapter) -> Decided:
+        """The decision of `row`, which is copied, to take `action` now."""
+        action = plain_action(action)
+        decision = replace(row.copy(), action=copy_tensor(torch.tensor([action])) if isinstance(action, int) else None)
+        saliency = StepSaliency(
+            episode=clock.episode,
+            step=clock.step,
+            action=action,
+            logits=decision.logits[0].float().cpu().numpy(),
+            value=None if decision.value is None else float(decision.value.flatten()[0]),
+            maps=None,
+            environment=clock.environment,
+        )
+        return Decided(saliency, decision, adapter, f"step {clock.step} of {clock.in_words}")
+
+
+HandOn = Callable[[StepSaliency, bool], None]
+"""What is done with a decision; the flag says that it was pending, and is now explained."""
+
+
+class Explainer:
+    """Turns decisions into `StepSaliency`, each handed on when it was made and, if it was held, again when it is explained."""
+
+    def __init__(self, method: SaliencyMethod, block: int, failures: Failures, hand_on: HandOn, replay_tolerance: float | None) -> None:
+        """Explain by a method.
+
+        Args:
+            method: makes the maps.
+            block: how many decisions are held at most.
+            failures: what becomes of errors.
+            hand_on: is told of every decision.
+            replay_tolerance: for the replay of the first of a block, as in `replay`. None: blocks are not replayed.
+        """
+        if block < 1:
+            raise ValueError(f"Expected a positive block, got {block}.")
+        self.method = method
+        self.block = block
+        self._failures = failures
+        self._hand_on = hand_on
+        self._replay_tolerance = replay_tolerance
+        self._held: list[Decided] = []
+
+    def explain_now(self, decided: Sequence[Decided]) -> list[StepSaliency]:
+        """The decisions of one step with their maps, from one call of the method."""
+        explained = [replace(one.saliency, maps=maps) for one, maps in zip(decided, self._maps(decided), strict=True)]
+        for saliency in explained:
+            self._hand_on(saliency, False)
+        return explained
+
+    def explain_later(self, decided: Sequence[Decided]) -> list[StepSaliency]:
+        """The decisions of one step without maps; they are held until the block is full, or `explain_held` is called."""
+        for one in decided:
+            if self._held and self._held[0].adapter is not one.adapter:
+                self.explain_held()  # another agent was attached
+            self._held.append(one)
+            self._hand_on(one.saliency, False)
+            if len(self._held) >= self.block:
+                self.explain_held()
+        return [one.saliency for one in decided]
+
+    def explain_held(self) -> None:
+        """Explain what is held, in one call of the method; what cannot be explained is handed on without maps."""
+        held, self._held = self._held, []
+        if not held:
+            return
+        explained: list[SaliencyMaps | None] = [None] * len(held)
+        place = f"for the {len(held)} decisions from {held[0].place}"
+        try:
+            with self._failures.handled("No saliency", place):
+                if self._replay_tolerance is not None:
+                    replay_held(held[0].adapter, held[0].decision, self._replay_tolerance)
+                explained = [*self._maps(held)]
+        finally:
+            for one, maps in zip(held, explained, strict=True):
+                with self._failures.handled("Saliency was not handed on", place):
+                    self._hand_on(replace(one.saliency, maps=maps), True)
+
+    def _maps(self, decided: Sequence[Decided]) -> list[SaliencyMaps]:
+        maps = self.method(decided[0].adapter, [one.decision for one in decided])
+        if len(maps) != len(decided):
+            raise ValueError(f"Expected {len(decided)} SaliencyMaps from {type(self.method).__name__}, one a decision, got {len(maps)}.")
+        return maps
