@@ -1,6 +1,8 @@
-"""`EpisodeClock`: which episode an environment is in, which step, and whether the episode is over."""
+"""`EpisodeClock`: which episode an environment is in, which step, and whether the episode is over. `chosen_environments`: which have one."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from saliency_wrappers.wiring import Wiring
 
@@ -43,3 +45,13 @@ class EpisodeClock:
         """A step of the episode was taken; `ended` when it was the last."""
         self.step += 1
         self.ended = ended
+
+
+def chosen_environments(environments: Sequence[int] | None, num_envs: int) -> list[int]:
+    """The numbers of the environments that are recorded, ascending; None: all. `ValueError` for numbers that are none."""
+    if environments is None:
+        return list(range(num_envs))
+    chosen = sorted(environments)
+    if not chosen or len(set(chosen)) < len(chosen) or not 0 <= chosen[0] <= chosen[-1] < num_envs:
+        raise ValueError(f"Expected environments as different numbers from 0 to {num_envs - 1}, at least one, got {environments!r}.")
+    return chosen

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from saliency_wrappers.chunks import ArrayField
 from saliency_wrappers.columns import DecisionColumns, DecisionLike
 from saliency_wrappers.headers import GROUP, EpisodeHeader, write_group
 from saliency_wrappers.locations import Location
+from saliency_wrappers.map_layers import MapLayer
+from saliency_wrappers.records import SaliencyMaps
 
 LENGTH = ArrayField("length", (), "int64", 1)
 """One number: how many decisions are there."""
@@ -72,6 +74,10 @@ class EpisodeWriter:
         """The reward for the last decision, which is complete now."""
         self._rows.reward(reward)
 
+    def explain(self, row: int, maps: SaliencyMaps, fingerprint: str, method: dict[str, Any]) -> None:
+        """The maps of a decision, in the order of rows, and the method that made them."""
+        self._rows.explain(row, maps, fingerprint, method)
+
     def flush(self) -> None:
         """Write all there is, and wait for it; raises what failed."""
         self._rows.flush()
@@ -109,6 +115,7 @@ class _Rows:
         self._handed_over = 0
         self._failure: Exception | None = None
         self._told = False
+        self._explained: _ExplainedBlock | None = None
         self._process = os.getpid()
 
     def decide(self, step: int, decision: DecisionLike, action: Any, frame: NDArray[np.uint8] | None) -> int:
@@ -130,9 +137,20 @@ class _Rows:
         if self.count % self._block in (0, self._half):
             self._hand_over()
 
+    def explain(self, row: int, maps: SaliencyMaps, fingerprint: str, method: dict[str, Any]) -> None:
+        self._raise_failure()
+        block, place = divmod(row, self._block)
+        if self._explained is not None and (self._explained.block, self._explained.fingerprint) != (block, fingerprint):
+            self._hand_over_maps()
+        if self._explained is None:
+            self._explained = _ExplainedBlock(block, fingerprint, method)
+        self._explained.rows.append(place)
+        self._explained.maps.append(maps)
+
     def flush(self) -> None:
         self._raise_failure()
         self._hand_over()
+        self._hand_over_maps()
         self._wait()
 
     def close(self, complete: bool = False, learned: bool = False) -> None:
@@ -143,6 +161,7 @@ class _Rows:
             self.reward(np.nan)
             count = self.count
         self._hand_over()
+        self._hand_over_maps()
         self._do(lambda: self._files.finish(columns, count, complete, learned))
         self._columns = None
         self._wait()
@@ -154,6 +173,11 @@ class _Rows:
         self._handed_over = count
         block = (count - 1) // self._block
         self._do(lambda: self._files.write(columns, block, count))
+
+    def _hand_over_maps(self) -> None:
+        explained, self._explained, count = self._explained, None, self.count
+        if explained is not None:
+            self._do(lambda: self._files.write_maps(explained, count))
 
     def _do(self, work: Any) -> None:
         def job() -> None:
@@ -177,6 +201,17 @@ class _Rows:
             raise (OSError if isinstance(error, OSError) else RuntimeError)(text) from error
 
 
+@dataclass(frozen=True, eq=False)
+class _ExplainedBlock:
+    """Maps that wait for the rest of their block."""
+
+    block: int
+    fingerprint: str
+    method: dict[str, Any]
+    rows: list[int] = field(default_factory=list[int])
+    maps: list[SaliencyMaps] = field(default_factory=list[SaliencyMaps])
+
+
 class _EpisodeFiles:
     """Writes an episode's files; all of it in the background."""
 
@@ -196,9 +231,14 @@ class _EpisodeFiles:
             while count > self._capacity:
                 self._capacity = max(_FIRST_BLOCKS * self._block, 2 * self._capacity)
             self._make_arrays(columns, self._capacity)
-        for field, rows in columns.rows(block, count - block * self._block).items():
-            self.location.put(f"{self.name}/{field.key(block)}", field.encode(rows))
+        for one, rows in columns.rows(block, count - block * self._block).items():
+            self.location.put(f"{self.name}/{one.key(block)}", one.encode(rows))
         self.location.put(f"{self.name}/{LENGTH.key(0)}", LENGTH.encode(np.array([count])))
+
+    def write_maps(self, explained: _ExplainedBlock, count: int) -> None:
+        """The maps of a block, of an episode of so many decisions by now."""
+        layer = MapLayer(self.location, self.name, explained.fingerprint, self._block)
+        layer.write(explained.block, explained.rows, explained.maps, max(count, 1), explained.method)
 
     def finish(self, columns: DecisionColumns, count: int, complete: bool, learned: bool) -> None:
         """The arrays' final length, and what is known in the end."""
@@ -207,8 +247,8 @@ class _EpisodeFiles:
 
     def _make_arrays(self, columns: DecisionColumns, rows: int) -> None:
         fields = columns.fields
-        for field in fields:
-            self.location.put(f"{self.name}/{field.name}/{GROUP}", field.metadata(rows))
+        for one in fields:
+            self.location.put(f"{self.name}/{one.name}/{GROUP}", one.metadata(rows))
         self.location.put(f"{self.name}/{LENGTH.name}/{GROUP}", LENGTH.metadata(1))
         self._fields = len(fields)
 
