@@ -85,18 +85,20 @@ class StoredEpisode:
 
     def blocks(self, start: int = 0, end: int | None = None) -> Iterator[StoredBlock]:
         """The blocks in which the decisions of these steps are."""
-        length, header = len(self), self.header
-        count = -(-length // header.block)
-
-        def open_block(index: int) -> StoredBlock:
-            return StoredBlock(self, header, index, min(header.block, length - index * header.block))
-
-        first = bisect_left(range(count), start, key=lambda index: int(open_block(index).steps[-1]))
+        count = -(-len(self) // self.block)
+        first = bisect_left(range(count), start, key=lambda index: int(self.block_at(index).steps[-1]))
         for index in range(first, count):
-            block = open_block(index)
+            block = self.block_at(index)
             if end is not None and int(block.steps[0]) >= end:
                 return
             yield block
+
+    def block_at(self, index: int) -> StoredBlock:
+        """The index-th block, with the decisions that are there now."""
+        rows = min(self.block, len(self) - index * self.block)
+        if rows < 1:
+            raise StoreError(f"Expected a block {index} in the episode {self.name} of {self._location}, which has {len(self)} decisions.")
+        return StoredBlock(self, self.header, index, rows)
 
     @property
     def methods(self) -> dict[str, dict[str, Any]]:

@@ -82,7 +82,8 @@ class Location:
         from zarr.core.buffer import default_buffer_prototype
         from zarr.core.sync import sync
 
-        if self.folder is None or (self.folder / key).parent not in self._inside:
+        self._check_name(key)
+        if self.folder is not None and (self.folder / key).parent not in self._inside:
             self._check(key)
         buffer, store = default_buffer_prototype().buffer.from_bytes(content), self._store
         if hasattr(store, "set_sync"):  # a tenth of the time that the way through Zarr's event loop takes
@@ -136,7 +137,10 @@ class Location:
 
     def _check(self, key: str) -> None:
         """Keys are made here, but what lies under them may come from a stranger."""
-        if not _KEY.fullmatch(key):
-            raise StoreError(f"Expected a plain name in the store {self}, got {key!r}.")
+        self._check_name(key)
         if self.folder is not None and not (self.folder / key).resolve().is_relative_to(self.folder.resolve()):
             raise StoreError(f"Expected {key} within the store {self}, but a link leads out of it.")
+
+    def _check_name(self, key: str) -> None:
+        if not _KEY.fullmatch(key):
+            raise StoreError(f"Expected a plain name in the store {self}, got {key!r}.")

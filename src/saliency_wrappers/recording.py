@@ -89,8 +89,7 @@ class Recording:
             store: see there.
             env_spec: what the store is told of the environments.
         """
-        _check_options(mode, on_error, store)
-        _check_triggers(episode_trigger, step_trigger)
+        _check_options(mode, on_error, store, (episode_trigger, step_trigger))
         chosen = chosen_environments(environments, num_envs)
         self.hook = hook
         self.method = method
@@ -296,13 +295,10 @@ class Recording:
             (consumer.explained if pending else consumer.decided)(saliency)
 
 
-def _check_triggers(*triggers: Trigger | None) -> None:
+def _check_options(mode: str, on_error: str, store: EpisodeStore | None, triggers: Iterable[Trigger | None]) -> None:
     for trigger in triggers:
         if trigger is not None and not callable(trigger):
             raise TypeError(f"Expected a trigger to be a function of a number, or None, got {type(trigger).__name__}.")
-
-
-def _check_options(mode: str, on_error: str, store: EpisodeStore | None) -> None:
     for name, value, known in (("mode", mode, Mode.__args__), ("on_error", on_error, OnError.__args__)):
         if value not in known:
             raise ValueError(f"Expected {name} to be one of {known}, got {value!r}.")

@@ -79,7 +79,7 @@ class EpisodeWriter:
         self._rows.explain(row, maps, fingerprint, method)
 
     def flush(self) -> None:
-        """Write all there is, and wait for it; raises what failed."""
+        """Write all there is, and wait for it; raises what failed, unless it was raised before."""
         self._rows.flush()
 
     def close(self, complete: bool = False, learned: bool = False) -> None:
@@ -148,7 +148,8 @@ class _Rows:
         self._explained.maps.append(maps)
 
     def flush(self) -> None:
-        self._raise_failure()
+        if self._told:
+            return
         self._hand_over()
         self._hand_over_maps()
         self._wait()
