@@ -23,7 +23,7 @@ from saliency_wrappers import Decision, EpisodeStore, PerturbationSaliency, Sali
 from saliency_wrappers.locations import Location
 
 BLOCK = 8
-STEPS = 240
+STEPS = 120
 
 
 class Counted:
@@ -95,10 +95,10 @@ def main(what: str, folder: Path, moments: int) -> None:
         place = folder / str(number)
         place.mkdir(parents=True)
         if what == "recording":
-            killed(record, place, moment, writes=300, seconds=0.4, inside=number % 2 == 0)
+            killed(record, place, moment, writes=170, seconds=0.3, inside=number % 2 == 0)
         else:
             shutil.copytree(folder.parent / "recorded" / "store", place / "store")
-            killed(compute, place, moment, writes=60, seconds=0.3, inside=number % 2 == 0)
+            killed(compute, place, moment, writes=50, seconds=0.25, inside=number % 2 == 0)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ FLOW = [
     ["fingerprints", "backends", "deferred"],
     ["wiring", "clocks", "failures", "explaining", "capturing", "recording", "recorder", "vector", "vec_env"],
     ["streaming", "film", "video"],
-    ["faithfulness", "testing", "installation", "playing", "cli"],
+    ["faithfulness", "testing", "installation", "playing", "collecting", "terminal", "store_commands", "cli"],
     [PACKAGE],
 ]
 ORDER = [module for row in FLOW for module in row]

@@ -91,13 +91,14 @@ class Capture(NoCapture):
             self._handle(error, clocks[0])
 
     def advance(self, rewards: Sequence[Any] | None) -> None:
-        """Only of environments whose agent decided."""
+        """Only of environments whose agent decided; an error is postponed, the transition is not to be lost."""
         for index, episode in self._open.items():
             if episode.awaits_reward:
                 try:
                     episode.reward(float("nan") if rewards is None else float(rewards[index]))
                 except Exception as error:
-                    self._handle(error, episode.clock)
+                    with self._failures.postponed():
+                        self._handle(error, episode.clock)
 
     def explained(self, saliency: StepSaliency) -> None:
         """They are kept under the fingerprint of method and agent."""

@@ -64,6 +64,8 @@ class Location:
         from zarr.core.sync import sync
 
         self._check(key)
+        if self.folder is not None and not self.folder.is_dir():
+            return None
         found = sync(self._store.get(key, default_buffer_prototype(), RangeByteRequest(0, limit + 1)))
         if found is None:
             return None

@@ -180,10 +180,7 @@ class Recording:
         """
         self.total_steps += 1
         self._window.clear()
-        try:
-            self._capture.advance(rewards)
-        except Exception as error:
-            self.failures.postpone(error)
+        self._capture.advance(rewards)
         following = [clock for clock in self.clocks.values() if clock.episode >= 0]
         begun = [clock for clock in following if clock.ended and not ended[clock.environment]]
         stepped = [clock for clock in following if clock not in begun]
@@ -275,14 +272,14 @@ class Recording:
 
     def _record(self, seen: AgentPass, wanted: Sequence[EpisodeClock], actions: Sequence[Any], frames: FramesNow) -> Sequence[StepSaliency]:
         adapter = self.hook.adapter
-        if self.mode == "capture" and not self._check.is_due(adapter):
+        decision = None
+        if self.mode != "capture" or self._check.is_due(adapter):
+            decision = Decision.by_reference(seen)
+            self._check(adapter, decision, self.hook.preprocessor, frames)
+        if decision is None or self.mode == "capture":
             return [pending(clock, seen, actions[clock.environment]) for clock in wanted]
-        decision = Decision.by_reference(seen)
-        self._check(adapter, decision, self.hook.preprocessor, frames)
         if not wanted:
             return ()
-        if self.mode == "capture":
-            return [pending(clock, seen, actions[clock.environment]) for clock in wanted]
         rows = split_rows(adapter, decision)
         decided = [Decided.at(clock, rows[clock.environment], actions[clock.environment], adapter) for clock in wanted]
         return (self._explainer.explain_now if self.mode == "inline" else self._explainer.explain_later)(decided)
