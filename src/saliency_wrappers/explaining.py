@@ -1,10 +1,13 @@
-"""`Explainer`: has decisions explained at once, or holds them for later; `Decided` is one on its way, `pending` what it says so far."""
+"""`Explainer`: has decisions explained at once, or holds them for later; `SaliencyConsumer`s are told of them.
+
+`Decided` is one on its way, `pending` what it says so far.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -53,6 +56,22 @@ def pending(clock: EpisodeClock, decision: Decision | AgentPass, action: Any) ->
         maps=None,
         environment=clock.environment,
     )
+
+
+class SaliencyConsumer(Protocol):
+    """What is done with maps: a video, a store. All calls come from within the recorder's `step`, `reset`, `close` or `flush`."""
+
+    def wants_step(self) -> bool:
+        """Whether the decision of the step that is about to be taken should be explained."""
+        ...
+
+    def decided(self, saliency: StepSaliency) -> None:
+        """A step's decision; its maps are None while they are pending."""
+        ...
+
+    def explained(self, saliency: StepSaliency) -> None:
+        """A decision that was pending, later, in order; its maps are None when computing them failed."""
+        ...
 
 
 HandOn = Callable[[StepSaliency, bool], None]

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from saliency_wrappers.agents.base import split_rows
 from saliency_wrappers.capturing import Capture, NoCapture
 from saliency_wrappers.clocks import EpisodeClock, chosen_environments
-from saliency_wrappers.explaining import Decided, Explainer, pending
+from saliency_wrappers.explaining import Decided, Explainer, SaliencyConsumer, pending
 from saliency_wrappers.failures import Failures, OnError
 from saliency_wrappers.hooks import RecurrentAgentHook
 from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps, StepSaliency
@@ -27,22 +27,6 @@ Trigger = Callable[[int], bool]
 
 class MissingDecisionError(RuntimeError):
     """A step came without a decision although `require_decision=True`."""
-
-
-class SaliencyConsumer(Protocol):
-    """What is done with maps: a video, a store. All calls come from within the recorder's `step`, `reset`, `close` or `flush`."""
-
-    def wants_step(self) -> bool:
-        """Whether the decision of the step that is about to be taken should be explained."""
-        ...
-
-    def decided(self, saliency: StepSaliency) -> None:
-        """A step's decision; its maps are None while they are pending."""
-        ...
-
-    def explained(self, saliency: StepSaliency) -> None:
-        """A decision that was pending, later, in order; its maps are None when computing them failed."""
-        ...
 
 
 class Recording:
