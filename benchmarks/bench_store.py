@@ -1,6 +1,6 @@
 """What recording into a store costs, what it takes on disk, and how computing scales: `python benchmarks/bench_store.py`.
 
-Whole episodes of a real agent, flushes included, in one process, in turns: without anything, with the hook and a recorder that keeps nothing,
+Whole episodes of a real agent, flushes included, in one process, in turns: with nothing, with a recorder that keeps nothing,
 with a store, with a store that keeps frames. Ratios compare the episodes of one round; a run of other programs hits all of it.
 """
 

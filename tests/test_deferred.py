@@ -211,7 +211,7 @@ def test_progress_counts_decisions(tmp_path: Path) -> None:
 
 
 def test_another_agent_is_refused_unless_it_is_wanted(tmp_path: Path) -> None:
-    _, agent = count_into(tmp_path)
+    count_into(tmp_path)
     other = CountingAgent()
     torch.nn.init.constant_(other.gain, 2.0)
     with pytest.raises(ValueError, match=r"Expected the agent that acted .* got another one.*verify=False"):

@@ -46,20 +46,19 @@ class DecisionLike(Protocol):
 class _Column:
     """One field: the block that is filled, and the one that is written meanwhile."""
 
-    def __init__(self, field: ArrayField, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> None:
+    def __init__(self, field: ArrayField, shape: tuple[int, ...], dtype: torch.dtype | None = None, on_cpu: bool = False) -> None:
         self.field = field
         self.shape, self.dtype = shape, dtype
         self.blocks = (field.empty(), field.empty())
-        self._views = tuple(block.reshape(field.block, *shape) for block in self.blocks)
+        self.views = tuple(block.reshape(field.block, *shape) for block in self.blocks)
+        """The same blocks, with rows of the tensors' own shape."""
+        self._plain = on_cpu and dtype is not torch.bfloat16
 
     def copy(self, tensor: Tensor, row: int, half: int) -> None:
         if tensor.shape != self.shape or tensor.dtype is not self.dtype:
             found = f"{tuple(tensor.shape)} of {tensor.dtype}"
             raise ValueError(f"Expected {self.field.name} as in the episode's first decision, {self.shape} of {self.dtype}, got {found}.")
-        self._views[half][row] = _array(tensor)
-
-    def put(self, content: Any, row: int, half: int) -> None:
-        self._views[half][row] = content
+        self.views[half][row] = tensor.numpy() if self._plain and not tensor.requires_grad else _array(tensor)
 
 
 class DecisionColumns:
@@ -81,13 +80,15 @@ class DecisionColumns:
                 if tensor.shape[:1] != (1,):
                     raise ValueError(f"Expected {name} of one row, got {tuple(tensor.shape)}.")
                 self._add(name, tensor, tensor.shape[1:])
-        for name, dtype in (("step", "int64"), ("reward", "float64"), ("state_form", "uint8")):
+        for name, dtype in (("step", "int64"), ("state_form", "uint8"), ("reward", "float64")):
             self._columns[name] = _Column(ArrayField(name, (), dtype, block), ())
+        self._numbers = [self._columns[name] for name in ("step", "state_form", "reward")]
         for index, leaf in enumerate(state_leaves(_action_tree(action))):
             self._add(f"action.{index}", leaf, leaf.shape)
         if frames:
             shape = check_shown(frame).shape
             self._columns["frames"] = _Column(ArrayField("frames", shape, "uint8", block), shape)
+        self._frames = self._columns.get("frames")
         self._tensors = [(name, self._columns[name]) for name, dtype in self.outputs.items() if dtype is not None]
         self._missing = [name for name, dtype in self.outputs.items() if dtype is None]
         self._leaves: list[list[_Column]] = []
@@ -108,23 +109,22 @@ class DecisionColumns:
             TypeError, ValueError: other shapes or dtypes than the first decision's.
         """
         row, half = index % self._block, index // self._block % 2
-        columns = self._columns
         for name, column in self._tensors:
             column.copy(_there(name, getattr(decision, name)), row, half)
         for name in self._missing:
             if getattr(decision, name) is not None:
                 raise ValueError(f"Expected no {name}, as in the episode's first decision, got one.")
-        form = self._put_state(decision.state, row, half)
-        columns["state_form"].put(form, row, half)
-        columns["step"].put(step, row, half)
-        columns["reward"].put(np.nan, row, half)
+        steps, forms, rewards = self._numbers
+        steps.blocks[half][row] = step
+        forms.blocks[half][row] = self._put_state(decision.state, row, half)
+        rewards.blocks[half][row] = np.nan
         self._put_action(action, row, half)
-        if "frames" in columns:
-            columns["frames"].put(check_shown(frame, columns["frames"].shape), row, half)
+        if self._frames is not None:
+            self._frames.blocks[half][row] = check_shown(frame, self._frames.shape)
 
     def put_reward(self, index: int, reward: float) -> None:
         """The reward that followed the index-th decision."""
-        self._columns["reward"].put(reward, index % self._block, index // self._block % 2)
+        self._numbers[2].blocks[index // self._block % 2][index % self._block] = reward
 
     def _put_state(self, state: StateTree, row: int, half: int) -> int:
         leaves = list(state_leaves(state))
@@ -145,14 +145,14 @@ class DecisionColumns:
 
     def _put_action(self, action: Any, row: int, half: int) -> None:
         if isinstance(action, int) and self.action == "int64":
-            self._columns["action.0"].put(action, row, half)
+            self._columns["action.0"].blocks[half][row] = action
             return
         for index, leaf in enumerate(state_leaves(_action_tree(action))):
             self._columns[f"action.{index}"].copy(leaf, row, half)
 
     def _add(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> _Column:
         dtype = str(_array(tensor).dtype)
-        column = _Column(ArrayField(name, tuple(shape), dtype, self._block), tuple(tensor.shape), tensor.dtype)
+        column = _Column(ArrayField(name, tuple(shape), dtype, self._block), tuple(tensor.shape), tensor.dtype, tensor.is_cpu)
         self._columns[name] = column
         return column
 
