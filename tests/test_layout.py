@@ -35,10 +35,11 @@ FLOW = [
         "saliency",
         "overlay",
     ],
-    ["store", "deferred"],
-    ["wiring", "clocks", "failures", "explaining", "recording", "recorder", "vector", "vec_env"],
+    ["locations", "chunks", "trees", "headers", "background", "columns", "map_layers", "writing", "episodes", "store"],
+    ["fingerprints", "backends", "deferred"],
+    ["wiring", "clocks", "failures", "explaining", "capturing", "recording", "recorder", "vector", "vec_env"],
     ["streaming", "film", "camera", "observations", "vector_video", "video", "sb3"],
-    ["faithfulness", "snapshots", "testing", "installation", "playing", "cli"],
+    ["faithfulness", "snapshots", "testing", "installation", "playing", "collecting", "terminal", "store_commands", "cli"],
     [PACKAGE],
 ]
 ORDER = [module for row in FLOW for module in row]

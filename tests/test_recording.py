@@ -684,7 +684,7 @@ def test_a_step_without_a_decision_is_an_error_only_when_required() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "offline"}, r"Expected mode to be one of \('inline', 'deferred'\), got 'offline'"),
+        ({"mode": "offline"}, r"Expected mode to be one of \('inline', 'deferred', 'capture'\), got 'offline'"),
         ({"on_error": "ignore"}, r"Expected on_error to be one of \('raise', 'warn'\), got 'ignore'"),
         ({"verify": True}, r"Expected verify to be one of \('first', 'always', 'never'\), got True"),
         ({"block": 0}, "Expected a positive block, got 0"),

@@ -5,11 +5,9 @@ A shell around `playing`: it reads options, turns failures into one line and an 
 
 from __future__ import annotations
 
-import ast
 import json
 import sys
 import time
-import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,23 +15,31 @@ from pathlib import Path
 from typing import Any
 
 import click
-import gymnasium as gym
 import torch
-from tqdm import tqdm
-from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
+from saliency_wrappers.collecting import Collector
 from saliency_wrappers.hooks import RecurrentAgentHook
 from saliency_wrappers.installation import installation, package_version
-from saliency_wrappers.models import CheckpointError, pretrained_agents
 from saliency_wrappers.overlay import STYLES, Scale
-from saliency_wrappers.perturbers import PERTURBERS, named_perturber
-from saliency_wrappers.playing import Cameras, Player, check_agent, load_agent, make_game
-from saliency_wrappers.preprocessing import PREPROCESSORS, FramePreprocessor
+from saliency_wrappers.perturbers import PERTURBERS
+from saliency_wrappers.playing import Cameras, Player, check_agent, make_game
+from saliency_wrappers.preprocessing import PREPROCESSORS
 from saliency_wrappers.recording import Mode
 from saliency_wrappers.saliency import PRESETS, saliency_method
-
-INTERRUPTED = 130
-_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
+from saliency_wrappers.store import EpisodeStore
+from saliency_wrappers.store_commands import compute, inspect, render
+from saliency_wrappers.terminal import (
+    INTERRUPTED,
+    Failed,
+    Misused,
+    agent_for,
+    failures,
+    parameter_option,
+    perturber_for,
+    progress_bar,
+    scale_option,
+    warnings_in_one_line,
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class RecordOptions:
     perturber_option: dict[str, Any]
     mode: Mode
     threads: int | None
+    store: str | None
     output: Path
     raw: bool
     png: tuple[int, ...]
@@ -71,46 +78,6 @@ class RecordOptions:
         """What is filmed."""
         look = {name: getattr(self, name) for name in ("style", "scale", "panels", "strip", "zoom")}
         return Cameras(self.output, self.start, self.end, self.raw, frozenset(self.png), **look)
-
-
-class _Failed(click.ClickException):
-    """One line on stderr and exit code 1: it was tried, and it went wrong."""
-
-    exit_code = 1
-
-    def __init__(self, reason: object) -> None:
-        super().__init__(_one_line(reason))
-
-
-class _Misused(_Failed):
-    """The same with exit code 2: what was asked for cannot be done."""
-
-    exit_code = 2
-
-
-def _scale(ctx: click.Context, param: click.Parameter, text: str) -> Scale:
-    if text in ("frame", "episode"):
-        return text
-    numbers = _numbers(text)
-    if not isinstance(numbers, tuple) or len(numbers) != 2 or not numbers[0] < numbers[1]:
-        raise click.BadParameter(f"expected frame, episode or LOW,HIGH with LOW < HIGH, got {text!r}.", ctx, param)
-    return numbers
-
-
-def _parameters(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
-    pairs = [text.partition("=")[::2] for text in texts]
-    return {key.strip(): None if value == "None" else _numbers(value) for key, value in pairs}
-
-
-def _numbers(text: str) -> Any:
-    """A number, or a tuple of numbers from `5,5` or `(5, 5)`."""
-    try:
-        value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
-        value = text
-    if not all(isinstance(part, int | float) for part in (value if isinstance(value, tuple) else (value,))):
-        raise click.BadParameter(f"expected a number, or several as in 5,5, got {text!r}.")
-    return value
 
 
 @click.group(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -151,18 +118,19 @@ def main() -> None:
     "--perturber-option",
     metavar="KEY=VALUE",
     multiple=True,
-    callback=_parameters,
+    callback=parameter_option,
     help="Parameter of the perturber's class in xaitk, as in stride=5,5. Repeatable.",
 )
 @click.option("--mode", type=click.Choice(["inline", "deferred"]), default="inline", help="Make maps at each step, or in blocks.")
 @click.option("--threads", type=click.IntRange(1), help="Of the processor, for PyTorch.  [default: PyTorch's own]")
+@click.option("--store", metavar="PATH|URL", help="Instead of filming, keep decisions and frames here, for compute and render.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=Path("videos"), help="Folder for what is written.")
 @click.option("--raw/--no-raw", default=True, help="Also film the whole episode as it was.")
 @click.option(
     "--png", metavar="STEP", type=click.IntRange(0), multiple=True, help="Also picture this decision: frame, actor, critic. Repeatable."
 )
 @click.option("--style", type=click.Choice(STYLES), default="xaitk", help="How maps are drawn.")
-@click.option("--scale", metavar="frame|episode|LOW,HIGH", default="frame", callback=_scale, help="What a map's brightest place means.")
+@click.option("--scale", metavar="frame|episode|LOW,HIGH", default="frame", callback=scale_option, help="What a map's brightest place is.")
 @click.option("--panels/--no-panels", default=False, help="Frame, actor and critic side by side.")
 @click.option("--strip/--no-strip", default=False, help="Value and action probabilities below the frame.")
 @click.option("--zoom", type=click.IntRange(1), default=1, help="Enlarge every pixel.")
@@ -173,7 +141,7 @@ def record(**options: Any) -> None:
     The actor's map is blue, the critic's red. Exit codes: 0 all done, 1 failed, 2 wrong usage, 130 Ctrl-C (videos are finished).
     """
     try:
-        with _warnings_in_one_line():
+        with warnings_in_one_line():
             _record(RecordOptions(**options))
     except KeyboardInterrupt:
         click.echo("Interrupted; what was recorded is finished.", err=True)
@@ -196,14 +164,16 @@ def _record(options: RecordOptions) -> None:
     _check(options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    with _failures(_Misused):
+    with failures(Misused):
         env = make_game(options.env_id, options.frameskip, options.sticky)
         hook = _hook(options)
         check_agent(hook, env)
-        method = saliency_method(options.method, _perturber(options, hook.preprocessor))
+        size = None if hook.preprocessor is None else hook.preprocessor.size
+        method = saliency_method(options.method, perturber_for(options.perturber, options.perturber_option, size, options.seed))
+        store = None if options.store is None else EpisodeStore(options.store, frames=True)
     began = time.perf_counter()
-    with _failures(_Failed):
-        player = Player(env, hook, options.cameras, method, options.mode)
+    with failures(Failed):
+        player = Player(env, hook, options.cameras, method, options.mode) if store is None else Collector(env, hook, store)
         try:
             with player:
                 for episode in range(options.episodes):
@@ -213,39 +183,25 @@ def _record(options: RecordOptions) -> None:
             _report(player, time.perf_counter() - began)
     missing = [file.name for file in player.files if not file.exists()]
     if missing:
-        raise _Failed(f"Not every episode was long enough for all that was asked for. Missing: {', '.join(missing)}.")
+        raise Failed(f"Not every episode was long enough for all that was asked for. Missing: {', '.join(missing)}.")
 
 
 def _check(options: RecordOptions) -> None:
     if options.end is not None and options.start >= options.end:
-        raise _Misused(f"Expected --start below --end, got {options.start} and {options.end}.")
+        raise Misused(f"Expected --start below --end, got {options.start} and {options.end}.")
     for name, step in [("start", options.start), *(("png", step) for step in options.png)]:
         if step >= options.steps:
-            raise _Misused(f"Expected --{name} below --steps, got {step} and {options.steps}.")
-    if options.perturber_option and options.perturber is None:
-        raise _Misused("--perturber-option needs --perturber.")
+            raise Misused(f"Expected --{name} below --steps, got {step} and {options.steps}.")
 
 
 def _hook(options: RecordOptions) -> RecurrentAgentHook:
-    if options.checkpoint is None and options.env_id not in pretrained_agents():
-        agents = ", ".join(pretrained_agents()) or "none"
-        raise _Misused(f"No agent for {options.env_id} ships with this package (there are: {agents}). Give --checkpoint PATH.")
-    agent, preprocessor = load_agent(options.env_id, options.checkpoint, options.preprocessor)
+    agent, preprocessor = agent_for(options.env_id, options.checkpoint, options.preprocessor)
     return RecurrentAgentHook(agent, preprocessor, seed=options.seed)
-
-
-def _perturber(options: RecordOptions, preprocessor: FramePreprocessor | None) -> PerturbImage | None:
-    """The perturber that was asked for. None: the method's own."""
-    if options.perturber is None or preprocessor is None:
-        return None
-    return named_perturber(options.perturber, preprocessor.size, default_seed=options.seed, **options.perturber_option)
 
 
 @contextmanager
 def _progress(options: RecordOptions, episode: int) -> Generator[Callable[[float], None]]:
-    often = 0.1 if sys.stderr.isatty() else 10.0
-    look: dict[str, Any] = {"desc": f"episode {episode}", "unit": " steps", "bar_format": _BAR, "mininterval": often}
-    with tqdm(total=options.steps, disable=not options.progress, **look) as bar:
+    with progress_bar(options.steps, options.progress, f"episode {episode}", " steps") as bar:
 
         def watch(total: float) -> None:
             bar.set_postfix({"return": f"{total:g}"}, refresh=False)
@@ -255,7 +211,7 @@ def _progress(options: RecordOptions, episode: int) -> Generator[Callable[[float
         bar.refresh()
 
 
-def _report(player: Player, seconds: float) -> None:
+def _report(player: Player | Collector, seconds: float) -> None:
     returns = player.returns
     mean = f" (mean {sum(returns) / len(returns):g})" if len(returns) > 1 else ""
     click.echo(f"return: {', '.join(f'{total:g}' for total in returns)}{mean}")
@@ -266,31 +222,9 @@ def _report(player: Player, seconds: float) -> None:
         click.echo(f"wrote: {file}")
 
 
-@contextmanager
-def _failures(kind: type[_Failed]) -> Generator[None]:
-    """What can go wrong without being a mistake in this program becomes one line and an exit code."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except (gym.error.Error, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise (_Failed if isinstance(error, CheckpointError) else kind)(error) from error
-
-
-@contextmanager
-def _warnings_in_one_line() -> Generator[None]:
-    with warnings.catch_warnings():
-        warnings.showwarning = _warn
-        yield
-
-
-def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    tqdm.write(f"Warning: {_one_line(message).removeprefix('WARN: ')}", file=sys.stderr)
-
-
-def _one_line(text: object) -> str:
-    return " ".join(click.unstyle(str(text)).split())
-
+main.add_command(compute)
+main.add_command(render)
+main.add_command(inspect)
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""`EpisodeClock`: which episode an environment is in, which step, and whether the episode is over."""
+"""`EpisodeClock`: which episode an environment is in, which step, and whether it is over. `chosen_environments`: which have one."""
 
 from __future__ import annotations
 

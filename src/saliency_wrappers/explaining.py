@@ -1,17 +1,20 @@
-"""`Explainer`: has decisions explained at once, or holds them for later; `Decided` is a decision on its way."""
+"""`Explainer`: has decisions explained at once, or holds them for later; `SaliencyConsumer`s are told of them.
+
+`Decided` is one on its way, `pending` what it says so far.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from saliency_wrappers.agents import AgentAdapter
 from saliency_wrappers.clocks import EpisodeClock
 from saliency_wrappers.failures import Failures
-from saliency_wrappers.records import Decision, SaliencyMaps, StepSaliency, copy_tensor, plain_action
+from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps, StepSaliency, copy_tensor, plain_action, row_of
 from saliency_wrappers.replay import replay_held
 from saliency_wrappers.saliency import SaliencyMethod
 
@@ -32,18 +35,43 @@ class Decided:
     @staticmethod
     def at(clock: EpisodeClock, row: Decision, action: Any, adapter: AgentAdapter) -> Decided:
         """The decision of `row`, which is copied, to take `action` now."""
-        action = plain_action(action)
-        decision = replace(row.copy(), action=copy_tensor(torch.tensor([action])) if isinstance(action, int) else None)
-        saliency = StepSaliency(
-            episode=clock.episode,
-            step=clock.step,
-            action=action,
-            logits=decision.logits[0].float().cpu().numpy(),
-            value=None if decision.value is None else float(decision.value.flatten()[0]),
-            maps=None,
-            environment=clock.environment,
-        )
+        decision = row.copy()
+        saliency = pending(clock, decision, action)
+        if isinstance(saliency.action, int):
+            decision = replace(decision, action=copy_tensor(torch.tensor([saliency.action])))
         return Decided(saliency, decision, adapter, f"step {clock.step} of {clock.in_words}")
+
+
+def pending(clock: EpisodeClock, decision: Decision | AgentPass, action: Any) -> StepSaliency:
+    """What is known of a decision before its maps: of one row, or the row of the clock's environment."""
+    if decision.logits is None:
+        raise ValueError("Expected a decision, got a pass without policy output.")
+    row = clock.environment if len(decision.inputs) > 1 else 0
+    return StepSaliency(
+        episode=clock.episode,
+        step=clock.step,
+        action=plain_action(action),
+        logits=row_of(decision.logits, row),
+        value=None if decision.value is None else row_of(decision.value, row).item(),
+        maps=None,
+        environment=clock.environment,
+    )
+
+
+class SaliencyConsumer(Protocol):
+    """What is done with maps: a video, a store. All calls come from within the recorder's `step`, `reset`, `close` or `flush`."""
+
+    def wants_step(self) -> bool:
+        """Whether the decision of the step that is about to be taken should be explained."""
+        ...
+
+    def decided(self, saliency: StepSaliency) -> None:
+        """A step's decision; its maps are None while they are pending."""
+        ...
+
+    def explained(self, saliency: StepSaliency) -> None:
+        """A decision that was pending, later, in order; its maps are None when computing them failed."""
+        ...
 
 
 HandOn = Callable[[StepSaliency, bool], None]

@@ -47,7 +47,11 @@ class Failures:
         try:
             yield
         except Exception as error:
-            self._postponed = error
+            self.postpone(error)
+
+    def postpone(self, error: Exception) -> None:
+        """Have an error wait for `raise_postponed`; one that waits already was first."""
+        self._postponed = self._postponed or error
 
     def raise_postponed(self) -> None:
         """Raise the error that waits, if any, once."""

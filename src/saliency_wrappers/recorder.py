@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Generic, SupportsFloat
 
 import gymnasium as gym
@@ -17,6 +18,7 @@ from saliency_wrappers.recording import Mode, OnError, Recording, Trigger
 from saliency_wrappers.records import SaliencyMaps
 from saliency_wrappers.replay import Verify
 from saliency_wrappers.saliency import SaliencyMethod, saliency_method
+from saliency_wrappers.store import EpisodeStore
 
 
 class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[ObsType, ActType], gym.utils.RecordConstructorArgs):
@@ -60,6 +62,7 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
         on_error: OnError = "raise",
         keep: bool = False,
         block: int = 64,
+        store: str | os.PathLike[str] | EpisodeStore | None = None,
     ) -> None:
         """Record the decisions of a hooked agent.
 
@@ -70,7 +73,8 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
             perturber: any xaitk `PerturbImage`. None: the method's own.
             saliency_gen: any xaitk `GenerateClassifierConfidenceSaliency`. None: the method's own.
             fill: what shows through where a mask is 0, see `Fill`. None: the method's own.
-            mode: `"inline"`: maps at the step. `"deferred"`: in blocks, at the latest when the episode ends.
+            mode: `"inline"`: maps at the step. `"deferred"`: in blocks, at the latest when the episode ends. `"capture"`: none here, every
+                decision goes into the store, for `compute_saliency`.
             episode_trigger: explain the episodes for which it is True.
             step_trigger: explain the steps, counted since construction, for which it is True. With neither trigger every step is
                 explained; under a `RecordSaliencyVideo` only what it records.
@@ -79,9 +83,12 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
             on_error: `"raise"`, or `"warn"`: a failing computation must not end a training run.
             keep: retain the maps for `maps(episode)`.
             block: how many decisions are held, and computed together, at most, in deferred mode.
+            store: where every decision is kept, explained or not, with the maps that are made: an `EpisodeStore`, or the path or URL
+                of one without frames. None: nowhere.
 
         Raises:
             TypeError, ValueError: a parameter of the wrong kind or value.
+            DependencyNotInstalled: a store needs Zarr.
         """
         if not isinstance(env, gym.Env):
             raise TypeError(f"Expected a gymnasium.Env, got {type(env).__name__}. Vector environments need VectorSaliencyRecorder.")
@@ -89,6 +96,7 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
             raise TypeError(
                 f"Expected a RecurrentAgentHook, got {type(hook).__name__}. Use SaliencyRecorder(env, RecurrentAgentHook(agent))."
             )
+        store = EpisodeStore(store) if isinstance(store, str | os.PathLike) else store
         parts: dict[str, Any] = {"method": method, "perturber": perturber, "saliency_gen": saliency_gen, "fill": fill}
         options: dict[str, Any] = {
             "mode": mode,
@@ -99,11 +107,12 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
             "on_error": on_error,
             "keep": keep,
             "block": block,
+            "store": store,
         }
         gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, hook=hook, **parts, **options)
         gym.Wrapper.__init__(self, env)
         self.hook = hook
-        self.recording = Recording(hook, saliency_method(**parts), **options)
+        self.recording = Recording(hook, saliency_method(**parts), env_spec=env.spec, **options)
 
     @property
     def enabled(self) -> bool:
@@ -133,14 +142,14 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
         """
         self.recording.end_episodes()
         observation, info = self.env.reset(seed=seed, options=options)
-        self.recording.begin_episodes()
+        self.recording.begin_episodes(seed=seed)
         return observation, info
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step the environment; `info["saliency"]` is the decision behind `action`, if there was one and it was wanted."""
         (saliency,) = self.recording.decide([action], self._frames)
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self.recording.advance([terminated or truncated])
+        self.recording.advance([terminated or truncated], [reward])
         if saliency is not None:
             info = {**info, "saliency": saliency.info()}
         return observation, reward, terminated, truncated, info

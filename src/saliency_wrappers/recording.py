@@ -7,40 +7,26 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from saliency_wrappers.agents.base import split_rows
+from saliency_wrappers.capturing import Capture, NoCapture
 from saliency_wrappers.clocks import EpisodeClock, chosen_environments
-from saliency_wrappers.explaining import Decided, Explainer
+from saliency_wrappers.explaining import Decided, Explainer, SaliencyConsumer, pending
 from saliency_wrappers.failures import Failures, OnError
 from saliency_wrappers.hooks import RecurrentAgentHook
 from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps, StepSaliency
 from saliency_wrappers.replay import FramesNow, ReplayCheck, Verify, frames_of
 from saliency_wrappers.saliency import SaliencyMethod
+from saliency_wrappers.store import EpisodeStore
 from saliency_wrappers.wiring import Fault, Wiring
 
-Mode = Literal["inline", "deferred"]
+Mode = Literal["inline", "deferred", "capture"]
 Trigger = Callable[[int], bool]
 
 
 class MissingDecisionError(RuntimeError):
     """A step came without a decision although `require_decision=True`."""
-
-
-class SaliencyConsumer(Protocol):
-    """What is done with maps: a video, a store. All calls come from within the recorder's `step`, `reset`, `close` or `flush`."""
-
-    def wants_step(self) -> bool:
-        """Whether the decision of the step that is about to be taken should be explained."""
-        ...
-
-    def decided(self, saliency: StepSaliency) -> None:
-        """A step's decision; its maps are None while they are pending."""
-        ...
-
-    def explained(self, saliency: StepSaliency) -> None:
-        """A decision that was pending, later, in order; its maps are None when computing them failed."""
-        ...
 
 
 class Recording:
@@ -65,6 +51,8 @@ class Recording:
         on_error: OnError = "raise",
         keep: bool = False,
         block: int = 64,
+        store: EpisodeStore | None = None,
+        env_spec: Any = None,
     ) -> None:
         """Listen to a hook.
 
@@ -82,9 +70,10 @@ class Recording:
             on_error: see there.
             keep: see there.
             block: see there.
+            store: see there.
+            env_spec: what the store is told of the environments.
         """
-        _check_options(mode, on_error)
-        _check_triggers(episode_trigger, step_trigger)
+        _check_options(mode, on_error, store, (episode_trigger, step_trigger))
         chosen = chosen_environments(environments, num_envs)
         self.hook = hook
         self.method = method
@@ -106,6 +95,7 @@ class Recording:
         self._consumers: dict[int, list[SaliencyConsumer]] = {index: [] for index in chosen}
         self._kept: dict[tuple[int, int], list[SaliencyMaps]] | None = {} if keep else None
         self._warned: set[Fault] = set()
+        self._capture = NoCapture() if store is None else Capture(store, hook, method, self.failures, env_spec)
         self._window = hook.open_window(num_envs)
 
     @property
@@ -127,11 +117,11 @@ class Recording:
             raise ValueError(f"Expected one of the environments that are recorded, {sorted(self.clocks)}, got {environment!r}.")
         return self.clocks[environment]
 
-    def begin_episodes(self, environments: Iterable[int] | None = None) -> None:
-        """These environments were reset, or all of them: nothing has been decided."""
+    def begin_episodes(self, environments: Iterable[int] | None = None, seed: int | None = None) -> None:
+        """These environments were reset, or all of them, by a seed: nothing has been decided."""
         begun = self._of(environments)
         self.end_episodes(environments)
-        self._begin(begun)
+        self._begin(begun, seed)
 
     def decide(self, actions: Sequence[Any], frames: FramesNow = tuple) -> list[StepSaliency | None]:
         """Before the environments step: the decision behind each action, explained, pending, or None.
@@ -155,6 +145,8 @@ class Recording:
             return saliencies
         if seen is None and self._require_decision:
             raise MissingDecisionError(f"{self._moment(deciding).capitalize()} came without a decision. {self.hook.explain()}")
+        if seen is not None:
+            self._capture.decide(deciding, seen, actions, frames)
         with self.failures.handled("No saliency", f"for {self._moment(deciding)}"):
             for clock in deciding:
                 clock.wiring.see(seen is not None, actions[clock.environment])
@@ -164,36 +156,45 @@ class Recording:
                     saliencies[saliency.environment] = saliency
         return saliencies
 
-    def advance(self, ended: Sequence[bool]) -> None:
-        """After the environments stepped; `ended` says of each whether its episode is over, by termination or truncation.
+    def advance(self, ended: Sequence[bool], rewards: Sequence[Any] | None = None) -> None:
+        """After the environments stepped; `ended` says of each whether its episode is over, by termination or truncation; None: no rewards.
 
         The step after an episode's end, without a reset, was an autoreset's if the environment goes on: a new episode has begun. The
         transition is never lost: an error in explaining what is held is raised by the next `decide`, `end_episodes`, `flush` or `close`.
         """
         self.total_steps += 1
         self._window.clear()
+        self._capture.advance(rewards)
         following = [clock for clock in self.clocks.values() if clock.episode >= 0]
         begun = [clock for clock in following if clock.ended and not ended[clock.environment]]
         stepped = [clock for clock in following if clock not in begun]
         for clock in stepped:
             clock.tick(bool(ended[clock.environment]))
         over = [clock for clock in stepped if clock.ended]
+        if not (begun or over):
+            return
         with self.failures.postponed():
-            if over:
-                self._explainer.explain_held()
+            try:
+                self._explainer.explain_held() if over else None
+            finally:
+                self._capture.end(over, complete=True)
         self._complain(over)
         with self.failures.postponed():
             self._begin(begun + over if self._resets_at_once else begun)
 
     def end_episodes(self, environments: Iterable[int] | None = None) -> None:
         """Explain what is held; warn, once, of an episode that shows wrong wiring. More than once does no harm."""
-        self.flush()
+        try:
+            self.flush()
+        finally:
+            self._capture.end(self._of(environments))
         self._complain(self._of(environments))
 
     def flush(self) -> None:
-        """Explain and hand on the decisions that are held; raises what failed when the last episode ended."""
+        """Explain and hand on the decisions that are held, and store them; raises what failed when the last episode ended."""
         self.failures.raise_postponed()
         self._explainer.explain_held()
+        self._capture.flush()
 
     def maps(self, episode: int, environment: int = 0) -> list[SaliencyMaps]:
         """The maps of an episode's explained decisions, in order; empty for an episode without any.
@@ -213,6 +214,7 @@ class Recording:
             for clock in self.clocks.values():
                 clock.wiring = Wiring()
             self.hook.close_window(self._window)
+            self._capture.close()
 
     def _of(self, environments: Iterable[int] | None) -> list[EpisodeClock]:
         chosen = self.clocks if environments is None else set(environments)
@@ -221,9 +223,10 @@ class Recording:
     def _moment(self, clocks: Sequence[EpisodeClock]) -> str:
         return f"step {clocks[0].step} of {clocks[0].in_words}" if self.num_envs == 1 else f"step {self.total_steps} of the vector"
 
-    def _begin(self, begun: Sequence[EpisodeClock]) -> None:
+    def _begin(self, begun: Sequence[EpisodeClock], seed: int | None = None) -> None:
         for clock in begun:
             clock.begin()
+            self._capture.begin(clock, None if seed is None else seed + clock.environment)
             if clock is next(iter(self.clocks.values())):  # of many environments, the first sets the pace
                 self.failures.new_episode()
                 self._window.forget_counts()
@@ -254,8 +257,12 @@ class Recording:
 
     def _record(self, seen: AgentPass, wanted: Sequence[EpisodeClock], actions: Sequence[Any], frames: FramesNow) -> Sequence[StepSaliency]:
         adapter = self.hook.adapter
-        decision = Decision.by_reference(seen)
-        self._check(adapter, decision, self.hook.preprocessor, frames)
+        decision = None
+        if self.mode != "capture" or self._check.is_due(adapter):
+            decision = Decision.by_reference(seen)
+            self._check(adapter, decision, self.hook.preprocessor, frames)
+        if decision is None or self.mode == "capture":
+            return [pending(clock, seen, actions[clock.environment]) for clock in wanted]
         if not wanted:
             return ()
         rows = split_rows(adapter, decision)
@@ -265,17 +272,17 @@ class Recording:
     def _hand_on(self, saliency: StepSaliency, pending: bool) -> None:
         if self._kept is not None and saliency.maps is not None:
             self._kept.setdefault((saliency.environment, saliency.episode), []).append(saliency.maps)
+        self._capture.explained(saliency)
         for consumer in self._consumers[saliency.environment]:
             (consumer.explained if pending else consumer.decided)(saliency)
 
 
-def _check_triggers(*triggers: Trigger | None) -> None:
+def _check_options(mode: str, on_error: str, store: EpisodeStore | None, triggers: Iterable[Trigger | None]) -> None:
     for trigger in triggers:
         if trigger is not None and not callable(trigger):
             raise TypeError(f"Expected a trigger to be a function of a number, or None, got {type(trigger).__name__}.")
-
-
-def _check_options(mode: str, on_error: str) -> None:
     for name, value, known in (("mode", mode, Mode.__args__), ("on_error", on_error, OnError.__args__)):
         if value not in known:
             raise ValueError(f"Expected {name} to be one of {known}, got {value!r}.")
+    if mode == "capture" and store is None:
+        raise ValueError('mode="capture" makes no maps here, it keeps decisions for compute_saliency: expected a store to keep them in.')

@@ -138,7 +138,7 @@ class StepSaliency:
 
 def plain_action(action: Any) -> Any:
     """A discrete action as an int, a dictionary or tuple of actions as it is, any other as an array of its own."""
-    if isinstance(action, tuple | dict):
+    if type(action) is int or isinstance(action, tuple | dict):
         return action
     array = np.array(action.detach().cpu().numpy() if isinstance(action, Tensor) else action)
     return int(array.item()) if array.size == 1 and np.issubdtype(array.dtype, np.integer) else array
@@ -161,8 +161,17 @@ def _own_action(action: Any) -> Any:
 
 def copy_tensor(tensor: Tensor) -> Tensor:
     """An ordinary copy (never an inference tensor), without gradient history."""
+    if not (tensor.is_inference() or torch.is_inference_mode_enabled()):
+        return tensor.detach().clone()  # a third of the time that entering and leaving the two modes takes
     with torch.inference_mode(False), torch.no_grad():
         return tensor.detach().clone() if not tensor.is_inference() else tensor.clone()
+
+
+def row_of(tensor: Tensor, row: int) -> Array:
+    """One row of a tensor, as an array of its own."""
+    if tensor.requires_grad or not tensor.is_cpu or tensor.dtype is not torch.float32:
+        tensor = tensor.detach().float().cpu()
+    return tensor.numpy()[row].copy()
 
 
 def map_state(function: Callable[[Tensor], Tensor], state: StateTree) -> StateTree:

@@ -48,6 +48,10 @@ class ReplayCheck:
         """Whether one of the two moments of `verify="first"` is still to come."""
         return self.verify == "first" and not (self._checked_first and self._checked_memory)
 
+    def is_due(self, adapter: AgentAdapter) -> bool:
+        """Whether the next decision of this agent has something to be checked besides its shapes, or is its first."""
+        return adapter is not self._adapter or self.verify == "always" or self.unfinished
+
     def __call__(
         self, adapter: AgentAdapter, decision: Decision, preprocessor: FramePreprocessor | None = None, frames: FramesNow = tuple
     ) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from saliency_wrappers.recording import Mode, OnError, Recording, Trigger
 from saliency_wrappers.records import SaliencyMaps, StepSaliency
 from saliency_wrappers.replay import Verify
 from saliency_wrappers.saliency import SaliencyMethod, saliency_method
+from saliency_wrappers.store import EpisodeStore
 
 
 # Without type arguments: in older versions of Gymnasium VectorWrapper takes none.
@@ -71,6 +73,7 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
         on_error: OnError = "raise",
         keep: bool = False,
         block: int = 64,
+        store: str | os.PathLike[str] | EpisodeStore | None = None,
         *,
         environments: Sequence[int] | None = None,
     ) -> None:
@@ -92,12 +95,14 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
             on_error: `"raise"`, or `"warn"`: a failing computation must not end a training run.
             keep: retain the maps for `maps(episode, environment)`.
             block: how many decisions are held, and computed together, at most, of all environments; in deferred mode.
+            store: where every decision is kept, see `SaliencyRecorder`; an episode of the store for each of each environment.
             environments: the numbers of those that are recorded. None: all.
 
         Raises:
             TypeError, ValueError: a parameter of the wrong kind or value.
         """
         _check_environments(env, hook)
+        store = EpisodeStore(store) if isinstance(store, str | os.PathLike) else store
         parts: dict[str, Any] = {"method": method, "perturber": perturber, "saliency_gen": saliency_gen, "fill": fill}
         options: dict[str, Any] = {
             "mode": mode,
@@ -108,6 +113,7 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
             "on_error": on_error,
             "keep": keep,
             "block": block,
+            "store": store,
             "environments": environments,
         }
         gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, hook=hook, **parts, **options)
@@ -115,7 +121,9 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
         self.hook = hook
         self.autoreset_mode = autoreset_mode(env)
         at_once = self.autoreset_mode == AutoresetMode.SAME_STEP
-        self.recording = Recording(hook, saliency_method(**parts), num_envs=env.num_envs, resets_at_once=at_once, **options)
+        self.recording = Recording(
+            hook, saliency_method(**parts), num_envs=env.num_envs, resets_at_once=at_once, env_spec=env.spec, **options
+        )
 
     @property
     def enabled(self) -> bool:
@@ -143,7 +151,7 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
         begun = reset_rows(options)  # before the reset, which takes the mask out
         self.recording.end_episodes(begun)
         observations, infos = self.env.reset(seed=seed, options=options)
-        self.recording.begin_episodes(begun)
+        self.recording.begin_episodes(begun, seed=seed)
         return observations, infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -151,7 +159,7 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
         decided = self.recording.decide(list(iterate(self.env.action_space, actions)), self._frames)
         saliency = _in_rows(decided)
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
-        self.recording.advance(np.logical_or(terminations, truncations).tolist())
+        self.recording.advance(np.logical_or(terminations, truncations).tolist(), rewards)
         return observations, rewards, terminations, truncations, {**infos, **saliency}
 
     def close(self, **kwargs: Any) -> None:

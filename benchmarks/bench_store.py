@@ -1,0 +1,216 @@
+"""What recording into a store costs, what it takes on disk, and how computing scales: `python benchmarks/bench_store.py`.
+
+Whole episodes of a real agent, flushes included, in one process, in turns: with nothing, with a recorder that keeps nothing,
+with a store, with a store that keeps frames. Ratios compare the episodes of one round; a run of other programs hits all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import ale_py
+import click
+import gymnasium as gym
+import torch
+from torch import nn
+
+from saliency_wrappers import (
+    EpisodeStore,
+    FramePreprocessor,
+    PerturbationSaliency,
+    RecurrentAgentHook,
+    SaliencyRecorder,
+    compute_saliency,
+    load_checkpoint,
+    load_pretrained,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+CHECKPOINT = ROOT.parent / "shared" / "agents" / "breakout-v4.model.80.tar"
+"""The reference agent. Without it the one that ships with the package is measured."""
+
+OUTPUT = ROOT / "runs" / "bench_store.json"
+ENV_ID = "ALE/Breakout-v5"
+WAYS = ("nothing", "recorder", "store", "store with frames")
+
+gym.register_envs(ale_py)
+
+
+@dataclass(frozen=True)
+class Lap:
+    """One episode, recorded one way."""
+
+    way: str
+    round: int
+    steps: int
+    milliseconds: float
+    """Per step, of wall time."""
+    bytes: float
+    """Per step, on disk."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The same blocks, computed by so many workers of one thread each."""
+
+    backend: str
+    workers: int
+    decisions: int
+    seconds: float
+    """Without starting the workers, which had computed before."""
+
+
+@click.command()
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="How often each way plays the episode.")
+@click.option("--steps", default=100_000, show_default=True, type=click.IntRange(1), help="Of an episode, at most.")
+@click.option("--decisions", default=256, show_default=True, type=click.IntRange(0), help="How many are computed for the scaling. 0: none.")
+@click.option("--backends", default="loky,dask,ray", show_default=True, help="For the scaling, comma-separated.")
+@click.option("--output", default=OUTPUT, show_default=True, type=click.Path(path_type=Path), help="JSON file.")
+def main(rounds: int, steps: int, decisions: int, backends: str, output: Path) -> None:
+    """Time recording into a store against playing without one; bytes per step; scaling with one and two workers."""
+    torch.set_num_threads(1)
+    agent, preprocessor = reference_agent()
+    setting = {"machine": platform.platform(), "processors": os.cpu_count(), "torch": torch.__version__, "load before": os.getloadavg()}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        laps = [lap for number in range(-1, rounds) for lap in play_round(agent, preprocessor, steps, number, folder) if number >= 0]
+        click.echo(overhead_table(laps))
+        store = folder / WAYS[-1].replace(" ", "-")
+        scalings = [one for backend in backends.split(",") if decisions for one in scale(store, agent, backend, decisions)]
+    click.echo(scaling_table(scalings))
+    setting["load after"] = os.getloadavg()
+    click.echo(f"load: {setting['load before']} to {setting['load after']}")
+    report = {"setting": setting, "laps": [asdict(lap) for lap in laps], "scaling": [asdict(one) for one in scalings]}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    click.echo(f"Written to {output}")
+
+
+def reference_agent() -> tuple[nn.Module, FramePreprocessor]:
+    """The agent and what it is fed with."""
+    if CHECKPOINT.exists():
+        return load_checkpoint(CHECKPOINT), FramePreprocessor.named("greydanus2018")
+    return load_pretrained(ENV_ID)
+
+
+def play_round(agent: nn.Module, preprocessor: FramePreprocessor, steps: int, number: int, folder: Path) -> Iterator[Lap]:
+    """An episode in each way; every other round the other way round. Round -1 warms up, with few steps."""
+    for way in WAYS[:: 1 if number % 2 else -1]:
+        place = folder / way.replace(" ", "-")
+        shutil.rmtree(place, ignore_errors=True)
+        env: gym.Env[Any, Any] = gym.make(ENV_ID, frameskip=4, repeat_action_probability=0.0, render_mode="rgb_array")
+        start = time.perf_counter()
+        if way != "nothing":
+            env = recorder(env, RecurrentAgentHook(agent, preprocessor), way, place)
+        count = play(env, agent, preprocessor, steps if number >= 0 else 100)
+        env.close()
+        seconds = time.perf_counter() - start
+        size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+        yield Lap(way, number, count, 1000 * seconds / count, size / count)
+
+
+def recorder(env: gym.Env[Any, Any], hook: RecurrentAgentHook, way: str, place: Path) -> SaliencyRecorder[Any, Any]:
+    """The environment, recorded one way."""
+    if way == "recorder":
+        return SaliencyRecorder(env, hook, step_trigger=lambda step: False)
+    return SaliencyRecorder(env, hook, mode="capture", store=EpisodeStore(place, frames=way == "store with frames"))
+
+
+def play(env: gym.Env[Any, Any], agent: Any, preprocessor: FramePreprocessor, steps: int) -> int:
+    """The published loop; how many steps the episode had."""
+    frame, _ = env.reset(seed=1)
+    state = agent.initial_state(1)
+    for step in range(1, steps + 1):
+        with torch.no_grad():
+            _, logits, state = agent((torch.from_numpy(preprocessor(frame))[None], state))
+        frame, _, terminated, truncated, _ = env.step(int(logits.argmax()))
+        if terminated or truncated:
+            return step
+    return steps
+
+
+def overhead(laps: list[Lap], way: str, base: str) -> float:
+    """In per cent of the base: the median of the rounds' ratios."""
+    times = {(lap.way, lap.round): lap.milliseconds for lap in laps}
+    return 100 * (median(times[way, number] / times[base, number] for name, number in times if name == way) - 1)
+
+
+def overhead_table(laps: list[Lap]) -> str:
+    """In Markdown."""
+    rows = [
+        "| way | ms per step | min..max | over nothing | over recorder | bytes per step |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for way in WAYS:
+        times = [lap.milliseconds for lap in laps if lap.way == way]
+        against = " | ".join(f"{overhead(laps, way, base):+.1f} %" for base in WAYS[:2])
+        size = median(lap.bytes for lap in laps if lap.way == way)
+        rows.append(f"| {way} | {median(times):.3f} | {min(times):.3f}..{max(times):.3f} | {against} | {size:.0f} |")
+    return "\n".join(rows)
+
+
+def scale(store: Path, agent: nn.Module, backend: str, decisions: int) -> Iterator[Scaling]:
+    """One worker, then two; each starts and computes a block before the time is taken."""
+    for workers in (1, 2):
+        with cluster(backend, workers) as where:
+            compute = computing(store, agent, where, workers)
+            compute(slice(0, 64 * workers), 1e-9 * workers)
+            start = time.perf_counter()
+            compute(slice(0, decisions), 1e-8 * workers)
+            yield Scaling(backend, workers, decisions, time.perf_counter() - start)
+
+
+def computing(store: Path, agent: nn.Module, where: dict[str, Any], workers: int) -> Callable[[slice, float], Any]:
+    """Computes decisions by a tolerance that makes a fingerprint of its own: nothing is there already."""
+    seed = hash((tuple(where), workers)) % 1000 * 1e-12
+
+    def compute(decisions: slice, tolerance: float) -> Any:
+        method = PerturbationSaliency(tolerance=tolerance + seed, batch_size=64)
+        return compute_saliency(store, agent, method=method, decisions=decisions, n_jobs=workers, **where)
+
+    return compute
+
+
+@contextmanager
+def cluster(backend: str, workers: int) -> Iterator[dict[str, Any]]:
+    """Workers of this machine; one worker of loky is this process."""
+    if backend == "loky":
+        yield {"backend": "loky"} if workers > 1 else {"backend": None}
+    elif backend == "dask":
+        from distributed import Client, LocalCluster
+
+        made = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+        with made, Client(made) as client:
+            yield {"backend": "dask", "address": client}
+    else:
+        import ray
+
+        ray.init(num_cpus=workers, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
+        yield {"backend": "ray"}
+        ray.shutdown()
+
+
+def scaling_table(scalings: list[Scaling]) -> str:
+    """In Markdown."""
+    rows = ["| backend | workers | ms per decision | speed-up |", "| --- | ---: | ---: | ---: |"]
+    alone = {one.backend: one.seconds for one in scalings if one.workers == 1}
+    for one in scalings:
+        rows.append(
+            f"| {one.backend} | {one.workers} | {1000 * one.seconds / one.decisions:.1f} | {alone[one.backend] / one.seconds:.2f} |"
+        )
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    main()

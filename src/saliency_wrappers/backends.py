@@ -1,0 +1,154 @@
+"""Where tasks are done: in this process, or through joblib in others, on this machine or a cluster (`run`).
+
+`Shared` is what all tasks of a run need, the agent above all: it is unpacked once in each worker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, Literal, TypeVar, get_args
+
+import torch
+from gymnasium.error import DependencyNotInstalled
+
+Backend = Literal["loky", "dask", "ray"]
+"""`"loky"`: processes of this machine. `"dask"`: the workers of a `dask.distributed` cluster. `"ray"`: those of a Ray cluster."""
+
+T = TypeVar("T")
+
+Task = Callable[[], int]
+"""Can be pickled; returns how many decisions it explained."""
+
+
+class Shared(Generic[T]):
+    """One object for all tasks of a run. Pickled once; a worker's tasks have the same one, and use it one at a time."""
+
+    def __init__(self, content: T) -> None:
+        self.content = content
+        self.lock = threading.Lock()
+        self._packed: tuple[str, bytes] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._packed is None:
+            import cloudpickle
+
+            packed: bytes = cloudpickle.dumps(self.content)
+            self._packed = (hashlib.sha256(packed).hexdigest(), packed)
+        return _unpacked, self._packed
+
+
+_held: dict[str, Shared[Any]] = {}
+
+
+def _unpacked(digest: str, packed: bytes) -> Shared[Any]:
+    if digest not in _held:
+        import cloudpickle
+
+        _held.clear()
+        _held[digest] = Shared(cloudpickle.loads(packed))
+    return _held[digest]
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker process ended while it computed. What was finished is in the store."""
+
+
+def run(tasks: Sequence[Task], backend: Backend | None, n_jobs: int, address: Any = None) -> Generator[int]:
+    """Have tasks done, in any order.
+
+    Args:
+        tasks: what is to be done.
+        backend: where. None: here, one after another.
+        n_jobs: how many at a time; -1: as many as there are processors, or workers of a cluster.
+        address: of a Dask scheduler, or a `dask.distributed.Client`. None: Dask's own default, or the cluster Ray is connected to.
+
+    Yields:
+        What the tasks return, as they are finished.
+
+    Raises:
+        ValueError: no such backend.
+        DependencyNotInstalled: its package is not installed.
+        WorkerDiedError: a worker died, and no other could take its place.
+    """
+    if backend is None:
+        yield from (task() for task in tasks)
+        return
+    if backend not in get_args(Backend):
+        raise ValueError(f"Expected a backend among {(None, *get_args(Backend))}, got {backend!r}.")
+    with _connected(backend, address) as settings, _deaths_told():
+        joblib: Any = importlib.import_module("joblib")
+        with joblib.parallel_config(backend=backend, n_jobs=n_jobs, **settings):
+            calls = [joblib.delayed(_in_one_thread)(task) for task in tasks]
+            if backend != "ray":
+                yield from joblib.Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs")(calls)
+                return
+            group = 4 * joblib.effective_n_jobs(n_jobs)  # Ray's backend returns nothing before all is done
+            for first in range(0, len(calls), group):
+                yield from joblib.Parallel()(calls[first : first + group])
+
+
+def _in_one_thread(task: Task) -> int:
+    """Workers share the processors by being several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return task()
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _connected(backend: Backend, address: Any) -> Generator[dict[str, Any]]:
+    """What joblib's configuration needs to know beyond the backend's name; clients that are made here are closed here."""
+    try:
+        if backend == "loky":
+            importlib.import_module("joblib")
+            yield {"inner_max_num_threads": 1}
+        elif backend == "dask":
+            with _dask_client(address) as client:
+                yield {"client": client, "wait_for_workers_timeout": 30} if client is not None else {}
+        else:
+            _register_ray()
+            yield {}
+    except ImportError as error:
+        extra = {"loky": "store", "dask": "dask", "ray": "ray"}[backend]
+        raise DependencyNotInstalled(f'The backend {backend!r} is not installed: pip install "saliency_wrappers[{extra}]".') from error
+
+
+@contextmanager
+def _dask_client(address: Any) -> Generator[Any]:
+    from distributed import Client
+
+    if isinstance(address, Client):
+        yield address
+        return
+    with Client(address) as client:
+        yield client
+
+
+def _register_ray() -> None:
+    import ray
+    from ray.util.joblib import register_ray
+
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False)
+    register_ray()
+
+
+@contextmanager
+def _deaths_told() -> Generator[None]:
+    """The backends have names of their own for a worker that died."""
+    try:
+        yield
+    except Exception as error:
+        names = {kind.__name__ for kind in type(error).__mro__}
+        if names & {"TerminatedWorkerError", "BrokenProcessPool", "KilledWorker", "RayActorError", "WorkerCrashedError"}:
+            raise WorkerDiedError(
+                "A worker died while it computed (killed, or out of memory?). What was finished is in the store: run the same again, and "
+                f"only the rest is computed. ({type(error).__name__}: {error})"
+            ) from error
+        raise

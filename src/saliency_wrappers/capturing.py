@@ -1,0 +1,192 @@
+"""`Capture`: what a recording sees, into a store: every decision before the step, its reward after it, its maps if there are any.
+
+`NoCapture` is the same without a store.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from saliency_wrappers.agents.base import split_rows
+from saliency_wrappers.clocks import EpisodeClock
+from saliency_wrappers.columns import DecisionLike
+from saliency_wrappers.failures import Failures
+from saliency_wrappers.fingerprints import agent_fingerprint, fingerprint, method_description
+from saliency_wrappers.hooks import RecurrentAgentHook
+from saliency_wrappers.records import AgentPass, Decision, StepSaliency
+from saliency_wrappers.replay import FramesNow
+from saliency_wrappers.saliency import SaliencyMethod
+from saliency_wrappers.store import EpisodeStore
+from saliency_wrappers.writing import EpisodeWriter
+
+
+class NoCapture:
+    """Keeps nothing."""
+
+    def begin(self, clock: EpisodeClock, seed: int | None) -> None:
+        """An environment begins an episode; its seed, if it was given one."""
+
+    def decide(self, clocks: Sequence[EpisodeClock], seen: AgentPass, actions: Sequence[Any], frames: FramesNow) -> None:
+        """Before the environments step: a pass with a row for each environment, of which those of these clocks decide."""
+
+    def advance(self, rewards: Sequence[Any] | None) -> None:
+        """After the environments stepped: the reward of each, or None if they are not known."""
+
+    def explained(self, saliency: StepSaliency) -> None:
+        """A decision's maps; nothing, when it has none."""
+
+    def flush(self) -> None:
+        """Write what there is."""
+
+    def end(self, clocks: Iterable[EpisodeClock], complete: bool = False) -> None:
+        """Episodes are over (`complete`), or left. More than once does no harm."""
+
+    def close(self) -> None:
+        """All episodes are left."""
+
+
+class Capture(NoCapture):
+    """Writes an episode of the store for each episode of each environment that has decisions. Errors are the recording's to handle."""
+
+    def __init__(
+        self, store: EpisodeStore, hook: RecurrentAgentHook, method: SaliencyMethod, failures: Failures, env_spec: Any = None
+    ) -> None:
+        """Write to a store.
+
+        Args:
+            store: where to.
+            hook: tells the agent and its preprocessor.
+            method: what makes the maps that come, if any.
+            failures: what becomes of errors.
+            env_spec: Gymnasium's specification of the environments. None: not known.
+        """
+        self._store, self._hook, self._method, self._failures = store, hook, method, failures
+        self._env_spec = spec_content(env_spec)
+        self._open: dict[int, _OpenEpisode] = {}
+        self._seeds: dict[int, int | None] = {}
+
+    def begin(self, clock: EpisodeClock, seed: int | None) -> None:
+        """The last episode, if it was left, is written."""
+        self.end([clock])
+        self._seeds[clock.environment] = seed
+
+    def decide(self, clocks: Sequence[EpisodeClock], seen: AgentPass, actions: Sequence[Any], frames: FramesNow) -> None:
+        """The pass is copied."""
+        try:
+            rows: Sequence[DecisionLike] = [seen] if seen.batch == 1 else split_rows(self._hook.adapter, Decision.by_reference(seen))
+            shown = frames() if self._store.frames else ()
+            if self._store.frames and not shown:
+                raise ValueError(
+                    "The store keeps frames, but the environment shows none: make it with render_mode='rgb_array', or the store with "
+                    "EpisodeStore(path, frames=False)."
+                )
+            for clock in clocks:
+                index = clock.environment
+                self._episode(clock).decide(clock.step, rows[index], actions[index], shown[index] if shown else None)
+        except Exception as error:
+            self._handle(error, clocks[0])
+
+    def advance(self, rewards: Sequence[Any] | None) -> None:
+        """Only of environments whose agent decided; an error is postponed, the transition is not to be lost."""
+        for index, episode in self._open.items():
+            if episode.awaits_reward:
+                try:
+                    episode.reward(float("nan") if rewards is None else float(rewards[index]))
+                except Exception as error:
+                    with self._failures.postponed():
+                        self._handle(error, episode.clock)
+
+    def explained(self, saliency: StepSaliency) -> None:
+        """They are kept under the fingerprint of method and agent."""
+        episode = self._open.get(saliency.environment)
+        if episode is not None and saliency.maps is not None and episode.number == saliency.episode:
+            with self._handled(episode.clock):
+                episode.explain(saliency, self._method)
+
+    def flush(self) -> None:
+        """And wait for it."""
+        for episode in self._open.values():
+            with self._handled(episode.clock):
+                episode.writer.flush()
+
+    def end(self, clocks: Iterable[EpisodeClock], complete: bool = False) -> None:
+        """Their files are closed."""
+        for clock in clocks:
+            episode = self._open.pop(clock.environment, None)
+            if episode is not None:
+                with self._handled(clock):
+                    episode.close(complete, self._hook)
+
+    def close(self) -> None:
+        """And the thread that writes ends."""
+        try:
+            self.end([episode.clock for episode in self._open.values()])
+        finally:
+            self._store.close()
+
+    def _handled(self, clock: EpisodeClock) -> AbstractContextManager[None]:
+        return self._failures.handled("Not stored", f"from step {clock.step} of {clock.in_words}")
+
+    def _handle(self, error: Exception, clock: EpisodeClock) -> None:
+        """At every step, where entering and leaving a context would cost more than what is done in it."""
+        with self._handled(clock):
+            raise error
+
+    def _episode(self, clock: EpisodeClock) -> _OpenEpisode:
+        episode = self._open.get(clock.environment)
+        if episode is None:
+            agent, preprocessor = agent_fingerprint(self._hook.adapter), self._hook.preprocessor
+            writer = self._store.new_episode(
+                episode=clock.episode,
+                seed=self._seeds.pop(clock.environment, None),
+                env_spec=self._env_spec,
+                agent=agent,
+                preprocessor=None if preprocessor is None else dict(vars(preprocessor)),
+            )
+            episode = self._open[clock.environment] = _OpenEpisode(clock, writer, agent)
+        return episode
+
+
+class _OpenEpisode:
+    """An episode that is being written."""
+
+    def __init__(self, clock: EpisodeClock, writer: EpisodeWriter, agent: str | None) -> None:
+        self.clock, self.writer, self.number = clock, writer, clock.episode
+        self.awaits_reward = False
+        self._agent = agent
+        self._rows: dict[int, int] = {}
+        self._description: dict[str, Any] = {}
+
+    def decide(self, step: int, decision: DecisionLike, action: Any, frame: Any) -> None:
+        self._rows[step] = self.writer.decide(step, decision, action, frame)
+        self.awaits_reward = True
+
+    def reward(self, reward: float) -> None:
+        self.awaits_reward = False
+        self.writer.reward(reward)
+
+    def explain(self, saliency: StepSaliency, method: SaliencyMethod) -> None:
+        self._description = self._description or method_description(method, self._agent)
+        row = self._rows.get(saliency.step)
+        if row is not None and saliency.maps is not None:
+            self.writer.explain(row, saliency.maps, fingerprint(self._description), self._description)
+
+    def close(self, complete: bool, hook: RecurrentAgentHook) -> None:
+        learned = hook.attached and self._agent is not None and self._agent != agent_fingerprint(hook.adapter)
+        self.writer.close(complete, learned)
+
+
+def spec_content(spec: Any) -> dict[str, Any] | None:
+    """Gymnasium's specification as JSON; of one that cannot be written so, its id. None for none."""
+    if spec is None:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a callable that would be written as text
+            return json.loads(spec.to_json())
+    except Exception:
+        return {"id": str(getattr(spec, "id", spec))}

@@ -1,0 +1,260 @@
+"""`EpisodeWriter`: one episode's decisions into a store, written in blocks by a background thread.
+
+When half a block is full it is handed over, and a committed length, in a file of its own, follows what was written: whoever reads sees
+whole decisions only, and a kill loses less than the half that is written and the half that is filled.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saliency_wrappers.background import Background
+from saliency_wrappers.chunks import ArrayField
+from saliency_wrappers.columns import DecisionColumns, DecisionLike
+from saliency_wrappers.headers import GROUP, EpisodeHeader, write_group
+from saliency_wrappers.locations import Location
+from saliency_wrappers.map_layers import MapLayer
+from saliency_wrappers.records import SaliencyMaps
+
+LENGTH = ArrayField("length", (), "int64", 1)
+"""One number: how many decisions are there."""
+
+_FIRST_BLOCKS = 16
+"""Arrays are made for so many blocks, and for twice as many when these are full."""
+
+
+class EpisodeWriter:
+    """Appends the decisions of one episode. Close it; at the latest when it is forgotten, or the interpreter exits, the rest is written."""
+
+    def __init__(self, location: Location, name: str, background: Background, block: int, frames: bool, **known: Any) -> None:
+        """Prepare an episode; its arrays are made when the first decision shows their shapes.
+
+        Args:
+            location: the store.
+            name: the episode's group.
+            background: what writes.
+            block: decisions in a chunk.
+            frames: whether every decision comes with its frame.
+            known: fields of the `EpisodeHeader`: episode, seed, env_spec, agent, preprocessor.
+        """
+        self.name = name
+        self._rows = _Rows(location, name, background, block, frames, known)
+        self._finalizer = weakref.finalize(self, self._rows.close)
+
+    def __len__(self) -> int:
+        return self._rows.count
+
+    def append(self, decision: DecisionLike, action: Any, reward: float, frame: NDArray[np.uint8] | None = None) -> None:
+        """One decision, its action, and the reward that followed; its step is their number so far.
+
+        Args:
+            decision: what went into the agent and what came out; copied.
+            action: what the environment was given.
+            reward: what it returned.
+            frame: `(H, W, 3)` uint8, what the agent saw. None when frames are not stored.
+
+        Raises:
+            TypeError, ValueError: other shapes or dtypes than the first decision's.
+            OSError: what came before could not be written.
+        """
+        self.decide(len(self), decision, action, frame)
+        self.reward(reward)
+
+    def decide(self, step: int, decision: DecisionLike, action: Any, frame: NDArray[np.uint8] | None = None) -> int:
+        """The same before the environment steps: its reward follows by `reward`. Returns its row; steps may be left out, rows not."""
+        return self._rows.decide(step, decision, action, frame)
+
+    def reward(self, reward: float) -> None:
+        """The reward for the last decision, which is complete now."""
+        self._rows.reward(reward)
+
+    def explain(self, row: int, maps: SaliencyMaps, fingerprint: str, method: dict[str, Any]) -> None:
+        """The maps of a decision, in the order of rows, and the method that made them."""
+        self._rows.explain(row, maps, fingerprint, method)
+
+    def flush(self) -> None:
+        """Write all there is, and wait for it; raises what failed, unless it was raised before."""
+        self._rows.flush()
+
+    def close(self, complete: bool = False, learned: bool = False) -> None:
+        """Write all there is, and what is known now of the episode. More than once does no harm.
+
+        Args:
+            complete: the episode ran to its end.
+            learned: the agent's weights changed during the episode.
+
+        Raises:
+            OSError: something could not be written; the episode ends with what was.
+        """
+        if self._finalizer.detach() is not None:
+            self._rows.close(complete, learned)
+
+    def __enter__(self) -> EpisodeWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Rows:
+    """The blocks of an episode. Apart from the writer, so that they can be written when the writer is gone."""
+
+    def __init__(self, location: Location, name: str, background: Background, block: int, frames: bool, known: dict[str, Any]) -> None:
+        self.count = 0
+        self._files = _EpisodeFiles(location, name, block, frames, known)
+        self._background = background
+        self._block, self._half, self._frames = block, -(-block // 2), frames
+        self._columns: DecisionColumns | None = None
+        self._pending = False
+        self._handed_over = 0
+        self._failure: Exception | None = None
+        self._told = False
+        self._explained: _ExplainedBlock | None = None
+        self._process = os.getpid()
+
+    def decide(self, step: int, decision: DecisionLike, action: Any, frame: NDArray[np.uint8] | None) -> int:
+        self._raise_failure()
+        if self._pending:
+            self.reward(np.nan)
+        if self._columns is None:
+            self._columns = DecisionColumns(self._block, self._frames, decision, action, frame)
+        self._columns.put(self.count, step, decision, action, frame)
+        self._pending = True
+        return self.count
+
+    def reward(self, reward: float) -> None:
+        if not self._pending or self._columns is None:
+            raise ValueError("Expected one reward after each decision, got one without.")
+        self._columns.put_reward(self.count, reward)
+        self._pending = False
+        self.count += 1
+        if self.count % self._block in (0, self._half):
+            self._hand_over()
+
+    def explain(self, row: int, maps: SaliencyMaps, fingerprint: str, method: dict[str, Any]) -> None:
+        self._raise_failure()
+        block, place = divmod(row, self._block)
+        if self._explained is not None and (self._explained.block, self._explained.fingerprint) != (block, fingerprint):
+            self._hand_over_maps()
+        if self._explained is None:
+            self._explained = _ExplainedBlock(block, fingerprint, method)
+        self._explained.rows.append(place)
+        self._explained.maps.append(maps)
+
+    def flush(self) -> None:
+        if self._told:
+            return
+        self._hand_over()
+        self._hand_over_maps()
+        self._wait()
+
+    def close(self, complete: bool = False, learned: bool = False) -> None:
+        columns, count = self._columns, self.count
+        if columns is None or self._told or self._process != os.getpid():  # in a forked child the episode is its parent's
+            return
+        if self._pending:
+            self.reward(np.nan)
+            count = self.count
+        self._hand_over()
+        self._hand_over_maps()
+        self._do(lambda: self._files.finish(columns, count, complete, learned))
+        self._columns = None
+        self._wait()
+
+    def _hand_over(self) -> None:
+        columns, count = self._columns, self.count
+        if columns is None or count == self._handed_over:
+            return
+        self._handed_over = count
+        block = (count - 1) // self._block
+        self._do(lambda: self._files.write(columns, block, count))
+
+    def _hand_over_maps(self) -> None:
+        explained, self._explained, count = self._explained, None, self.count
+        if explained is not None:
+            self._do(lambda: self._files.write_maps(explained, count))
+
+    def _do(self, work: Any) -> None:
+        def job() -> None:
+            if self._failure is None:
+                try:
+                    work()
+                except Exception as error:
+                    self._failure = error
+
+        self._background.do(job)
+
+    def _wait(self) -> None:
+        self._background.wait()
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        error = self._failure
+        if error is not None:
+            self._told = True
+            text = f"The episode {self._files.name} of the store {self._files.location} ended early, writing it failed: {error}"
+            raise (OSError if isinstance(error, OSError) else RuntimeError)(text) from error
+
+
+@dataclass(frozen=True, eq=False)
+class _ExplainedBlock:
+    """Maps that wait for the rest of their block."""
+
+    block: int
+    fingerprint: str
+    method: dict[str, Any]
+    rows: list[int] = field(default_factory=list[int])
+    maps: list[SaliencyMaps] = field(default_factory=list[SaliencyMaps])
+
+
+class _EpisodeFiles:
+    """Writes an episode's files; all of it in the background."""
+
+    def __init__(self, location: Location, name: str, block: int, frames: bool, known: dict[str, Any]) -> None:
+        self.location, self.name = location, name
+        self._block, self._frames, self._known = block, frames, known
+        self._capacity = 0
+        self._fields = 0
+        self._forms = 0
+
+    def write(self, columns: DecisionColumns, block: int, count: int) -> None:
+        """The rows of a block up to `count`; the length comes last."""
+        if self._forms != len(columns.states):
+            self._forms = len(columns.states)
+            write_group(self.location, self.name, self._header(columns).content())
+        if count > self._capacity or self._fields != len(columns.fields):
+            while count > self._capacity:
+                self._capacity = max(_FIRST_BLOCKS * self._block, 2 * self._capacity)
+            self._make_arrays(columns, self._capacity)
+        for one, rows in columns.rows(block, count - block * self._block).items():
+            self.location.put(f"{self.name}/{one.key(block)}", one.encode(rows))
+        self.location.put(f"{self.name}/{LENGTH.key(0)}", LENGTH.encode(np.array([count])))
+
+    def write_maps(self, explained: _ExplainedBlock, count: int) -> None:
+        """The maps of a block, of an episode of so many decisions by now."""
+        layer = MapLayer(self.location, self.name, explained.fingerprint, self._block)
+        layer.write(explained.block, explained.rows, explained.maps, max(count, 1), explained.method)
+
+    def finish(self, columns: DecisionColumns, count: int, complete: bool, learned: bool) -> None:
+        """The arrays' final length, and what is known in the end."""
+        self._make_arrays(columns, count)
+        write_group(self.location, self.name, replace(self._header(columns), complete=complete, learned=learned).content())
+
+    def _make_arrays(self, columns: DecisionColumns, rows: int) -> None:
+        fields = columns.fields
+        for one in fields:
+            self.location.put(f"{self.name}/{one.name}/{GROUP}", one.metadata(rows))
+        self.location.put(f"{self.name}/{LENGTH.name}/{GROUP}", LENGTH.metadata(1))
+        self._fields = len(fields)
+
+    def _header(self, columns: DecisionColumns) -> EpisodeHeader:
+        outputs: dict[str, Any] = columns.outputs
+        return EpisodeHeader(
+            block=self._block, frames=self._frames, states=list(columns.states), action=columns.action, **outputs, **self._known
+        )
