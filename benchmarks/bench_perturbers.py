@@ -75,7 +75,7 @@ class FullyConvolutional(nn.Module):
 
 @click.command()
 @click.option("--decisions", default=8, show_default=True, type=click.IntRange(1), help="How many, spread over an episode.")
-@click.option("--rounds", default=4, show_default=True, type=click.IntRange(1), help="In how many blocks they are explained.")
+@click.option("--rounds", default=2, show_default=True, type=click.IntRange(1), help="In how many blocks they are explained.")
 @click.option("--threads", default="2,1", show_default=True, help="Numbers of threads, comma-separated.")
 @click.option("--output", default=FOLDER / "perturbers.json", show_default=True, type=click.Path(path_type=Path), help="JSON file.")
 def main(decisions: int, rounds: int, threads: str, output: Path) -> None:

@@ -18,8 +18,17 @@ from torch.profiler import ProfilerActivity, profile
 from saliency_wrappers import Decision, PerturbationSaliency, as_adapter
 
 STAGES: dict[str, tuple[str, ...]] = {
-    "matrix products and convolutions": ("mm", "addmm", "bmm", "mkldnn_convolution", "_slow_conv2d_forward", "thnn_conv2d"),
-    "gathering": ("index_select", "index", "index_put_", "_index_put_impl_", "nonzero", "gather", "repeat_interleave"),
+    "matrix products and convolutions": (
+        "mm",
+        "addmm",
+        "addmm_",
+        "addmv_",
+        "bmm",
+        "mkldnn_convolution",
+        "_slow_conv2d_forward",
+        "thnn_conv2d",
+    ),
+    "gathering": ("index_select", "index", "index_put_", "_index_put_impl_", "nonzero", "gather", "scatter_", "repeat_interleave"),
     "activations and cells": (
         *("elu", "elu_", "exp_", "maximum", "clamp", "clamp_min", "clamp_max", "relu", "relu_", "clamp_min_"),
         *("sigmoid", "sigmoid_", "tanh", "tanh_", "lerp", "_thnn_fused_gru_cell", "_thnn_fused_lstm_cell", "sub_"),

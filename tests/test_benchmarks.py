@@ -345,6 +345,18 @@ def test_the_recorders_do_what_their_names_say(load: Load) -> None:
     assert infos[1]["saliency"]["logits"].any()
 
 
+def test_turns_go_on_where_the_last_one_ended(load: Load) -> None:
+    taken: list[int] = []
+    player = load("cases").Player(TinyAgent(), np.array([1, 2, 3, 0]), "a tiny agent")
+    playing = load("bench_recorder").Playing(player, lambda env, agent: env)
+    step = playing.env.step
+    playing.env.step = lambda action: (taken.append(action), step(action))[1]
+    playing.advance(3)
+    playing.advance(1)
+    playing.env.close()
+    assert taken == [1, 2, 3, 0]
+
+
 def test_different_games_are_an_error(load: Load) -> None:
     with pytest.raises(ValueError, match="Expected the same game with and without a recorder"):
         load("bench_recorder").check_same({"alone": 1.0, "recorder": 1.5})
