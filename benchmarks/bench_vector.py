@@ -18,8 +18,8 @@ from typing import Any
 
 import click
 import torch
-from bench_saliency import load, machine
 from gymnasium.vector import VectorEnv
+from machine import facts, load
 
 from saliency_wrappers import AgentAdapter, Decision, PerturbationSaliency, RecurrentAgentHook, SaliencyMaps, VectorSaliencyRecorder
 
@@ -158,7 +158,7 @@ def main(environments: int, rounds: int, threads: tuple[int, ...], steps: int, o
     """Measure, print and write down."""
     results = [measure(environments, rounds, count, steps) for count in threads]
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({"machine": machine(), "results": [asdict(one) for one in results]}, indent=2), encoding="utf-8")
+    output.write_text(json.dumps({"machine": facts(), "results": [asdict(one) for one in results]}, indent=2), encoding="utf-8")
     click.echo(table(results))
     click.echo(f"wrote {output}")
 
