@@ -158,7 +158,7 @@ def test_deferred_maps_equal_inline_maps(tiny_lstm: TinyLSTM) -> None:
     for inline, deferred, info in zip(kept["inline"], kept["deferred"], infos["inline"], strict=True):
         assert inline.actor.max() > 0
         for head in ("actor", "critic"):
-            np.testing.assert_allclose(getattr(inline, head), getattr(deferred, head), rtol=1e-6, atol=1e-6 * getattr(inline, head).max())
+            np.testing.assert_allclose(getattr(inline, head), getattr(deferred, head), rtol=0, atol=2e-5 * getattr(inline, head).max())
             np.testing.assert_array_equal(getattr(inline, head), info[head])
     for inline, deferred in zip(infos["inline"], infos["deferred"], strict=True):
         np.testing.assert_array_equal(inline["logits"], deferred["logits"])

@@ -24,6 +24,8 @@ from saliency_wrappers.vector_video import RecordVectorSaliencyVideo
 from saliency_wrappers.video import RecordSaliencyVideo
 
 if TYPE_CHECKING:
+    from saliency_wrappers.sb3 import FlushSaliency as FlushSaliency
+    from saliency_wrappers.sb3 import SaliencyCallback as SaliencyCallback
     from saliency_wrappers.vec_env import SaliencyVecEnv as SaliencyVecEnv
 
 __all__ = [
@@ -65,7 +67,12 @@ __all__ = [
 __version__ = "0.1.0"
 
 # What extends a class of an optional package is imported when it is asked for; not in __all__, for `import *` must not fail without it.
-_LAZY = {"SaliencyVecEnv": "saliency_wrappers.vec_env"}
+_LAZY = {
+    "FlushSaliency": "saliency_wrappers.sb3",
+    "SaliencyCallback": "saliency_wrappers.sb3",
+    "SaliencyVecEnv": "saliency_wrappers.vec_env",
+}
+"""What belongs to Stable-Baselines3, which is imported when one of these is asked for."""
 
 
 def __getattr__(name: str) -> Any:

@@ -94,12 +94,12 @@ class Changes:
         """Itself: it is computed."""
         return self
 
-    def dense(self) -> Tensor:
-        """All images, `(n, C, h, w)`."""
-        n, _, height, width = self.shape
-        return self.positions(slice(0, n)).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+    def dense(self, images: slice = slice(None)) -> Tensor:
+        """All images, or some, `(n, C, h, w)`."""
+        _, _, height, width = self.shape
+        return self.positions(images).unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
-    def positions(self, images: slice | Tensor, which: slice = slice(0, -1)) -> Tensor:
+    def positions(self, images: slice, which: slice = slice(0, -1)) -> Tensor:
         """Some positions of some images, `(images, positions, C)`."""
         channels = self.rows.shape[1]
         if self.lookup is None:

@@ -54,6 +54,7 @@ def _parts(method: PerturbationSaliency) -> dict[str, Any]:
         "saliency_gen": _thing(method.saliency_gen),
         "fill": _fill(method.fill),
         "tolerance": method.tolerance,
+        **({} if method.frames is None else {"frames": method.frames}),
     }
 
 

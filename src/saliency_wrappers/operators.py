@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -158,20 +159,26 @@ _LAYERS: dict[str, Operator] = {
 def linear(changes: Changes, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`functional.linear` of the features, `(n, outputs)`: the references', and what changes of it, for several images at a time.
 
-    The features of neighbouring masks change in the same lines, one below the other; all other lines are left out.
+    The features of neighbouring masks change in the same lines, one below the other; all other lines are left out. Each frame by itself:
+    its outputs are the same to the last bit, whatever frames are beside it.
     """
-    n, channels, _, width = changes.shape
-    lines = _changed_lines(changes.batch.changed)
-    if sum(stop - start for start, stop in lines) > 0.8 * len(lines) * changes.shape[2]:
-        return functional.linear(changes.dense().flatten(1), weight, bias)
+    ends = [*changes.batch.first.tolist(), changes.shape[0]]
+    return torch.cat([_linear_of_frame(changes, slice(*rows), weight, bias) for rows in pairwise(ends)])
+
+
+def _linear_of_frame(changes: Changes, rows: slice, weight: Tensor, bias: Tensor | None) -> Tensor:
+    _, channels, height, width = changes.shape
+    lines = _changed_lines(changes.batch.changed[rows])
+    if sum(stop - start for start, stop in lines) > 0.8 * len(lines) * height:
+        return functional.linear(changes.dense(rows).flatten(1), weight, bias)
     matrix = _by_position.of(weight, channels)
-    references = changes.positions(changes.batch.first)
-    outputs = functional.linear(references.flatten(1), matrix.T, bias)[changes.batch.frames]
-    for begin, (start, stop) in zip(range(0, n, _NEIGHBOURS), lines, strict=True):
-        part = slice(begin, min(begin + _NEIGHBOURS, n))
+    reference = changes.positions(slice(rows.start, rows.start + 1))
+    outputs = functional.linear(reference.flatten(1), matrix.T, bias).repeat(rows.stop - rows.start, 1)
+    for begin, (start, stop) in zip(range(rows.start, rows.stop, _NEIGHBOURS), lines, strict=True):
+        part = slice(begin, min(begin + _NEIGHBOURS, rows.stop))
         seen = slice(start * width, stop * width)
-        change = changes.positions(part, seen) - references[changes.batch.frames[part], seen]
-        outputs[part].addmm_(change.flatten(1), matrix[start * width * channels : stop * width * channels])
+        change = (changes.positions(part, seen) - reference[:, seen]).flatten(1)
+        outputs[part.start - rows.start : part.stop - rows.start].addmm_(change, matrix[start * width * channels : stop * width * channels])
     return outputs
 
 
@@ -247,7 +254,7 @@ def _once_a_frame(changes: Changes, state: Tensor, weight: Tensor, bias: Tensor 
     own, frames = state[changes.batch.first], changes.batch.frames
     if not torch.equal(own[frames], state):
         return functional.linear(state, weight, bias)
-    shared = functional.linear(own, weight, bias)
+    shared = torch.cat([functional.linear(one, weight, bias) for one in own.split(1)])
     return shared[frames] if len(own) > 1 else shared
 
 
