@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from counting_vector import SAME_STEP, World, vector_input
 from xaitk_saliency.impls.perturb_image.sliding_window import SlidingWindow
 
 import saliency_wrappers
-from saliency_wrappers import FramePreprocessor, MissingDecisionError, RecurrentAgentHook
+from saliency_wrappers import EpisodeStore, FramePreprocessor, MissingDecisionError, RecurrentAgentHook
 
 pytest.importorskip("stable_baselines3", reason="needs the extra sb3")
 from sb3_agents import Pictures, model
@@ -132,6 +133,15 @@ def test_it_can_be_switched_off_and_closed(agent: CountingAgent) -> None:
     assert len(venv.maps(1, 2)) == 2
     venv.close()
     assert not venv.hook.attached
+
+
+def test_every_decision_is_stored_with_its_reward(agent: CountingAgent, tmp_path: Path) -> None:
+    world = World([(3,), (4,)], SAME_STEP)
+    venv = recorded(make(world), agent, mode="capture", store=EpisodeStore(tmp_path, frames=False))
+    play(world, venv, agent, 5)
+    venv.close()
+    stored = [[(one.step, one.reward) for one in episode.decisions()] for episode in EpisodeStore.open(tmp_path).episodes]
+    assert sorted(stored, key=len) == [[(t, t + 1.0) for t in range(length)] for length in (1, 2, 3, 4)]
 
 
 def test_what_is_no_vec_env_no_hook_or_no_decision_is_refused(agent: CountingAgent) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saliency_wrappers import (
+    EpisodeStore,
     FramePreprocessor,
     MissingDecisionError,
     PerturbationSaliency,
@@ -394,6 +396,16 @@ def test_a_failure_at_an_episodes_end_loses_no_transition(agent: CountingAgent) 
     with pytest.raises(ArithmeticError, match="no map today"):
         envs.step(np.zeros(2, int))
     assert envs.recording.clock(0).episode == 1
+
+
+@pytest.mark.parametrize("seed", [5, [5, 6, 7]])
+def test_environments_are_seeded_in_any_way_and_the_store_knows_each_seed(seed: Any, agent: CountingAgent, tmp_path: Path) -> None:
+    envs = recorded_vector(World(LENGTHS, NEXT_STEP).make(), agent, mode="capture", store=EpisodeStore(tmp_path, frames=False))
+    observations, _ = envs.reset(seed=seed)
+    agent((vector_input(observations), agent.initial_state(3)))
+    envs.step(np.zeros(3, int))
+    envs.close()
+    assert sorted(episode.header.seed for episode in EpisodeStore.open(tmp_path).episodes) == [5, 6, 7]
 
 
 def test_a_trigger_that_fails_at_an_autoreset_costs_no_transition_and_no_count(agent: CountingAgent) -> None:

@@ -142,7 +142,7 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
         """
         self.recording.end_episodes()
         observation, info = self.env.reset(seed=seed, options=options)
-        self.recording.begin_episodes(seed=seed)
+        self.recording.begin_episodes(seeds=[seed])
         return observation, info
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:

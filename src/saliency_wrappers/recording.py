@@ -117,11 +117,11 @@ class Recording:
             raise ValueError(f"Expected one of the environments that are recorded, {sorted(self.clocks)}, got {environment!r}.")
         return self.clocks[environment]
 
-    def begin_episodes(self, environments: Iterable[int] | None = None, seed: int | None = None) -> None:
-        """These environments were reset, or all of them, by a seed: nothing has been decided."""
+    def begin_episodes(self, environments: Iterable[int] | None = None, seeds: Sequence[int | None] | None = None) -> None:
+        """These environments were reset, or all of them; the seed of each of all environments, if known. Nothing has been decided."""
         begun = self._of(environments)
         self.end_episodes(environments)
-        self._begin(begun, seed)
+        self._begin(begun, seeds)
 
     def decide(self, actions: Sequence[Any], frames: FramesNow = tuple) -> list[StepSaliency | None]:
         """Before the environments step: the decision behind each action, explained, pending, or None.
@@ -223,10 +223,9 @@ class Recording:
     def _moment(self, clocks: Sequence[EpisodeClock]) -> str:
         return f"step {clocks[0].step} of {clocks[0].in_words}" if self.num_envs == 1 else f"step {self.total_steps} of the vector"
 
-    def _begin(self, begun: Sequence[EpisodeClock], seed: int | None = None) -> None:
+    def _begin(self, begun: Sequence[EpisodeClock], seeds: Sequence[int | None] | None = None) -> None:
         for clock in begun:
             clock.begin()
-            self._capture.begin(clock, None if seed is None else seed + clock.environment)
             if clock is next(iter(self.clocks.values())):  # of many environments, the first sets the pace
                 self.failures.new_episode()
                 self._window.forget_counts()
@@ -234,7 +233,8 @@ class Recording:
             self._window.clear()
             if self.num_envs == 1:  # hook.act carries the memory of one
                 self.hook.new_episode(self._window)
-        for clock in begun:  # last: a trigger that fails must not keep other environments from beginning
+        for clock in begun:  # last: what fails must not keep other environments from beginning
+            self._capture.begin(clock, None if seeds is None else seeds[clock.environment])
             with self.failures.handled("No saliency", f"in {clock.in_words}"):
                 clock.triggered = self._episode_trigger is not None and self._episode_trigger(clock.episode)
 

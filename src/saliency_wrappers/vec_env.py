@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from saliency_wrappers.recording import Mode, OnError, Recording, Trigger
 from saliency_wrappers.records import SaliencyMaps, StepSaliency
 from saliency_wrappers.replay import Verify
 from saliency_wrappers.saliency import SaliencyMethod, saliency_method
+from saliency_wrappers.store import EpisodeStore
 
 try:  # a base class cannot wait: it is this module that is imported where it is used
     from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
@@ -68,6 +70,7 @@ class SaliencyVecEnv(VecEnvWrapper):
         on_error: OnError = "raise",
         keep: bool = False,
         block: int = 64,
+        store: str | os.PathLike[str] | EpisodeStore | None = None,
         *,
         environments: Sequence[int] | None = None,
     ) -> None:
@@ -98,6 +101,7 @@ class SaliencyVecEnv(VecEnvWrapper):
             on_error=on_error,
             keep=keep,
             block=block,
+            store=EpisodeStore(store) if isinstance(store, str | os.PathLike) else store,
         )
         self._decided: list[StepSaliency | None] = [None] * venv.num_envs
 
@@ -133,7 +137,7 @@ class SaliencyVecEnv(VecEnvWrapper):
     def step_wait(self) -> tuple[Any, NDArray[Any], NDArray[Any], list[dict[str, Any]]]:
         """Wait for the environments; `infos[i]["saliency"]` is the decision of environment i, if there was one and it was wanted."""
         observations, rewards, dones, infos = self.venv.step_wait()
-        self.recording.advance(dones.tolist())
+        self.recording.advance(dones.tolist(), rewards.tolist())
         told = [info if one is None else {**info, "saliency": one.info()} for info, one in zip(infos, self._decided, strict=True)]
         return observations, rewards, dones, told
 

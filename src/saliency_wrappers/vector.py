@@ -151,7 +151,7 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
         begun = reset_rows(options)  # before the reset, which takes the mask out
         self.recording.end_episodes(begun)
         observations, infos = self.env.reset(seed=seed, options=options)
-        self.recording.begin_episodes(begun, seed=seed)
+        self.recording.begin_episodes(begun, None if begun is not None else _seeds(seed, self.num_envs))
         return observations, infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -189,6 +189,15 @@ def reset_rows(options: Mapping[str, Any] | None) -> list[int] | None:
     """The numbers of the environments that `reset(options=options)` resets. None: all."""
     mask = None if options is None else options.get("reset_mask")
     return None if mask is None else [int(row) for row in np.flatnonzero(np.asarray(mask))]
+
+
+def _seeds(seed: Any, n: int) -> list[int | None] | None:
+    """The seed of each of n environments, from what Gymnasium takes: a number, or one for each."""
+    if seed is None:
+        return None
+    if isinstance(seed, int | np.integer):
+        return [int(seed) + i for i in range(n)]
+    return [None if one is None else int(one) for one in seed]
 
 
 def _in_rows(saliencies: Sequence[StepSaliency | None]) -> dict[str, Any]:
