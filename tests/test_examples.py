@@ -59,3 +59,10 @@ def test_breakout_saliency_is_the_whole_application(tmp_path: Path, checkpoint: 
     plain, saliency = (frames_of(tmp_path / f"out/{kind}-step-3.mp4") for kind in ("plain", "saliency"))
     assert len(plain) == len(saliency) == 5  # published frames 3 to 6, and the plain one that the last action led to
     assert cv2.imread(str(tmp_path / "out/decision-5.png")) is not None
+
+
+@pytest.mark.timeout(300)
+def test_cluster_computes_the_same_on_loky_dask_and_ray(tmp_path: Path) -> None:
+    said = run("cluster.py", 4, folder=tmp_path)
+    assert said.count("4 decisions explained, 0 had their maps already") == 3
+    assert "4 decisions)" in said
