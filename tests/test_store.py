@@ -604,3 +604,14 @@ def test_a_store_that_is_read_is_not_written(tmp_path: Path) -> None:
 def test_a_block_that_is_too_large_says_so() -> None:
     with pytest.raises(StoreError, match="Choose a smaller block"):
         ArrayField("frames", (4000, 4000, 3), "uint8", 64)
+
+
+def test_without_zarr_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zarr.storage", None)
+    with pytest.raises(gym.error.DependencyNotInstalled, match=r"saliency_wrappers\[store\]"):
+        EpisodeStore(tmp_path / "new")
+
+
+def test_a_url_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises((ValueError, gym.error.DependencyNotInstalled), match="fsspec"):
+        EpisodeStore("nosuch://place")

@@ -59,6 +59,7 @@ class Location:
         Raises:
             StoreError: more than `limit` bytes, or a file that lies elsewhere, by a link.
         """
+        store = self._store
         from zarr.abc.store import RangeByteRequest
         from zarr.core.buffer import default_buffer_prototype
         from zarr.core.sync import sync
@@ -66,7 +67,7 @@ class Location:
         self._check(key)
         if self.folder is not None and not self.folder.is_dir():
             return None
-        found = sync(self._store.get(key, default_buffer_prototype(), RangeByteRequest(0, limit + 1)))
+        found = sync(store.get(key, default_buffer_prototype(), RangeByteRequest(0, limit + 1)))
         if found is None:
             return None
         content = found.to_bytes()
