@@ -1,7 +1,7 @@
 """The same maps on this machine's processes, on a Dask cluster and on a Ray cluster: `python examples/cluster.py [steps]`.
 
-Recording costs a few per cent and computes nothing. The maps come later, wherever there are processors: each worker opens the store itself,
-reads a block of decisions and writes its maps beside them. Run it again: nothing is done twice.
+Recording computes nothing. The maps come later, wherever there are processors: each worker opens the store itself, reads a block of
+decisions and writes its maps beside them. Run it again: nothing is done twice.
 """
 
 import sys

@@ -441,3 +441,69 @@ def test_random_masks_that_differ_each_time_are_made_anew(parameters: dict[str, 
 def test_an_unknown_perturber_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Expected the name of a perturber, one of .*'rise'.* got 'occlusion'"):
         named_perturber("occlusion", (40, 40))
+
+
+# Stores
+
+
+@pytest.fixture
+def store(tmp_path: Path, checkpoint: Path) -> Path:
+    """A store with two episodes of 12 decisions, and frames."""
+    said = succeeded(
+        record("Clock-v0", "--checkpoint", checkpoint, "--store", tmp_path / "store", "--episodes", 2, "--output", tmp_path / "out")
+    )
+    assert said["decisions"] == "24"
+    assert said["store"] == str(tmp_path / "store")
+    assert not (tmp_path / "out").exists()  # nothing is filmed
+    return tmp_path / "store"
+
+
+def computed(store: Path, checkpoint: Path, *arguments: Any) -> dict[str, str]:
+    return succeeded(run("compute", store, "--checkpoint", checkpoint, "--no-progress", *FEW_MASKS, *arguments))
+
+
+def test_maps_are_computed_from_a_store_once(store: Path, checkpoint: Path) -> None:
+    first = computed(store, checkpoint, "--start", 3, "--end", 8)
+    assert (first["explained"], first["had maps already"]) == ("10", "0")
+    second = computed(store, checkpoint, "--episode", 0)
+    assert (second["explained"], second["had maps already"]) == ("7", "5")
+    assert first["method"] == second["method"]
+
+
+def test_a_store_is_inspected(store: Path, checkpoint: Path) -> None:
+    method = computed(store, checkpoint, "--episode", 1, "--end", 5)["method"]
+    facts = json.loads(run("inspect", store, "--json").stdout)
+    assert [one["decisions"] for one in facts["episodes"]] == [12, 12]
+    assert all(one["complete"] and one["frames"] and one["environment"] == "Clock-v0" for one in facts["episodes"])
+    assert facts["episodes"][0]["methods"] == {}
+    assert facts["episodes"][1]["methods"][method]["explained"] == 5
+    assert facts["bytes"] == sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
+    text = run("inspect", store).stdout
+    assert "episodes: 2" in text
+    assert re.search(rf"episode 1: Clock-v0, 12 decisions, return .*, with frames, complete\n  maps {method}: SlidingWindow", text)
+
+
+def test_a_video_is_rendered_from_a_store(store: Path, checkpoint: Path, tmp_path: Path) -> None:
+    computed(store, checkpoint)
+    options = ["--start", 4, "--end", 9, "--style", "additive", "--scale", "episode", "--output", tmp_path / "new/cut.mp4", "--no-progress"]
+    said = succeeded(run("render", store, "--episode", -1, *options))
+    assert said["frames"] == "5"
+    shown = frames_of(tmp_path / "new/cut.mp4")
+    assert [clock(frame) for frame in shown] == [4, 5, 6, 7, 8]
+
+
+def test_what_cannot_be_done_with_a_store_is_said_in_one_line(store: Path, checkpoint: Path, tmp_path: Path) -> None:
+    failed(run("inspect", tmp_path / "nothing"), 1, "found none")
+    failed(run("render", store, "--no-progress", "--output", tmp_path / "x.mp4"), 1, "there are: none")
+    failed(run("compute", store, "--no-progress"), 2, "No agent for Clock-v0 ships")
+    other = tmp_path / "other.tar"
+    torch.save(GreydanusLSTM(4).state_dict(), other)
+    failed(run("compute", store, "--checkpoint", other, "--no-progress"), 1, "Expected the agent that acted")
+    computed(store, checkpoint, "--end", 2)
+    failed(run("render", store, "--start", 7, "--no-progress", "--output", tmp_path / "x.mp4"), 1, "run compute first")
+    failed(run("render", store, "--episode", 7), 1, "which has 2")
+
+
+def test_progress_tells_the_rate_and_the_time_left(store: Path, checkpoint: Path) -> None:
+    result = run("compute", store, "--checkpoint", checkpoint, *FEW_MASKS, "--end", 2)
+    assert re.search(r"4/4 \[\d\d:\d\d<\d\d:\d\d, .* decisions/s\]", result.stderr)

@@ -66,3 +66,10 @@ def test_vector_training_learns_and_films_the_first_game(tmp_path: Path) -> None
     assert said.startswith("step 0 (episode 0, step 0): value ")
     assert len(frames_of(tmp_path / "out/saliency-env-0-episode-0.mp4")) == 19
     assert {"network.0.weight", "lstm.weight_hh_l0", "actor.weight"} <= torch.load(tmp_path / "out/agent.pt", weights_only=True).keys()
+
+
+@pytest.mark.timeout(300)
+def test_cluster_computes_the_same_on_loky_dask_and_ray(tmp_path: Path) -> None:
+    said = run("cluster.py", 4, folder=tmp_path)
+    assert said.count("4 decisions explained, 0 had their maps already") == 3
+    assert "4 decisions)" in said

@@ -452,6 +452,22 @@ def test_an_agent_whose_outputs_would_be_others_takes_the_plain_path():
     assert plan_of(adapter, SlidingWindow((20, 20), (20, 20))).reason == "the agent's outputs would be others"
 
 
+def test_what_a_tolerance_leaves_out_does_not_speak_against_an_agent():
+    """However much it changes: here the agent sees nothing but changes below the tolerance."""
+
+    class Sensitive(BabyA3CGRU):
+        def forward(self, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+            value, logits, state = super().forward(inputs)
+            return 1e6 * value, 1e6 * logits, state
+
+    adapter = as_adapter(lively(Sensitive(4)))
+    method = PerturbationSaliency(SlidingRadial((1, 1), (12, 12), (5, 5)), tolerance=0.05)
+    decision = decisions_of(adapter, 1)[0]
+    assert method.plan(adapter, decision).path == "incremental"
+    exact = PerturbationSaliency(SlidingRadial((1, 1), (12, 12), (5, 5))).outputs(adapter, decision)
+    assert np.abs(method.outputs(adapter, decision).logits - exact.logits).max() > 1e-3 * np.abs(exact.logits).max()
+
+
 def test_another_agent_is_looked_at_anew_when_it_takes_over_an_id():
     method = PerturbationSaliency(SlidingWindow((20, 20), (20, 20)))
     suitability = method._evaluation._suitability

@@ -128,6 +128,15 @@ def test_an_agent_may_begin_with_none(tmp_path: Path) -> None:
     assert [None if state is None else state[0, 0].item() for state in found] == [None, 1, 2, 3, 4, None, 6, 7, 8, 9]
 
 
+def test_a_state_may_take_another_form_late(tmp_path: Path) -> None:
+    with EpisodeStore(tmp_path, block=4).new_episode() as episode:
+        for t in range(22):
+            one = decision(t)
+            episode.append(Decision(one.inputs, None if t in (14, 21) else one.state, one.logits, one.value), 0, 0.0)
+    found = [stored.decision.state for stored in EpisodeStore.open(tmp_path).episodes[0].decisions()]
+    assert [None if state is None else state[0, 0].item() for state in found] == [*range(14), None, *range(15, 21), None]
+
+
 @pytest.mark.parametrize(
     ("action", "right"),
     [
@@ -595,3 +604,14 @@ def test_a_store_that_is_read_is_not_written(tmp_path: Path) -> None:
 def test_a_block_that_is_too_large_says_so() -> None:
     with pytest.raises(StoreError, match="Choose a smaller block"):
         ArrayField("frames", (4000, 4000, 3), "uint8", 64)
+
+
+def test_without_zarr_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zarr.storage", None)
+    with pytest.raises(gym.error.DependencyNotInstalled, match=r"saliency_wrappers\[store\]"):
+        EpisodeStore(tmp_path / "new")
+
+
+def test_a_url_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises((ValueError, gym.error.DependencyNotInstalled), match="fsspec"):
+        EpisodeStore("nosuch://place")

@@ -15,7 +15,7 @@ from saliency_wrappers.agents.base import split_rows
 from saliency_wrappers.clocks import EpisodeClock
 from saliency_wrappers.columns import DecisionLike
 from saliency_wrappers.failures import Failures
-from saliency_wrappers.fingerprints import agent_fingerprint, fingerprint, method_description
+from saliency_wrappers.fingerprints import KnownAgent, fingerprint, method_description
 from saliency_wrappers.hooks import RecurrentAgentHook
 from saliency_wrappers.records import AgentPass, Decision, StepSaliency
 from saliency_wrappers.replay import FramesNow
@@ -66,6 +66,7 @@ class Capture(NoCapture):
         """
         self._store, self._hook, self._method, self._failures = store, hook, method, failures
         self._env_spec = spec_content(env_spec)
+        self._agent = KnownAgent()
         self._open: dict[int, _OpenEpisode] = {}
         self._seeds: dict[int, int | None] = {}
 
@@ -119,7 +120,7 @@ class Capture(NoCapture):
             episode = self._open.pop(clock.environment, None)
             if episode is not None:
                 with self._handled(clock):
-                    episode.close(complete, self._hook)
+                    episode.close(complete, learned=self._hook.attached and episode.agent != self._agent.fingerprint(self._hook.adapter))
 
     def close(self) -> None:
         """And the thread that writes ends."""
@@ -139,7 +140,7 @@ class Capture(NoCapture):
     def _episode(self, clock: EpisodeClock) -> _OpenEpisode:
         episode = self._open.get(clock.environment)
         if episode is None:
-            agent, preprocessor = agent_fingerprint(self._hook.adapter), self._hook.preprocessor
+            agent, preprocessor = self._agent.fingerprint(self._hook.adapter), self._hook.preprocessor
             writer = self._store.new_episode(
                 episode=clock.episode,
                 seed=self._seeds.pop(clock.environment, None),
@@ -157,7 +158,7 @@ class _OpenEpisode:
     def __init__(self, clock: EpisodeClock, writer: EpisodeWriter, agent: str | None) -> None:
         self.clock, self.writer, self.number = clock, writer, clock.episode
         self.awaits_reward = False
-        self._agent = agent
+        self.agent = agent
         self._rows: dict[int, int] = {}
         self._description: dict[str, Any] = {}
 
@@ -170,13 +171,12 @@ class _OpenEpisode:
         self.writer.reward(reward)
 
     def explain(self, saliency: StepSaliency, method: SaliencyMethod) -> None:
-        self._description = self._description or method_description(method, self._agent)
+        self._description = self._description or method_description(method, self.agent)
         row = self._rows.get(saliency.step)
         if row is not None and saliency.maps is not None:
             self.writer.explain(row, saliency.maps, fingerprint(self._description), self._description)
 
-    def close(self, complete: bool, hook: RecurrentAgentHook) -> None:
-        learned = hook.attached and self._agent is not None and self._agent != agent_fingerprint(hook.adapter)
+    def close(self, complete: bool, learned: bool) -> None:
         self.writer.close(complete, learned)
 
 

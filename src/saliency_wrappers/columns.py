@@ -13,6 +13,9 @@ from saliency_wrappers.chunks import ArrayField
 from saliency_wrappers.records import StateTree, plain_action, state_leaves
 from saliency_wrappers.trees import Structure, dtype_name, structure_of
 
+STATE_FORM = "state_form"
+"""The field that says which form a state has; not written while there is only one."""
+
 
 class DecisionLike(Protocol):
     """A `Decision` or an `AgentPass` of one row."""
@@ -70,6 +73,8 @@ class DecisionColumns:
         self._columns: dict[str, _Column] = {}
         self.states: list[Structure] = []
         """The forms of the incoming state so far."""
+        self.second_form: int | None = None
+        """The block in which the state first had another form than before. None: not yet."""
         self.outputs: dict[str, str | None] = {}
         """The names of the dtypes of inputs, logits, value and episode_start."""
         self.action: Structure = structure_of(_action_tree(action))
@@ -80,9 +85,9 @@ class DecisionColumns:
                 if tensor.shape[:1] != (1,):
                     raise ValueError(f"Expected {name} of one row, got {tuple(tensor.shape)}.")
                 self._add(name, tensor, tensor.shape[1:])
-        for name, dtype in (("step", "int64"), ("state_form", "uint8"), ("reward", "float64")):
+        for name, dtype in (("step", "int64"), (STATE_FORM, "uint8"), ("reward", "float64")):
             self._columns[name] = _Column(ArrayField(name, (), dtype, block), ())
-        self._numbers = [self._columns[name] for name in ("step", "state_form", "reward")]
+        self._numbers = [self._columns[name] for name in ("step", STATE_FORM, "reward")]
         for index, leaf in enumerate(state_leaves(_action_tree(action))):
             self._add(f"action.{index}", leaf, leaf.shape)
         if frames:
@@ -99,8 +104,9 @@ class DecisionColumns:
         return [column.field for column in list(self._columns.values())]  # the background asks while columns may be added
 
     def rows(self, block: int, count: int) -> dict[ArrayField, NDArray[Any]]:
-        """The first rows of a block, by field: views."""
-        return {column.field: column.blocks[block % 2][:count] for column in list(self._columns.values())}
+        """The first rows of a block, by field: views. Without forms of the state while there is only one."""
+        columns = [column for name, column in list(self._columns.items()) if name != STATE_FORM or self.second_form is not None]
+        return {column.field: column.blocks[block % 2][:count] for column in columns}
 
     def put(self, index: int, step: int, decision: DecisionLike, action: Any, frame: NDArray[np.uint8] | None) -> None:
         """Copy a decision, the index-th of the episode; its reward is not known yet.
@@ -116,7 +122,7 @@ class DecisionColumns:
                 raise ValueError(f"Expected no {name}, as in the episode's first decision, got one.")
         steps, forms, rewards = self._numbers
         steps.blocks[half][row] = step
-        forms.blocks[half][row] = self._put_state(decision.state, row, half)
+        forms.blocks[half][row] = self._put_state(decision.state, index // self._block, row)
         rewards.blocks[half][row] = np.nan
         self._put_action(action, row, half)
         if self._frames is not None:
@@ -126,13 +132,15 @@ class DecisionColumns:
         """The reward that followed the index-th decision."""
         self._numbers[2].blocks[index // self._block % 2][index % self._block] = reward
 
-    def _put_state(self, state: StateTree, row: int, half: int) -> int:
-        leaves = list(state_leaves(state))
+    def _put_state(self, state: StateTree, block: int, row: int) -> int:
+        leaves, half = list(state_leaves(state)), block % 2
         for form, columns in enumerate(self._leaves):
             if len(columns) == len(leaves) and (leaves or state is self.states[form]):
                 break
         else:
             form, columns = self._add_form(state, leaves)
+            if form == 1:
+                self.second_form = block
         for column, leaf in zip(columns, leaves, strict=True):
             column.copy(leaf, row, half)
         return form

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saliency_wrappers.chunks import LARGEST_LENGTH, ArrayField, read_metadata
+from saliency_wrappers.columns import STATE_FORM
 from saliency_wrappers.headers import GROUP, LARGEST_JSON, EpisodeHeader, attributes
 from saliency_wrappers.locations import Location, StoreError
 from saliency_wrappers.map_layers import MAPS, MapLayer
@@ -207,7 +208,8 @@ class StoredBlock:
 
     def state(self, row: int) -> StateTree:
         """The state that went in."""
-        form, states = int(self.field("state_form")[row]), self._header.states
+        states = self._header.states
+        form = int(self.field(STATE_FORM)[row]) if len(states) > 1 else 0
         if form >= len(states):
             raise StoreError(f"Expected a form of state below {len(states)} in {self._episode.name}, got {form}.")
         return rebuilt(states[form], self._leaves(f"state.{form}", states[form], row))

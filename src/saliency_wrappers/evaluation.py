@@ -11,7 +11,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -181,6 +181,8 @@ class _Suitability:
     def _find(self, adapter: AgentAdapter, perturbation: Perturbation) -> str:
         if reason := _opaque(getattr(adapter, "module", None)):
             return reason
+        exact = (perturbation.replaced[:, 0] > 0) & perturbation.change.any(dim=0)
+        perturbation = replace(perturbation, changed=exact)  # what the tolerance leaves out would tell them apart, too
         picked = perturbation.rows[torch.linspace(0, len(perturbation.rows) - 1, self.rows).long().unique()]
         segment = Segment(perturbation, picked)
         expected = dense_pass(adapter, segment)

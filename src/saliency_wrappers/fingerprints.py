@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,14 +25,28 @@ def agent_fingerprint(adapter: AgentAdapter) -> str | None:
     if not modules:
         return None
     digest = hashlib.sha256()
-    for module in modules:
-        weights = {_plain(name): tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
-        for name in sorted(weights):
-            tensor = weights[name].detach()
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-            if tensor.numel():
-                digest.update(tensor.cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
+    for name, tensor in _weights(modules):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        if tensor.numel():
+            digest.update(tensor.cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+class KnownAgent:
+    """`agent_fingerprint`, computed again only when sums over the weights have changed: at each episode's begin and end that is cheap."""
+
+    def __init__(self) -> None:
+        self._sums: list[tuple[str, float, float]] | None = None
+        self._fingerprint: str | None = None
+
+    def fingerprint(self, adapter: AgentAdapter) -> str | None:
+        """Of the agent as it is now."""
+        sums = [
+            (name, float(part.sum(dtype=torch.float64)), float(part.to(torch.float64).norm())) for name, part in _weights(_modules(adapter))
+        ]
+        if sums != self._sums:
+            self._sums, self._fingerprint = sums, agent_fingerprint(adapter)
+        return self._fingerprint
 
 
 def method_description(method: SaliencyMethod, agent: str | None, state_lag: int = 0) -> dict[str, Any]:
@@ -92,6 +106,13 @@ def _plain_value(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _weights(modules: list[nn.Module]) -> Iterator[tuple[str, Tensor]]:
+    """Name and content of each tensor, by name."""
+    for module in modules:
+        weights = {_plain(name): tensor.detach() for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
+        yield from sorted(weights.items())
 
 
 def _modules(adapter: AgentAdapter) -> list[nn.Module]:

@@ -40,7 +40,7 @@ class Location:
         """The local folder. None for a URL."""
         self.name = text if self.folder is None else str(self.folder)
         self._opened: Any = None
-        self._inside: set[Path] = set()
+        self._inside: set[str] = set()
 
     def __str__(self) -> str:
         return self.name
@@ -59,6 +59,7 @@ class Location:
         Raises:
             StoreError: more than `limit` bytes, or a file that lies elsewhere, by a link.
         """
+        store = self._store
         from zarr.abc.store import RangeByteRequest
         from zarr.core.buffer import default_buffer_prototype
         from zarr.core.sync import sync
@@ -66,7 +67,7 @@ class Location:
         self._check(key)
         if self.folder is not None and not self.folder.is_dir():
             return None
-        found = sync(self._store.get(key, default_buffer_prototype(), RangeByteRequest(0, limit + 1)))
+        found = sync(store.get(key, default_buffer_prototype(), RangeByteRequest(0, limit + 1)))
         if found is None:
             return None
         content = found.to_bytes()
@@ -81,19 +82,16 @@ class Location:
             OSError: it cannot be written.
             StoreError: it would lie elsewhere, by a link.
         """
+        self._check_name(key)
+        if self.read_only:
+            raise ValueError(f"The store {self} was opened to be read, {key} cannot be written.")
+        if self.folder is not None:
+            self._put_file(key, content)
+            return
         from zarr.core.buffer import default_buffer_prototype
         from zarr.core.sync import sync
 
-        self._check_name(key)
-        if self.folder is not None and (self.folder / key).parent not in self._inside:
-            self._check(key)
-        buffer, store = default_buffer_prototype().buffer.from_bytes(content), self._store
-        if hasattr(store, "set_sync"):  # a tenth of the time that the way through Zarr's event loop takes
-            store.set_sync(key, buffer)
-        else:
-            sync(store.set(key, buffer))
-        if self.folder is not None:
-            self._inside.add((self.folder / key).parent)
+        sync(self._store.set(key, default_buffer_prototype().buffer.from_bytes(content)))
 
     def names(self, key: str = "") -> list[str]:
         """The names of the files and folders right under a folder, sorted; none where there is no folder."""
@@ -136,6 +134,23 @@ class Location:
             raise DependencyNotInstalled(f"The store {self} needs fsspec and its package for such URLs: {error}") from error
         except ValueError as error:
             raise ValueError(f"Expected the path of a store, or a URL that fsspec knows, got {self.name!r}: {error}") from error
+
+    def _put_file(self, key: str, content: bytes) -> None:
+        """As Zarr's own store does it. Four calls of the system: at each the agent's thread and this one change places."""
+        folder, _, name = f"{self.folder}/{key}".rpartition("/")
+        if folder not in self._inside:
+            self._check(key)
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self._inside.add(folder)
+        partial = f"{folder}/{name}.{os.getpid()}.partial"
+        file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(file, rest) :]
+        finally:
+            os.close(file)
+        Path(partial).replace(f"{folder}/{name}")
 
     def _check(self, key: str) -> None:
         """Keys are made here, but what lies under them may come from a stranger."""

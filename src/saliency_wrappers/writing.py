@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from saliency_wrappers.background import Background
 from saliency_wrappers.chunks import ArrayField
-from saliency_wrappers.columns import DecisionColumns, DecisionLike
+from saliency_wrappers.columns import STATE_FORM, DecisionColumns, DecisionLike
 from saliency_wrappers.headers import GROUP, EpisodeHeader, write_group
 from saliency_wrappers.locations import Location
 from saliency_wrappers.map_layers import MapLayer
@@ -222,6 +222,7 @@ class _EpisodeFiles:
         self._capacity = 0
         self._fields = 0
         self._forms = 0
+        self._backfilled = False
 
     def write(self, columns: DecisionColumns, block: int, count: int) -> None:
         """The rows of a block up to `count`; the length comes last."""
@@ -232,6 +233,11 @@ class _EpisodeFiles:
             while count > self._capacity:
                 self._capacity = max(_FIRST_BLOCKS * self._block, 2 * self._capacity)
             self._make_arrays(columns, self._capacity)
+        if columns.second_form is not None and not self._backfilled:
+            self._backfilled = True
+            forms = next(one for one in columns.fields if one.name == STATE_FORM)
+            for before in range(columns.second_form):
+                self.location.put(f"{self.name}/{forms.key(before)}", forms.encode(forms.empty()))
         for one, rows in columns.rows(block, count - block * self._block).items():
             self.location.put(f"{self.name}/{one.key(block)}", one.encode(rows))
         self.location.put(f"{self.name}/{LENGTH.key(0)}", LENGTH.encode(np.array([count])))
