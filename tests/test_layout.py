@@ -37,7 +37,7 @@ FLOW = [
     ],
     ["locations", "chunks", "trees", "headers", "background", "columns", "map_layers", "writing", "episodes", "store"],
     ["fingerprints", "backends", "deferred"],
-    ["wiring", "clocks", "failures", "explaining", "capturing", "recording", "recorder", "vector", "vec_env"],
+    ["wiring", "clocks", "triggers", "failures", "explaining", "capturing", "recording", "recorder", "vector", "vec_env"],
     ["streaming", "film", "camera", "observations", "vector_video", "video", "sb3"],
     ["faithfulness", "snapshots", "testing", "installation", "playing", "collecting", "terminal", "store_commands", "cli"],
     [PACKAGE],

@@ -15,6 +15,8 @@ class Failures:
     """The error policy of one recording; remembers what was warned of, and an error that has to wait."""
 
     def __init__(self, on_error: OnError) -> None:
+        if on_error not in OnError.__args__:
+            raise ValueError(f"Expected on_error to be one of {OnError.__args__}, got {on_error!r}.")
         self._on_error: OnError = on_error
         self._warned: set[tuple[str, type[Exception]]] = set()
         self._unsaid: Counter[tuple[str, type[Exception]]] = Counter()

@@ -6,7 +6,7 @@ It takes each step's decisions from the hook, has them explained now or in block
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from saliency_wrappers.agents.base import split_rows
@@ -19,10 +19,13 @@ from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps, StepSal
 from saliency_wrappers.replay import FramesNow, ReplayCheck, Verify, frames_of
 from saliency_wrappers.saliency import SaliencyMethod
 from saliency_wrappers.store import EpisodeStore
+from saliency_wrappers.triggers import Trigger, Triggers
 from saliency_wrappers.wiring import Fault, Wiring
 
 Mode = Literal["inline", "deferred", "capture"]
-Trigger = Callable[[int], bool]
+
+_BEGINNING = 64
+"""Steps of each episode in which the agent is watched in any case: an episode without decisions is to be noticed."""
 
 
 class MissingDecisionError(RuntimeError):
@@ -73,7 +76,7 @@ class Recording:
             store: see there.
             env_spec: what the store is told of the environments.
         """
-        _check_options(mode, on_error, store, (episode_trigger, step_trigger))
+        _check_mode(mode, store)
         chosen = chosen_environments(environments, num_envs)
         self.hook = hook
         self.method = method
@@ -85,8 +88,7 @@ class Recording:
         """The clock of each environment that is recorded, by its number."""
         self.total_steps = 0
         self._resets_at_once = resets_at_once
-        self._episode_trigger = episode_trigger
-        self._step_trigger = step_trigger
+        self._triggers = Triggers(episode_trigger, step_trigger)
         self._require_decision = require_decision
         self._check = ReplayCheck(verify)
         # In a batch of another size a row's outputs differ by rounding.
@@ -96,16 +98,19 @@ class Recording:
         self._kept: dict[tuple[int, int], list[SaliencyMaps]] | None = {} if keep else None
         self._warned: set[Fault] = set()
         self._capture = NoCapture() if store is None else Capture(store, hook, method, self.failures, env_spec)
+        self._enabled = True
         self._window = hook.open_window(num_envs)
 
     @property
     def enabled(self) -> bool:
         """Whether steps are recorded. While they are not, the agent is not watched and nothing is computed."""
-        return self._window.enabled
+        return self._enabled
 
     @enabled.setter
     def enabled(self, enabled: bool) -> None:
-        self.hook.enable_window(self._window, enabled)
+        self._enabled = enabled
+        self._window.clear()
+        self._watch()
 
     def subscribe(self, consumer: SaliencyConsumer, environment: int = 0) -> None:
         """Hand an environment's decisions to a consumer, too. With no trigger of its own, only what consumers want is explained."""
@@ -137,7 +142,7 @@ class Recording:
         """
         self.failures.raise_postponed()
         saliencies: list[StepSaliency | None] = [None] * self.num_envs
-        if not self.enabled or all(clock.episode < 0 for clock in self.clocks.values()):
+        if not self._window.enabled or all(clock.episode < 0 for clock in self.clocks.values()):
             return saliencies
         seen = self.hook.take(self._window)
         deciding = [clock for clock in self.clocks.values() if clock.running]  # an autoreset ignores the other actions
@@ -172,6 +177,7 @@ class Recording:
             clock.tick(bool(ended[clock.environment]))
         over = [clock for clock in stepped if clock.ended]
         if not (begun or over):
+            self._watch()
             return
         with self.failures.postponed():
             try:
@@ -236,7 +242,19 @@ class Recording:
         for clock in begun:  # last: what fails must not keep other environments from beginning
             self._capture.begin(clock, None if seeds is None else seeds[clock.environment])
             with self.failures.handled("No saliency", f"in {clock.in_words}"):
-                clock.triggered = self._episode_trigger is not None and self._episode_trigger(clock.episode)
+                self._triggers.begin(clock)
+        self._watch()
+
+    def _watch(self) -> None:
+        """Watch the agent at the step to come, unless nobody wants to know what it will decide: then it costs nothing."""
+        self._triggers.prepare(self.total_steps)
+        if self._window.enabled != (watch := self._enabled and (self._must_see() or self._triggers.may_want([*self.clocks.values()]))):
+            self.hook.enable_window(self._window, watch)
+
+    def _must_see(self) -> bool:
+        """Whether each decision is looked at, wanted or not."""
+        always = self._require_decision or isinstance(self._capture, Capture) or not self._triggers.given
+        return always or self._check.unfinished or any(clock.wiring.steps < _BEGINNING for clock in self.clocks.values())
 
     def _complain(self, clocks: Iterable[EpisodeClock]) -> None:
         for clock in clocks:
@@ -247,13 +265,11 @@ class Recording:
                 warnings.warn(text[0].upper() + text[1:], stacklevel=4)
 
     def _wanted(self, clocks: list[EpisodeClock]) -> list[EpisodeClock]:
-        if self._episode_trigger is None and self._step_trigger is None:
-            if not any(self._consumers.values()):
-                return clocks
-            return [clock for clock in clocks if any(consumer.wants_step() for consumer in self._consumers[clock.environment])]
-        if self._step_trigger is not None and self._step_trigger(self.total_steps):
+        if self._triggers.given:
+            return self._triggers.wanted(clocks)
+        if not any(self._consumers.values()):
             return clocks
-        return [clock for clock in clocks if clock.triggered]
+        return [clock for clock in clocks if any(consumer.wants_step() for consumer in self._consumers[clock.environment])]
 
     def _record(self, seen: AgentPass, wanted: Sequence[EpisodeClock], actions: Sequence[Any], frames: FramesNow) -> Sequence[StepSaliency]:
         adapter = self.hook.adapter
@@ -277,12 +293,8 @@ class Recording:
             (consumer.explained if pending else consumer.decided)(saliency)
 
 
-def _check_options(mode: str, on_error: str, store: EpisodeStore | None, triggers: Iterable[Trigger | None]) -> None:
-    for trigger in triggers:
-        if trigger is not None and not callable(trigger):
-            raise TypeError(f"Expected a trigger to be a function of a number, or None, got {type(trigger).__name__}.")
-    for name, value, known in (("mode", mode, Mode.__args__), ("on_error", on_error, OnError.__args__)):
-        if value not in known:
-            raise ValueError(f"Expected {name} to be one of {known}, got {value!r}.")
+def _check_mode(mode: str, store: EpisodeStore | None) -> None:
+    if mode not in Mode.__args__:
+        raise ValueError(f"Expected mode to be one of {Mode.__args__}, got {mode!r}.")
     if mode == "capture" and store is None:
         raise ValueError('mode="capture" makes no maps here, it keeps decisions for compute_saliency: expected a store to keep them in.')
