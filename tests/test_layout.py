@@ -44,7 +44,21 @@ FLOW = [
 ]
 ORDER = [module for row in FLOW for module in row]
 
-OPTIONAL = {"dask", "distributed", "matplotlib", "ray", "sb3_contrib", "stable_baselines3", "tensorboard", "wandb", "zarr"}
+OPTIONAL = {
+    "cloudpickle",
+    "dask",
+    "distributed",
+    "fsspec",
+    "joblib",
+    "matplotlib",
+    "numcodecs",
+    "ray",
+    "sb3_contrib",
+    "stable_baselines3",
+    "tensorboard",
+    "wandb",
+    "zarr",
+}
 SLOW = {"moviepy"}
 
 
