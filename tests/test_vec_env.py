@@ -24,7 +24,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecTransposeImage
 
-from saliency_wrappers import SaliencyVecEnv
+from saliency_wrappers import FlushSaliency, SaliencyVecEnv
 
 LENGTHS = [(3, 5), (4, 1, 2), (6,)]
 STEPS = 14
@@ -164,7 +164,7 @@ def test_what_is_no_vec_env_no_hook_or_no_decision_is_refused(agent: CountingAge
 
 
 class Watch(BaseCallback):
-    """Remembers the infos of all environments, and the values of each rollout; flushes before the weights change."""
+    """Remembers the infos of all environments, and the values of each rollout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,8 +176,6 @@ class Watch(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        if isinstance(self.training_env.venv, SaliencyVecEnv):  # type: ignore[attr-defined]
-            self.training_env.venv.flush()  # type: ignore[attr-defined]
         if not isinstance(self.model, DQN):
             self.values += list(self.model.rollout_buffer.values)  # type: ignore[attr-defined]
 
@@ -202,7 +200,7 @@ def learned(name: str, steps: int = 2000, **recorder: Any) -> tuple[list[torch.T
     if recorder:
         hook.attach(agent)
     watch = Watch()
-    agent.learn(steps, callback=watch)
+    agent.learn(steps, callback=[watch, FlushSaliency()] if recorder else watch)
     return [weight.detach().clone() for weight in agent.policy.parameters()], watch
 
 

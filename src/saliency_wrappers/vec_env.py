@@ -51,7 +51,7 @@ class SaliencyVecEnv(VecEnvWrapper):
     `"saliency"`. An environment whose episode ends has begun the next one when the step returns; its info still tells of the decision that
     ended the episode, beside SB3's `"terminal_observation"`. The training itself is the same with and without this wrapper.
 
-    Deferred while the agent learns: call `flush()` before the weights change, in the `_on_rollout_end` of a callback.
+    Deferred while the agent learns, what is held must be explained before the weights change: `model.learn(..., callback=FlushSaliency())`.
     """
 
     def __init__(
