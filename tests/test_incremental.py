@@ -25,7 +25,6 @@ from saliency_wrappers.changes import Batch, Changes, Kernel, dilated, slide
 from saliency_wrappers.evaluation import POSITIONS, WORTHWHILE, Evaluation
 from saliency_wrappers.incremental import IncrementalBatch
 from saliency_wrappers.models import AtariLSTM, BabyA3CGRU, GreydanusLSTM
-from saliency_wrappers.operators import _changed_lines, linear
 from saliency_wrappers.passes import Perturbation, Segment, dense_pass, incremental_pass
 from saliency_wrappers.workspace import workspace
 
@@ -601,45 +600,3 @@ def reference_decision(arrays: Any, states: list[Any], i: int, dtype: torch.dtyp
         logits=torch.from_numpy(arrays["logits"][i : i + 1]),
         value=torch.from_numpy(arrays["value"][i : i + 1]),
     )
-
-
-# Linear layers
-
-
-@laws
-@given(
-    rows=st.integers(1, 40),
-    frames=st.integers(1, 3),
-    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
-    channels=st.integers(1, 3),
-    bias=st.booleans(),
-    seed=st.integers(0, 2**16),
-)
-def test_linear_layers_leave_out_lines_that_do_not_change(
-    rows: int, frames: int, size: tuple[int, int], channels: int, bias: bool, seed: int
-):
-    images, changed, of = random_images(seed, frames, rows, channels, *size)
-    weight, offset = torch.randn(5, channels * size[0] * size[1]), torch.randn(5) if bias else None
-    with torch.inference_mode():
-        made = linear(as_changes(images, changed, of), weight, offset)
-    torch.testing.assert_close(made, functional.linear(images.flatten(1), weight, offset), rtol=1e-4, atol=1e-4)
-
-
-def test_a_linear_layer_that_was_trained_in_place_is_seen_anew():
-    """Also by way of `.data`, of which no version counter tells."""
-    images, changed, of = random_images(1, 1, 40, 2, 9, 9)
-    changed[:, 3:] = False
-    images[1:, :, 3:] = images[0, :, 3:]
-    layer = nn.Linear(162, 4)
-    for _ in range(2):
-        with torch.inference_mode():
-            made = linear(as_changes(images, changed, of), layer.weight, layer.bias)
-            torch.testing.assert_close(made, layer(images.flatten(1)), rtol=1e-4, atol=1e-4)
-        layer.weight.data.mul_(-2)
-
-
-def test_changed_lines_are_those_of_each_group_of_neighbours():
-    changed = torch.zeros(20, 6, 5, dtype=torch.bool)
-    changed[3, 2, 4] = changed[7, 4, 0] = changed[18, 5, 1] = True
-    assert _changed_lines(changed) == [(2, 5), (5, 6)]
-    assert _changed_lines(torch.zeros(3, 6, 5, dtype=torch.bool)) == [(0, 0)]

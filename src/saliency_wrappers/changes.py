@@ -94,18 +94,12 @@ class Changes:
         """Itself: it is computed."""
         return self
 
-    def dense(self, images: slice = slice(None)) -> Tensor:
-        """All images, or some, `(n, C, h, w)`."""
-        _, _, height, width = self.shape
-        return self.positions(images).unflatten(1, (height, width)).permute(0, 3, 1, 2)
-
-    def positions(self, images: slice, which: slice = slice(0, -1)) -> Tensor:
-        """Some positions of some images, `(images, positions, C)`."""
-        channels = self.rows.shape[1]
-        if self.lookup is None:
-            return self.rows.view(len(self.batch.frames), -1, channels)[images, which].clone()
-        places = self.lookup[images, which]
-        return self.rows.index_select(0, places.flatten()).view(*places.shape, channels)
+    def dense(self) -> Tensor:
+        """All images, `(n, C, h, w)`."""
+        n, channels, height, width = self.shape
+        lookup = self.lookup
+        rows = self.rows.view(n, -1, channels)[:, :-1].clone() if lookup is None else self.rows.index_select(0, lookup[:, :-1].flatten())
+        return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
 
     def pointwise(self, function: Pointwise) -> Changes:
         """The images with a function applied to them, in place if it works in place."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -156,66 +154,9 @@ _LAYERS: dict[str, Operator] = {
 }
 
 
-def linear(changes: Changes, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`functional.linear` of the features, `(n, outputs)`: the references', and what changes of it, for several images at a time.
-
-    The features of neighbouring masks change in the same lines, one below the other; all other lines are left out. Each frame by itself:
-    its outputs are the same to the last bit, whatever frames are beside it.
-    """
-    ends = [*changes.batch.first.tolist(), changes.shape[0]]
-    return torch.cat([_linear_of_frame(changes, slice(*rows), weight, bias) for rows in pairwise(ends)])
-
-
-def _linear_of_frame(changes: Changes, rows: slice, weight: Tensor, bias: Tensor | None) -> Tensor:
-    _, channels, height, width = changes.shape
-    lines = _changed_lines(changes.batch.changed[rows])
-    if sum(stop - start for start, stop in lines) > 0.8 * len(lines) * height:
-        return functional.linear(changes.dense(rows).flatten(1), weight, bias)
-    matrix = _by_position.of(weight, channels)
-    reference = changes.positions(slice(rows.start, rows.start + 1))
-    outputs = functional.linear(reference.flatten(1), matrix.T, bias).repeat(rows.stop - rows.start, 1)
-    for begin, (start, stop) in zip(range(rows.start, rows.stop, _NEIGHBOURS), lines, strict=True):
-        part = slice(begin, min(begin + _NEIGHBOURS, rows.stop))
-        seen = slice(start * width, stop * width)
-        change = (changes.positions(part, seen) - reference[:, seen]).flatten(1)
-        outputs[part.start - rows.start : part.stop - rows.start].addmm_(change, matrix[start * width * channels : stop * width * channels])
-    return outputs
-
-
-_NEIGHBOURS = 16
-"""How many images are multiplied at a time."""
-
-
-def _changed_lines(changed: Tensor) -> list[tuple[int, int]]:
-    """For each group of neighbours in `(n, h, w)` bool the first line in which something is changed, and the one after the last."""
-    n, height, _ = changed.shape
-    lines = functional.pad(changed.view(torch.uint8).amax(dim=2), (0, 0, 0, -n % _NEIGHBOURS))
-    groups = lines.view(-1, _NEIGHBOURS, height).amax(dim=1).tolist()
-    return [(group.index(1), height - group[::-1].index(1)) if any(group) else (0, 0) for group in groups]
-
-
-class _ByPosition:
-    """Keeps the last few weights of linear layers position by position, `(h * w * C, outputs)`: to rearrange them takes time."""
-
-    size = 4
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[Any, ...], tuple[Tensor, Tensor]] = OrderedDict()
-
-    def of(self, weight: Tensor, channels: int) -> Tensor:
-        """The rearranged weight. The numbers are compared: training changes them in place, and not always so that PyTorch knows."""
-        key = (weight.data_ptr(), weight.shape, weight.dtype, weight.device, channels)
-        was, rearranged = self._kept.pop(key, (None, None))
-        if was is None or rearranged is None or not torch.equal(was, weight):
-            outputs = len(weight)
-            was, rearranged = weight.detach().clone(), weight.view(outputs, channels, -1).permute(2, 1, 0).reshape(-1, outputs)
-        self._kept[key] = was, rearranged
-        if len(self._kept) > self.size:
-            self._kept.popitem(last=False)
-        return rearranged
-
-
-_by_position = _ByPosition()
+def _linear(changes: Changes, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """On all features: to multiply only what changes, image by image, or group by group, takes longer on a processor."""
+    return functional.linear(changes.dense().flatten(1), weight, bias)
 
 
 def _gru_cell(
@@ -223,7 +164,7 @@ def _gru_cell(
 ) -> Tensor:
     """`torch.gru_cell`, with the state's half once for each frame."""
     remembered = _once_a_frame(changes, state, w_hh, b_hh)
-    seen = linear(changes, w_ih, b_ih)
+    seen = _linear(changes, w_ih, b_ih)
     (r, z, new), (r_h, z_h, new_h) = seen.chunk(3, dim=1), remembered.chunk(3, dim=1)
     r.add_(r_h).sigmoid_()
     z.add_(z_h).sigmoid_()
@@ -236,7 +177,7 @@ def _lstm_cell(
 ) -> tuple[Tensor, Tensor]:
     """`torch.lstm_cell`, with the state's half once for each frame."""
     hx, cx = state
-    gates = linear(changes, w_ih, b_ih).add_(_once_a_frame(changes, hx, w_hh, b_hh))
+    gates = _linear(changes, w_ih, b_ih).add_(_once_a_frame(changes, hx, w_hh, b_hh))
     i, f, g, o = gates.chunk(4, dim=1)
     cell = f.sigmoid_().mul_(cx).addcmul_(i.sigmoid_(), g.tanh_())
     return cell.tanh().mul_(o.sigmoid_()), cell.clone()
@@ -245,7 +186,7 @@ def _lstm_cell(
 _CELLS: dict[str, Operator] = {
     "gru_cell": _gru_cell,
     "lstm_cell": _lstm_cell,
-    "linear": linear,
+    "linear": _linear,
 }
 
 

@@ -47,8 +47,9 @@ class Perturbation:
     def rows(self) -> Tensor:
         """`(k,)` int64, ascending: row 0 and the rows that change something."""
         pixels = self.changed.flatten(1)
-        # Eight at a time where they fit: to look at single bytes takes longer than to find them.
-        changing = (pixels.view(torch.int64) if pixels.shape[1] % 8 == 0 else pixels).any(dim=1)
+        # Eight at a time where they fit, and by `amax`: `any` takes fifty times as long.
+        words = pixels.view(torch.int64 if pixels.shape[1] % 8 == 0 else torch.uint8)
+        changing = words.amax(dim=1) != 0
         changing[0] = True
         return changing.nonzero().flatten()
 
@@ -118,7 +119,8 @@ def _changes(segments: Sequence[Segment]) -> Changes:
         replaced = rows_of(one.perturbation.replaced, one.rows).flatten(1)[:, :, None]
         torch.addcmul(x, replaced, change, out=part[:, :-1])
     images[:, -1] = 0
-    changed = torch.cat([rows_of(one.perturbation.changed, one.rows) for one in segments])
+    parts = [rows_of(one.perturbation.changed, one.rows) for one in segments]
+    changed = parts[0] if len(parts) == 1 else torch.cat(parts)
     frames = torch.arange(len(segments)).repeat_interleave(lengths).to(like.device)
     return Changes(Batch.of(changed, frames), images.flatten(0, 1), None)
 
