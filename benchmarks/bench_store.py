@@ -6,6 +6,7 @@ with a store, with a store that keeps frames. Ratios compare the episodes of one
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -165,21 +166,25 @@ def scale(store: Path, agent: nn.Module, backend: str, decisions: int) -> Iterat
     for workers in (1, 2):
         with cluster(backend, workers) as where:
             compute = computing(store, agent, where, workers)
-            compute(slice(0, 64 * workers), 1e-9 * workers)
+            compute(slice(0, 64 * workers))
             start = time.perf_counter()
-            compute(slice(0, decisions), 1e-8 * workers)
+            compute(slice(0, decisions))
             yield Scaling(backend, workers, decisions, time.perf_counter() - start)
 
 
-def computing(store: Path, agent: nn.Module, where: dict[str, Any], workers: int) -> Callable[[slice, float], Any]:
+def computing(store: Path, agent: nn.Module, where: dict[str, Any], workers: int) -> Callable[[slice], Any]:
     """Computes decisions by a tolerance that makes a fingerprint of its own: nothing is there already."""
-    seed = hash((tuple(where), workers)) % 1000 * 1e-12
 
-    def compute(decisions: slice, tolerance: float) -> Any:
-        method = PerturbationSaliency(tolerance=tolerance + seed, batch_size=64)
-        return compute_saliency(store, agent, method=method, decisions=decisions, n_jobs=workers, **where)
+    def compute(decisions: slice) -> Any:
+        method = PerturbationSaliency(tolerance=next(_TOLERANCES), batch_size=64)
+        done = compute_saliency(store, agent, method=method, decisions=decisions, n_jobs=workers, **where)
+        if done.reused:
+            raise ValueError(f"Expected to compute all of {decisions}, but {done.reused} were there.")
 
     return compute
+
+
+_TOLERANCES = (number * 1e-12 for number in itertools.count(1))
 
 
 @contextmanager
