@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from saliency_wrappers.workspace import workspace
 
-PIECE = 500_000
+PIECE = 1_000_000
 """How many numbers are gathered at a time."""
 
 Pointwise = Callable[[Tensor], Tensor]
@@ -133,9 +133,12 @@ class Changes:
         taps = slide(height, width, kernel, self.rows.device) if taps is None else taps
         return Pending(self, replace(self.batch, changed=changed), taps, reduce, channels, changed.flatten(1).nonzero())
 
-    def gather(self, places: Tensor, out: Tensor) -> Tensor:
-        """The rows of places, `(m,)` counted through all positions of all images, written to `out` `(m, C)`."""
-        rows = places if self.lookup is None else self.lookup.view(-1).index_select(0, places)
+    def rows_of(self, places: Tensor) -> Tensor:
+        """Which rows belong to places, `(m,)` counted through all positions of all images."""
+        return places if self.lookup is None else self.lookup.view(-1).index_select(0, places)
+
+    def gather(self, rows: Tensor, out: Tensor) -> Tensor:
+        """These rows, `(m,)`, written to `out` `(m, C)`."""
         if self.rows.shape[1] == 1:  # several times as fast as rows of one number
             return torch.index_select(self.rows.view(-1), 0, rows, out=out.view(-1)).view(-1, 1)
         return torch.index_select(self.rows, 0, rows, out=out)
@@ -197,12 +200,13 @@ class Pending:
         m, taps, channels = len(places), self.taps.shape[1], self.source.shape[1]
         size = max(1, PIECE // (taps * channels + 2 * self.channels))
         scratch = workspace.take((min(m, size) * taps, channels), self.rows)
-        begins, positions = places[:, :1] * (self.source.batch.positions + 1), places[:, 1].contiguous()
+        seen = workspace.take((m, taps), self.taps)
+        torch.index_select(self.taps, 0, places[:, 1], out=seen).add_(places[:, :1] * (self.source.batch.positions + 1))
+        rows = self.source.rows_of(seen.flatten())
         for start in range(0, m, size):
             piece = slice(start, min(start + size, m))
-            seen = self.taps.index_select(0, positions[piece]).add_(begins[piece]).flatten()
-            gathered = self.source.gather(seen, out=scratch[: len(seen)])
-            self.reduce(gathered.view(-1, taps, channels), out[piece])
+            wanted = rows[start * taps : (start + size) * taps]
+            self.reduce(self.source.gather(wanted, out=scratch[: len(wanted)]).view(-1, taps, channels), out[piece])
             for function in self.functions:
                 result = function(out[piece])
                 if result.data_ptr() != out[piece].data_ptr():
