@@ -21,12 +21,12 @@ from xaitk_saliency.impls.perturb_image.sliding_window import SlidingWindow
 
 from saliency_wrappers import Decision, PerturbationSaliency, SaliencyMaps, as_adapter, load_checkpoint, load_pretrained
 from saliency_wrappers.agents import RecurrentModuleAdapter
-from saliency_wrappers.changes import Batch, Changes, Kernel, dilated, slide
 from saliency_wrappers.evaluation import POSITIONS, WORTHWHILE, Evaluation
-from saliency_wrappers.incremental import IncrementalBatch
+from saliency_wrappers.incremental.batch import IncrementalBatch
+from saliency_wrappers.incremental.changes import Batch, Changes, Kernel, dilated, slide
+from saliency_wrappers.incremental.workspace import workspace
 from saliency_wrappers.models import AtariLSTM, BabyA3CGRU, GreydanusLSTM
 from saliency_wrappers.passes import Perturbation, Segment, dense_pass, incremental_pass
-from saliency_wrappers.workspace import workspace
 
 laws = settings(max_examples=60, deadline=None, derandomize=True)
 

@@ -20,10 +20,10 @@ from conftest import images
 from counting import CountingAgent, CountingEnv, always_acting, check_maps, play, recorded
 
 from saliency_wrappers import Decision, EpisodeStore, FramePreprocessor, StoreError, VectorSaliencyRecorder
-from saliency_wrappers.chunks import ArrayField
 from saliency_wrappers.deferred import compute_saliency
-from saliency_wrappers.headers import SCHEMA
 from saliency_wrappers.records import StateTree, state_leaves
+from saliency_wrappers.storage.chunks import ArrayField
+from saliency_wrappers.storage.headers import SCHEMA
 
 Memory = namedtuple("Memory", "hx cx")
 
@@ -527,11 +527,13 @@ def test_hostile_headers_are_refused(tmp_path: Path, what: str) -> None:
         read_all(tmp_path)
 
 
-@pytest.mark.parametrize("array", ["inputs", "state.0.0", "logits", "reward", "frames", "step", "length"])
-@pytest.mark.parametrize("damage", ["truncated", "emptied", "flipped", "removed", "grown"])
+ARRAYS = ["inputs", "state.0.0", "logits", "reward", "frames", "step", "length"]
+DAMAGES = [(array, damage) for array in ARRAYS for damage in ("truncated", "emptied", "flipped", "removed", "grown")]
+DAMAGES.remove(("length", "removed"))  # an episode whose length was not committed has no decisions
+
+
+@pytest.mark.parametrize(("array", "damage"), DAMAGES)
 def test_a_damaged_chunk_is_an_error_and_never_zeros(written: Path, array: str, damage: str) -> None:
-    if (array, damage) == ("length", "removed"):
-        pytest.skip("an episode whose length was not committed has no decisions")
     folder = written / array / "c" / ("0" if array == "length" else "1")
     (chunk,) = [folder] if folder.is_file() else [file for file in folder.rglob("*") if file.is_file()]
     content = chunk.read_bytes()
@@ -545,7 +547,7 @@ def test_a_damaged_chunk_is_an_error_and_never_zeros(written: Path, array: str, 
 def test_a_chunk_that_grows_without_bound_is_refused(written: Path) -> None:
     from numcodecs import Zstd
 
-    from saliency_wrappers.chunks import _checksum
+    from saliency_wrappers.storage.chunks import _checksum
 
     packed = bytes(Zstd(3).encode(bytes(2**24)))
     (written / "reward/c/1").write_bytes(packed + _checksum(packed))

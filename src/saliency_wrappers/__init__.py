@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from saliency_wrappers.agents import AgentAdapter, CleanRLAdapter, FunctionAdapter, QNetworkAdapter, RecurrentModuleAdapter, as_adapter
 from saliency_wrappers.deferred import compute_saliency
-from saliency_wrappers.episodes import StoredDecision, StoredEpisode
 from saliency_wrappers.hooks import RecurrentAgentHook
-from saliency_wrappers.locations import StoreError
 from saliency_wrappers.models import CheckpointError, UnsafeCheckpointError, load_checkpoint, load_pretrained, pretrained_agents
 from saliency_wrappers.overlay import draw
 from saliency_wrappers.perturbation import GaussianBlur, SlidingDisc
@@ -18,6 +16,8 @@ from saliency_wrappers.records import Decision, SaliencyMaps
 from saliency_wrappers.replay import ReplayMismatchError
 from saliency_wrappers.saliency import PerturbationSaliency, SaliencyMethod
 from saliency_wrappers.scoring import GridSquaredDifference, SquaredDifference
+from saliency_wrappers.storage.episodes import StoredDecision, StoredEpisode
+from saliency_wrappers.storage.locations import StoreError
 from saliency_wrappers.store import EpisodeStore
 from saliency_wrappers.vector import VectorSaliencyRecorder
 from saliency_wrappers.vector_video import RecordVectorSaliencyVideo

@@ -13,15 +13,15 @@ from typing import Any
 
 from saliency_wrappers.agents.base import split_rows
 from saliency_wrappers.clocks import EpisodeClock
-from saliency_wrappers.columns import DecisionLike
 from saliency_wrappers.failures import Failures
 from saliency_wrappers.fingerprints import KnownAgent, fingerprint, method_description
 from saliency_wrappers.hooks import RecurrentAgentHook
 from saliency_wrappers.records import AgentPass, Decision, StepSaliency
 from saliency_wrappers.replay import FramesNow
 from saliency_wrappers.saliency import SaliencyMethod
+from saliency_wrappers.storage.columns import DecisionLike
+from saliency_wrappers.storage.writing import EpisodeWriter
 from saliency_wrappers.store import EpisodeStore
-from saliency_wrappers.writing import EpisodeWriter
 
 
 class NoCapture:

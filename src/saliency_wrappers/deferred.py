@@ -12,15 +12,15 @@ from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
 from saliency_wrappers.agents import AgentAdapter, as_adapter
 from saliency_wrappers.backends import Backend, Shared, run
-from saliency_wrappers.episodes import StoredBlock, StoredEpisode
 from saliency_wrappers.fingerprints import agent_fingerprint, fingerprint, method_description
-from saliency_wrappers.locations import Location
 from saliency_wrappers.perturbation import Fill
 from saliency_wrappers.records import Decision, StateTree
 from saliency_wrappers.replay import replay
 from saliency_wrappers.saliency import SaliencyMethod, saliency_method
+from saliency_wrappers.storage.episodes import StoredBlock, StoredEpisode
+from saliency_wrappers.storage.locations import Location
+from saliency_wrappers.storage.trees import dressed
 from saliency_wrappers.store import EpisodeStore
-from saliency_wrappers.trees import dressed
 
 
 @dataclass(frozen=True)

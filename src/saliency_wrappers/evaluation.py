@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from saliency_wrappers.agents.base import AgentAdapter
-from saliency_wrappers.incremental import Step
+from saliency_wrappers.incremental.batch import Step
 from saliency_wrappers.passes import Layout, Outputs, Perturbation, Segment, dense_pass, incremental_pass, joinable
 
 Path = Literal["auto", "plain", "incremental"]

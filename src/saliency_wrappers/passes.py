@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from saliency_wrappers.agents.base import AgentAdapter, batch_axes
-from saliency_wrappers.changes import Batch, Changes
-from saliency_wrappers.incremental import IncrementalBatch, Step
+from saliency_wrappers.incremental.batch import IncrementalBatch, Step
+from saliency_wrappers.incremental.changes import Batch, Changes
+from saliency_wrappers.incremental.workspace import workspace
 from saliency_wrappers.perturbation import perturbed
 from saliency_wrappers.records import StateTree, map_state, state_leaves
-from saliency_wrappers.workspace import workspace
 
 Layout = Literal["contiguous", "channels_last"]
 

@@ -7,11 +7,11 @@ import secrets
 import time
 from typing import Any
 
-from saliency_wrappers.background import Background
-from saliency_wrappers.episodes import StoredEpisode
-from saliency_wrappers.headers import GROUP, attributes, write_group
-from saliency_wrappers.locations import Location, StoreError
-from saliency_wrappers.writing import EpisodeWriter
+from saliency_wrappers.storage.background import Background
+from saliency_wrappers.storage.episodes import StoredEpisode
+from saliency_wrappers.storage.headers import GROUP, attributes, write_group
+from saliency_wrappers.storage.locations import Location, StoreError
+from saliency_wrappers.storage.writing import EpisodeWriter
 
 
 class EpisodeStore:

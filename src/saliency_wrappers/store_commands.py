@@ -12,12 +12,12 @@ import click
 
 from saliency_wrappers.backends import Backend
 from saliency_wrappers.deferred import ComputedSaliency, compute_saliency
-from saliency_wrappers.episodes import StoredDecision, StoredEpisode
 from saliency_wrappers.film import Painter
 from saliency_wrappers.overlay import STYLES, Drawing, Scale
 from saliency_wrappers.perturbers import PERTURBERS
 from saliency_wrappers.records import SaliencyMaps, StepSaliency, row_of
 from saliency_wrappers.saliency import PRESETS
+from saliency_wrappers.storage.episodes import StoredDecision, StoredEpisode
 from saliency_wrappers.store import EpisodeStore
 from saliency_wrappers.streaming import StreamingWriter
 from saliency_wrappers.terminal import (

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from saliency_wrappers.background import Background
-from saliency_wrappers.chunks import ArrayField
-from saliency_wrappers.columns import STATE_FORM, DecisionColumns, DecisionLike
-from saliency_wrappers.headers import GROUP, EpisodeHeader, write_group
-from saliency_wrappers.locations import Location
-from saliency_wrappers.map_layers import MapLayer
 from saliency_wrappers.records import SaliencyMaps
+from saliency_wrappers.storage.background import Background
+from saliency_wrappers.storage.chunks import ArrayField
+from saliency_wrappers.storage.columns import STATE_FORM, DecisionColumns, DecisionLike
+from saliency_wrappers.storage.headers import GROUP, EpisodeHeader, write_group
+from saliency_wrappers.storage.locations import Location
+from saliency_wrappers.storage.map_layers import MapLayer
 
 LENGTH = ArrayField("length", (), "int64", 1)
 """One number: how many decisions are there."""

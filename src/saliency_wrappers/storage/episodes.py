@@ -16,15 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saliency_wrappers.chunks import LARGEST_LENGTH, ArrayField, read_metadata
-from saliency_wrappers.columns import STATE_FORM
-from saliency_wrappers.headers import GROUP, LARGEST_JSON, EpisodeHeader, attributes
-from saliency_wrappers.locations import Location, StoreError
-from saliency_wrappers.map_layers import MAPS, MapLayer
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.records import Decision, SaliencyMaps, StateTree
-from saliency_wrappers.trees import check_structure, rebuilt
-from saliency_wrappers.writing import LENGTH
+from saliency_wrappers.storage.chunks import LARGEST_LENGTH, ArrayField, read_metadata
+from saliency_wrappers.storage.columns import STATE_FORM
+from saliency_wrappers.storage.headers import GROUP, LARGEST_JSON, EpisodeHeader, attributes
+from saliency_wrappers.storage.locations import Location, StoreError
+from saliency_wrappers.storage.map_layers import MAPS, MapLayer
+from saliency_wrappers.storage.trees import check_structure, rebuilt
+from saliency_wrappers.storage.writing import LENGTH
 
 
 class StoredEpisode:

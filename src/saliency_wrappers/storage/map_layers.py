@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from saliency_wrappers.chunks import ArrayField, read_metadata
-from saliency_wrappers.headers import GROUP, LARGEST_JSON, attributes, write_group
-from saliency_wrappers.locations import Location, StoreError
 from saliency_wrappers.records import SaliencyMaps
+from saliency_wrappers.storage.chunks import ArrayField, read_metadata
+from saliency_wrappers.storage.headers import GROUP, LARGEST_JSON, attributes, write_group
+from saliency_wrappers.storage.locations import Location, StoreError
 
 MAPS = "maps"
 

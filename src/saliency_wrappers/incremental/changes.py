@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from saliency_wrappers.workspace import workspace
+from saliency_wrappers.incremental.workspace import workspace
 
 PIECE = 1_000_000
 """How many numbers are gathered at a time."""

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from saliency_wrappers.changes import Changes, Pending
-from saliency_wrappers.operators import on_features, on_images
+from saliency_wrappers.incremental.changes import Changes, Pending
+from saliency_wrappers.incremental.operators import on_features, on_images
 
 
 @dataclass(frozen=True)

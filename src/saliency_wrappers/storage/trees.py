@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saliency_wrappers.locations import StoreError
 from saliency_wrappers.records import StateTree
+from saliency_wrappers.storage.locations import StoreError
 
 _DEPTH = 16
 _DTYPES = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from saliency_wrappers.changes import Changes, Kernel, Pending, slide
+from saliency_wrappers.incremental.changes import Changes, Kernel, Pending, slide
 
 Operator = Callable[..., Any]
 

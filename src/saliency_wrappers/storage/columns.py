@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saliency_wrappers.chunks import ArrayField
 from saliency_wrappers.records import StateTree, plain_action, state_leaves
-from saliency_wrappers.trees import Structure, dtype_name, structure_of
+from saliency_wrappers.storage.chunks import ArrayField
+from saliency_wrappers.storage.trees import Structure, dtype_name, structure_of
 
 STATE_FORM = "state_form"
 """The field that says which form a state has; not written while there is only one."""

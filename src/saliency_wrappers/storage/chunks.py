@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from saliency_wrappers.locations import StoreError
+from saliency_wrappers.storage.locations import StoreError
 
 LARGEST_CHUNK = 2**30
 """Bytes of a chunk, decompressed, at most."""

@@ -8,10 +8,10 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from saliency_wrappers.chunks import read_json
-from saliency_wrappers.locations import Location, StoreError
 from saliency_wrappers.preprocessing import FramePreprocessor
-from saliency_wrappers.trees import Structure, check_structure
+from saliency_wrappers.storage.chunks import read_json
+from saliency_wrappers.storage.locations import Location, StoreError
+from saliency_wrappers.storage.trees import Structure, check_structure
 
 SCHEMA = 1
 """The version of the layout that is written here; newer ones are refused."""

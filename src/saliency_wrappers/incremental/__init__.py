@@ -1,0 +1,1 @@
+"""Running an agent on what masks change, and on nothing else."""
