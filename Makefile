@@ -24,6 +24,8 @@ bench: $(READY)  ## measure speed, into runs/bench (ARGS="--agents Pong" goes to
 	$(VENV)/bin/python benchmarks/bench_perturbers.py
 	$(VENV)/bin/python benchmarks/bench_recorder.py
 	$(VENV)/bin/python benchmarks/bench_stages.py
+	$(VENV)/bin/python benchmarks/bench_vector.py --rounds 8
+	$(VENV)/bin/python benchmarks/bench_store.py
 
 clean:  ## remove .venv, caches, builds and runs/demo
 	rm -rf $(VENV) build dist runs/demo .pytest_cache .ruff_cache .hypothesis

@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT = ROOT.parent / "shared" / "agents" / "breakout-v4.model.80.tar"
 """The reference agent. Without it the one that ships with the package is measured."""
 
-OUTPUT = ROOT / "runs" / "bench_store.json"
+OUTPUT = ROOT / "runs" / "bench" / "store.json"
 ENV_ID = "ALE/Breakout-v5"
 WAYS = ("nothing", "recorder", "store", "store with frames")
 
