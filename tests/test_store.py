@@ -24,6 +24,7 @@ from saliency_wrappers.deferred import compute_saliency
 from saliency_wrappers.records import StateTree, state_leaves
 from saliency_wrappers.storage.chunks import ArrayField
 from saliency_wrappers.storage.headers import SCHEMA
+from saliency_wrappers.storage.locations import Location
 
 Memory = namedtuple("Memory", "hx cx")
 
@@ -296,6 +297,36 @@ def test_several_processes_write_into_one_store(tmp_path: Path) -> None:
     assert len({episode.name for episode in episodes}) == 6
     for episode in episodes:
         assert [stored.reward for stored in episode.decisions()] == [t / 2 for t in range(12)]
+
+
+def test_a_store_that_another_process_makes_meanwhile_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = Location.names
+
+    def late_names(location: Location, key: str = "") -> list[str]:
+        monkeypatch.setattr(Location, "names", names)
+        write(EpisodeStore(tmp_path, block=8), 12)
+        return names(location, key)
+
+    monkeypatch.setattr(Location, "names", late_names)
+    write(EpisodeStore(tmp_path, block=8), 12)
+    assert len(EpisodeStore.open(tmp_path).episodes) == 2
+
+
+def test_a_store_whose_making_was_killed_or_is_under_way_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+
+    def replace(partial: Path, target: str) -> None:
+        kept.append(shutil.copy(partial, f"{partial}.killed"))
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises(OSError, match="killed"):
+            EpisodeStore(tmp_path)
+    assert [str(file) for file in tmp_path.iterdir()] == kept  # and what is no use to anybody is gone
+    Path(kept[0]).rename(kept[0].removesuffix(".killed"))
+    write(EpisodeStore(tmp_path), 3)
+    assert len(EpisodeStore.open(tmp_path).episodes[0]) == 3
 
 
 def test_a_writer_that_is_forgotten_writes_what_it_has(tmp_path: Path) -> None:

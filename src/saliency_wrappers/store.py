@@ -41,7 +41,8 @@ class EpisodeStore:
             raise ValueError(f"Expected block to be a positive integer, got {block!r}.")
         self._prepare(Location(place, read_only=False), frames, block)
         if attributes(self.location) is None:
-            if found := self.location.names():
+            found = self.location.names()
+            if found and attributes(self.location) is None:  # asked again: another process may have made it meanwhile
                 raise StoreError(f"Expected a store or an empty folder, got {self.location} with {found[0]} in it.")
             write_group(self.location, "", {})
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -142,15 +143,13 @@ class Location:
             self._check(key)
             Path(folder).mkdir(parents=True, exist_ok=True)
             self._inside.add(folder)
-        partial = f"{folder}/{name}.{os.getpid()}.partial"
-        file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        partial = Path(f"{folder}/.{name}.{secrets.token_hex(8)}.partial")  # not one of `names`; nobody else's, on any machine
         try:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[os.write(file, rest) :]
-        finally:
-            os.close(file)
-        Path(partial).replace(f"{folder}/{name}")
+            _write(partial, content)
+            partial.replace(f"{folder}/{name}")
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
     def _check(self, key: str) -> None:
         """Keys are made here, but what lies under them may come from a stranger."""
@@ -161,3 +160,13 @@ class Location:
     def _check_name(self, key: str) -> None:
         if not _KEY.fullmatch(key):
             raise StoreError(f"Expected a plain name in the store {self}, got {key!r}.")
+
+
+def _write(path: Path, content: bytes) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(file, rest) :]
+    finally:
+        os.close(file)
