@@ -365,3 +365,15 @@ def test_with_tolerance_zero_exactly_what_changes_is_found():
     untouched[0, 1, 1] = 0
     change = torch.tensor([[[1e-30, 1.0], [1.0, 0.0]]])
     assert Masks(untouched).changed(torch.zeros(1), change, 0.0)[1].tolist() == [[True, False], [False, False]]
+
+
+def test_what_half_precision_rounds_to_nothing_is_still_found_in_single_precision():
+    untouched = np.ones((1, 1, 1), np.float32)
+    untouched[0, 0, 0] = 1 - 2.0**-24
+    replaced = Masks(untouched).replaced.copy()
+    replaced[...] = 1e-9
+    masks = Masks(untouched)
+    masks.__dict__["replaced"] = replaced
+    change = torch.ones(1, 1, 1)
+    assert not masks.changed(torch.zeros(1, dtype=torch.float16), change.half(), 0.0)[1].any()
+    assert masks.changed(torch.zeros(1), change, 0.0)[1].all()

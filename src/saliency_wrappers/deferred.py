@@ -16,7 +16,7 @@ from saliency_wrappers.fingerprints import agent_fingerprint, fingerprint, metho
 from saliency_wrappers.perturbation import Fill
 from saliency_wrappers.records import Decision, StateTree
 from saliency_wrappers.replay import replay
-from saliency_wrappers.saliency import SaliencyMethod, saliency_method
+from saliency_wrappers.saliency import SaliencyMethod, maps_of, saliency_method
 from saliency_wrappers.storage.episodes import StoredBlock, StoredEpisode
 from saliency_wrappers.storage.locations import Location
 from saliency_wrappers.storage.trees import dressed
@@ -142,10 +142,7 @@ class _Task:
         if not rows:
             return 0
         content = _BlockWithStates(episode, self.block, work.adapter, work.state_lag)
-        decisions = [content.decision(row) for row in rows]
-        maps = work.method(work.adapter, decisions)
-        if len(maps) != len(rows):
-            raise ValueError(f"Expected {len(rows)} SaliencyMaps from {type(work.method).__name__}, one a decision, got {len(maps)}.")
+        maps = maps_of(work.method, work.adapter, [content.decision(row) for row in rows])
         layer.write(self.block, rows, maps, len(episode), work.description)
         return len(rows)
 

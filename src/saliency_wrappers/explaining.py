@@ -16,7 +16,7 @@ from saliency_wrappers.clocks import EpisodeClock
 from saliency_wrappers.failures import Failures
 from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps, StepSaliency, copy_tensor, plain_action, row_of
 from saliency_wrappers.replay import replay_held
-from saliency_wrappers.saliency import SaliencyMethod
+from saliency_wrappers.saliency import SaliencyMethod, maps_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +136,4 @@ class Explainer:
                     self._hand_on(replace(one.saliency, maps=maps), True)
 
     def _maps(self, decided: Sequence[Decided]) -> list[SaliencyMaps]:
-        maps = self.method(decided[0].adapter, [one.decision for one in decided])
-        if len(maps) != len(decided):
-            raise ValueError(f"Expected {len(decided)} SaliencyMaps from {type(self.method).__name__}, one a decision, got {len(maps)}.")
-        return maps
+        return maps_of(self.method, decided[0].adapter, [one.decision for one in decided])

@@ -128,16 +128,17 @@ class Masks:
 
     def _levels(self, like: Tensor) -> Tensor:
         """`replaced` in 255 levels, finer towards 0, rounded up: to compare bytes takes a tenth of the time. Kept for the next call."""
-        if like.device not in self._kept_levels:
-            self._kept_levels[like.device] = (self.on(like)[:, 0].pow(0.25) * 255).ceil().to(torch.uint8)
-        return self._kept_levels[like.device]
+        key = (like.device, like.dtype)
+        if key not in self._kept_levels:
+            self._kept_levels[key] = (self.on(like)[:, 0].pow(0.25) * 255).ceil().to(torch.uint8)
+        return self._kept_levels[key]
 
     @cached_property
     def _tensors(self) -> dict[tuple[torch.device, torch.dtype], Tensor]:
         return {}
 
     @cached_property
-    def _kept_levels(self) -> dict[torch.device, Tensor]:
+    def _kept_levels(self) -> dict[tuple[torch.device, torch.dtype], Tensor]:
         return {}
 
 

@@ -96,7 +96,6 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
             raise TypeError(
                 f"Expected a RecurrentAgentHook, got {type(hook).__name__}. Use SaliencyRecorder(env, RecurrentAgentHook(agent))."
             )
-        store = EpisodeStore(store) if isinstance(store, str | os.PathLike) else store
         parts: dict[str, Any] = {"method": method, "perturber": perturber, "saliency_gen": saliency_gen, "fill": fill}
         options: dict[str, Any] = {
             "mode": mode,
@@ -107,7 +106,7 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
             "on_error": on_error,
             "keep": keep,
             "block": block,
-            "store": store,
+            "store": EpisodeStore.of(store),
         }
         gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, hook=hook, **parts, **options)
         gym.Wrapper.__init__(self, env)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -122,10 +123,8 @@ class PerturbationSaliency:
             action = by_frame[0].logits[0].argmax() if decision.action is None else decision.action.flatten()[0]
             actor = [self._map(one.logits, one.masks, int(action)) for one in by_frame]
             critic = [self._map(one.values, one.masks, chosen=0) for one in by_frame if one.values is not None]
-            whole = self.frames is None
-            explained.append(
-                SaliencyMaps(actor[0] if whole else np.stack(actor), (critic[0] if whole else np.stack(critic)) if critic else None)
-            )
+            join = np.stack if self.frames is not None else itemgetter(0)
+            explained.append(SaliencyMaps(join(actor), join(critic) if critic else None))
         return explained
 
     def _outputs(self, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[list[PerturbedOutputs]]:
@@ -195,6 +194,14 @@ class PerturbedOutputs:
     """`(1 + n, num_actions)` float32: on the input itself, then under each mask."""
     values: Array | None
     """`(1 + n, 1)` float32. None when the agent has no value output."""
+
+
+def maps_of(method: SaliencyMethod, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[SaliencyMaps]:
+    """The maps of one-row decisions by any method; `ValueError` unless it gives one for each."""
+    maps = method(adapter, decisions)
+    if len(maps) != len(decisions):
+        raise ValueError(f"Expected {len(decisions)} SaliencyMaps from {type(method).__name__}, one a decision, got {len(maps)}.")
+    return maps
 
 
 PRESETS: dict[str, Callable[[], PerturbationSaliency]] = {

@@ -61,6 +61,11 @@ class EpisodeStore:
         store._prepare(location, frames=False, block=64)
         return store
 
+    @staticmethod
+    def of(store: EpisodeStore | str | os.PathLike[str] | None) -> EpisodeStore | None:
+        """A store as it is; one without frames at a path or URL; None for None."""
+        return EpisodeStore(store) if isinstance(store, str | os.PathLike) else store
+
     def _prepare(self, location: Location, frames: bool, block: int) -> None:
         self.location = location
         self.frames = frames

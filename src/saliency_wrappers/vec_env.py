@@ -101,7 +101,7 @@ class SaliencyVecEnv(VecEnvWrapper):
             on_error=on_error,
             keep=keep,
             block=block,
-            store=EpisodeStore(store) if isinstance(store, str | os.PathLike) else store,
+            store=EpisodeStore.of(store),
         )
         self._decided: list[StepSaliency | None] = [None] * venv.num_envs
 

@@ -102,7 +102,6 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
             TypeError, ValueError: a parameter of the wrong kind or value.
         """
         _check_environments(env, hook)
-        store = EpisodeStore(store) if isinstance(store, str | os.PathLike) else store
         parts: dict[str, Any] = {"method": method, "perturber": perturber, "saliency_gen": saliency_gen, "fill": fill}
         options: dict[str, Any] = {
             "mode": mode,
@@ -113,7 +112,7 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
             "on_error": on_error,
             "keep": keep,
             "block": block,
-            "store": store,
+            "store": EpisodeStore.of(store),
             "environments": environments,
         }
         gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, hook=hook, **parts, **options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any, Protocol, cast
 from torch import nn
 
 from saliency_wrappers.agents.base import OnPass, UnreadPass
-from saliency_wrappers.agents.watching import outputs_of, read_pass, replaying
+from saliency_wrappers.agents.watching import Untraced, outputs_of, read_pass, replaying
 from saliency_wrappers.records import AgentPass
 
 
@@ -86,15 +85,15 @@ class _Now(threading.local):
     within = False
 
 
-class _Tap:
+class _Tap(Untraced):
     """Stands in for a method of one agent so that observers see its calls. Copies of the agent have the method itself instead."""
 
     def __init__(self, owner: Any, name: str) -> None:
+        super().__init__()
         self._owner = weakref.ref(owner)
         self._name = name
         self._instead_of = vars(owner).get(name)
         self.observers: list[_CallObserver] = []
-        self._untraced: Any = None
         self._signature = inspect.signature(self._method(owner))
         functools.update_wrapper(cast("Any", self), self._method(owner))
 
@@ -116,16 +115,6 @@ class _Tap:
         del vars(owner)[self._name]
         if self._instead_of is not None:
             vars(owner)[self._name] = self._instead_of
-
-    @property
-    def __call__(self) -> Callable[..., Any]:
-        # As in `watching`: a property, for dynamo would trace a method; what it compiles meanwhile runs as it is.
-        dynamo = sys.modules.get("torch._dynamo")
-        if dynamo is None:
-            return self._see
-        if self._untraced is None:
-            self._untraced = dynamo.disable(self._see)
-        return self._untraced
 
     def _see(self, *args: Any, **kwargs: Any) -> Any:
         call: Callable[..., Any] = self._method(self._owner())

@@ -24,8 +24,8 @@ class PolicyAdapter(ABC):
     """Watches the policy of a Stable-Baselines3 algorithm by its methods: `predict` does not go through `forward`, and `learn` may."""
 
     form = "model.predict(observation) or policy(observation), with images (n, C, h, w)"
-    methods: tuple[str, ...]
-    """The policy's methods that are watched; a call within another one is part of it."""
+    methods: tuple[str, ...] = ("forward", "get_distribution", "evaluate_actions", "predict_values")
+    """The policy's methods that are watched, here those of an actor-critic; a call within another one is part of it."""
 
     def __init__(self, policy: nn.Module, input_range: tuple[float, float] | None = None, image: str | None = None) -> None:
         """Adapt a policy.
@@ -51,9 +51,10 @@ class PolicyAdapter(ABC):
         """As `AgentAdapter.evaluate` says."""
 
     @property
-    @abstractmethod
     def layers(self) -> Mapping[str, nn.Module]:
-        """The layers that give what an adapter needs."""
+        """The layers that give what an adapter needs: of an actor-critic policy the heads."""
+        policy: Any = self.module
+        return {"actor": policy.action_net, "critic": policy.value_net}
 
     @abstractmethod
     def entering(self, method: str, call: BoundArguments) -> AgentPass | None:

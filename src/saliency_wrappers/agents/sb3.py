@@ -41,14 +41,6 @@ class ActorCriticPolicyAdapter(PolicyAdapter):
     deviation. `evaluate_actions` never decides.
     """
 
-    methods = ("forward", "get_distribution", "evaluate_actions", "predict_values")
-
-    @property
-    def layers(self) -> Mapping[str, nn.Module]:
-        """The heads of the policy."""
-        policy: Any = self.module
-        return {"actor": policy.action_net, "critic": policy.value_net}
-
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Logits `(n, outputs)` and values `(n, 1)` for images `(n, C, h, w)` in `input_range`."""
         policy: Any = self.module

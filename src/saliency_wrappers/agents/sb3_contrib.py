@@ -46,18 +46,10 @@ class RecurrentPolicyAdapter(PolicyAdapter):
     enabled, in the middle of an episode) cannot be read; the next episode can.
     """
 
-    methods = ("forward", "get_distribution", "evaluate_actions", "predict_values")
-
     def __init__(self, policy: nn.Module, input_range: tuple[float, float] | None = None, image: str | None = None) -> None:
         """Adapt a recurrent policy; the parameters are those of `PolicyAdapter`."""
         super().__init__(policy, input_range, image)
         self._memory = CriticMemory()
-
-    @property
-    def layers(self) -> Mapping[str, nn.Module]:
-        """The heads of the policy."""
-        policy: Any = self.module
-        return {"actor": policy.action_net, "critic": policy.value_net}
 
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Logits `(n, outputs)` and values `(n, 1)` for images `(n, C, h, w)` and states `(layers, n, hidden)`."""

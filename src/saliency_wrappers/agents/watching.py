@@ -143,18 +143,15 @@ class _Observer:
         return read_pass(read, self._reader.form)
 
 
-class _Hook(ABC):
-    """A forward hook that can be copied and pickled with its module: the copy does nothing. `torch.compile` does not trace it."""
+class Untraced(ABC):
+    """What is called within an agent's code, and is not to be traced by `torch.compile`: a call is one of `_see`."""
 
-    def __init__(self, observer: _Observer | None) -> None:
-        self._observer = observer
+    def __init__(self) -> None:
         self._untraced: Any = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (None,)
-
     @property
-    def __call__(self) -> Callable[..., None]:
+    def __call__(self) -> Callable[..., Any]:
+        """What is called: `_see`, out of the compiler's sight."""
         # Decided at each call: importing torch._dynamo takes seconds, and without it nothing is compiled. A property without tensors, and
         # without the name `torch`, because dynamo compiles any frame that has one of them.
         dynamo = sys.modules.get("torch._dynamo")
@@ -165,8 +162,19 @@ class _Hook(ABC):
         return self._untraced
 
     @abstractmethod
-    def _see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
-        """Tell the observer."""
+    def _see(self, *args: Any, **kwargs: Any) -> Any:
+        """What a call does."""
+
+
+class _Hook(Untraced):
+    """A forward hook that can be copied and pickled with its module: the copy does nothing."""
+
+    def __init__(self, observer: _Observer | None) -> None:
+        super().__init__()
+        self._observer = observer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (None,)
 
 
 class _BeforePass(_Hook):
