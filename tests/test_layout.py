@@ -23,7 +23,11 @@ FLOW = [
     ["agents.base", "agents.watching", "agents.calls", "agents.observations", "agents.policies", "agents.*", "agents"],
     ["windows", "hooks", "replay"],
     ["perturbation", "perturbers"],
-    ["incremental", "incremental.workspace", "incremental.changes", "incremental.operators", "incremental.batch"],
+    [
+        *("incremental", "incremental.workspace", "incremental.threads", "incremental.tiles", "incremental.kernels", "incremental.compiled"),
+        *("incremental.masking", "incremental.places", "incremental.products", "incremental.changes"),
+        *("incremental.operators", "incremental.features", "incremental.batch"),
+    ],
     ["passes", "evaluation", "scoring", "saliency", "overlay"],
     ["storage", "storage.locations", "storage.chunks", "storage.trees", "storage.headers", "storage.background", "storage.columns"],
     ["storage.map_layers", "storage.writing", "storage.episodes", "store"],

@@ -26,7 +26,7 @@ Path = Literal["auto", "plain", "incremental"]
 WORTHWHILE = 0.5
 """The incremental path is taken while masks change at most this share of the pixels: beyond, gathering costs more than it saves."""
 
-POSITIONS = 300_000
+POSITIONS = 1_500_000
 """How many changed pixels the incremental path takes at a time: more would not stay in the processor's cache."""
 
 _logger = logging.getLogger(__name__)

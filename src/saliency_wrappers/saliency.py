@@ -20,6 +20,7 @@ from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
 from saliency_wrappers.agents.base import AgentAdapter, split_rows
 from saliency_wrappers.evaluation import Evaluation, Path, Plan
+from saliency_wrappers.incremental.threads import alone
 from saliency_wrappers.passes import Outputs, Perturbation
 from saliency_wrappers.perturbation import Fill, GaussianBlur, MaskCache, Masks, SlidingDisc, check_fill, filled
 from saliency_wrappers.records import Array, Decision, SaliencyMaps, map_state
@@ -118,25 +119,28 @@ class PerturbationSaliency:
         return self._outputs(adapter, [decision])[0][0]
 
     def _explain(self, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[SaliencyMaps]:
-        explained: list[SaliencyMaps] = []
-        for decision, by_frame in zip(decisions, self._outputs(adapter, decisions), strict=True):
-            action = by_frame[0].logits[0].argmax() if decision.action is None else decision.action.flatten()[0]
-            actor = [self._map(one.logits, one.masks, int(action)) for one in by_frame]
-            critic = [self._map(one.values, one.masks, chosen=0) for one in by_frame if one.values is not None]
-            join = np.stack if self.frames is not None else itemgetter(0)
-            explained.append(SaliencyMaps(join(actor), join(critic) if critic else None))
-        return explained
+        outputs = self._outputs(adapter, decisions)
+        with alone():
+            return [self._maps(decision, by_frame) for decision, by_frame in zip(decisions, outputs, strict=True)]
+
+    def _maps(self, decision: Decision, by_frame: Sequence[PerturbedOutputs]) -> SaliencyMaps:
+        action = by_frame[0].logits[0].argmax() if decision.action is None else decision.action.flatten()[0]
+        actor = [self._map(one.logits, one.masks, int(action)) for one in by_frame]
+        critic = [self._map(one.values, one.masks, chosen=0) for one in by_frame if one.values is not None]
+        join = np.stack if self.frames is not None else itemgetter(0)
+        return SaliencyMaps(join(actor), join(critic) if critic else None)
 
     def _outputs(self, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[list[PerturbedOutputs]]:
         """For each decision the outputs for each of its frames, or for all at once."""
         with torch.inference_mode():
-            prepared = [self._prepared(adapter, decision) for decision in decisions]
-            changes = [[change] if self.frames is None else _by_frame(change, self.frames) for _, _, change in prepared]
-            perturbations = [
-                self._perturbation(adapter, decision, masks, inputs, change)
-                for decision, (masks, inputs, _), own in zip(decisions, prepared, changes, strict=True)
-                for change in own
-            ]
+            with alone():
+                prepared = [self._prepared(adapter, decision) for decision in decisions]
+                changes = [[change] if self.frames is None else _by_frame(change, self.frames) for _, _, change in prepared]
+                perturbations = [
+                    self._perturbation(adapter, decision, masks, inputs, change)
+                    for decision, (masks, inputs, _), own in zip(decisions, prepared, changes, strict=True)
+                    for change in own
+                ]
             evaluated = iter(zip(perturbations, self._evaluation(adapter, perturbations), strict=True))
             return [[_of_every_mask(masks, *next(evaluated)) for _ in own] for (masks, _, _), own in zip(prepared, changes, strict=True)]
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from saliency_wrappers.incremental.changes import Changes, Pending
-from saliency_wrappers.incremental.operators import on_features, on_images
+from saliency_wrappers.incremental.features import on_features
+from saliency_wrappers.incremental.operators import on_images
 
 
 @dataclass(frozen=True)

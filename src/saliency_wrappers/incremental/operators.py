@@ -1,4 +1,4 @@
-"""PyTorch's operators on `Changes`: `on_images` for layers, `on_features` for what comes after the images are flattened."""
+"""PyTorch's operators on `Changes`: `on_images`. What follows once they are flattened is in `features`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from saliency_wrappers.incremental.changes import Changes, Kernel, Pending, slide
+from saliency_wrappers.incremental.changes import Changes, Pending
+from saliency_wrappers.incremental.places import Kernel, slide
+from saliency_wrappers.incremental.products import elu, relu
 
 Operator = Callable[..., Any]
 
@@ -47,20 +48,9 @@ def on_images(images: Changes | Pending, operator: Operator, name: str, args: tu
     return NotImplemented if rule is None else rule(images.settled, operator, *args, **kwargs)
 
 
-def on_features(changes: Changes, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Do on the changes what was asked for features `(n, C * h * w)`: an ordinary result, or `NotImplemented`."""
-    rule = _CELLS.get(name)
-    return NotImplemented if rule is None or kwargs else rule(changes, *args)
-
-
-def _elu(rows: Tensor) -> Tensor:
-    """`elu` in place, within 1e-7, in three quarters of the time."""
-    return torch.maximum(rows, rows.clamp(max=0).exp_().sub_(1), out=rows)
-
-
 _CASTS = {"float", "double", "half", "bfloat16"}
 _USUAL = {"alpha": [1.0], "inplace": [True, False]}
-_FAST: dict[str, Callable[[Tensor], Tensor]] = {"elu": _elu, "relu": torch.relu_}
+_FAST: dict[str, Callable[[Tensor], Tensor]] = {"elu": elu, "relu": relu}
 """In place, for rows that nobody else has seen."""
 
 
@@ -152,51 +142,6 @@ _LAYERS: dict[str, Operator] = {
     "contiguous": _as_it_is,
     "detach": _as_it_is,
 }
-
-
-def _linear(changes: Changes, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """On all features: to multiply only what changes, image by image, or group by group, takes longer on a processor."""
-    return functional.linear(changes.dense().flatten(1), weight, bias)
-
-
-def _gru_cell(
-    changes: Changes, state: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
-) -> Tensor:
-    """`torch.gru_cell`, with the state's half once for each frame."""
-    remembered = _once_a_frame(changes, state, w_hh, b_hh)
-    seen = _linear(changes, w_ih, b_ih)
-    (r, z, new), (r_h, z_h, new_h) = seen.chunk(3, dim=1), remembered.chunk(3, dim=1)
-    r.add_(r_h).sigmoid_()
-    z.add_(z_h).sigmoid_()
-    new.addcmul_(r, new_h.expand_as(r)).tanh_()
-    return torch.lerp(new, state, z)
-
-
-def _lstm_cell(
-    changes: Changes, state: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """`torch.lstm_cell`, with the state's half once for each frame."""
-    hx, cx = state
-    gates = _linear(changes, w_ih, b_ih).add_(_once_a_frame(changes, hx, w_hh, b_hh))
-    i, f, g, o = gates.chunk(4, dim=1)
-    cell = f.sigmoid_().mul_(cx).addcmul_(i.sigmoid_(), g.tanh_())
-    return cell.tanh().mul_(o.sigmoid_()), cell.clone()
-
-
-_CELLS: dict[str, Operator] = {
-    "gru_cell": _gru_cell,
-    "lstm_cell": _lstm_cell,
-    "linear": _linear,
-}
-
-
-def _once_a_frame(changes: Changes, state: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`linear(state)`, `(n, outputs)`, or `(1, outputs)` for one frame; all masks of a frame share its state."""
-    own, frames = state[changes.batch.first], changes.batch.frames
-    if not torch.equal(own[frames], state):
-        return functional.linear(state, weight, bias)
-    shared = torch.cat([functional.linear(one, weight, bias) for one in own.split(1)])
-    return shared[frames] if len(own) > 1 else shared
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -1,0 +1,223 @@
+"""Kernels for processors, compiled by Numba: what the rest of this room does with PyTorch where Numba is missing.
+
+Arrays are contiguous. Each function does a part of its work, from `begin` to `end`, without holding the interpreter's lock, so that threads
+can share it. `multiply` takes its rows from where they lie, instead of having them gathered.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from saliency_wrappers.incremental.tiles import HEIGHT, LANES, MULTIPLIES_AND_ADDS, tile
+
+_numba: Any = importlib.import_module("numba")
+if _numba.config.DISABLE_JIT or not MULTIPLIES_AND_ADDS:
+    raise ImportError("Nothing is compiled here.")
+
+IDENTITY, RELU, ELU = 0, 1, 2
+"""What follows the product."""
+
+
+def _compiled(function: Callable[..., Any]) -> Any:
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    try:
+        return _numba.njit(function, cache=True, **options)
+    except RuntimeError:  # no folder to keep it in: it is compiled anew in each process
+        return _numba.njit(function, **options)
+
+
+@_compiled
+def count(changed: Any, counts: Any, begin: int, end: int) -> None:
+    """How many positions are changed.
+
+    Args:
+        changed: `(n, positions)` uint8, 0 or 1.
+        counts: to be filled, `(n,)` int64.
+        begin: the first image.
+        end: the one after the last.
+    """
+    for i in range(begin, end):
+        counts[i] = changed[i].sum()
+
+
+@_compiled
+def spread(changed: Any, size: Any, stride: Any, padding: Any, dilation: Any, seen: Any, begin: int, end: int) -> None:
+    """Where a kernel sees a changed position.
+
+    Args:
+        changed: `(n, h, w)` uint8, 0 or 1.
+        size: of the kernel, vertical first.
+        stride: the same.
+        padding: the same.
+        dilation: the same.
+        seen: to be filled, `(n, h', w')` uint8, 0 or 1.
+        begin: the first image.
+        end: the one after the last.
+    """
+    _, rows, columns = seen.shape
+    width, reach = changed.shape[2], (columns - 1) * stride[1] + 1
+    tall = np.zeros(padding[1] + max(width, reach + dilation[1] * size[1]), np.uint8)
+    within, whole = tall[padding[1] :][:width], np.zeros(reach, np.uint8)
+    for i in range(begin, end):
+        for y in range(rows):
+            found = _vertically(changed[i], y * stride[0] - padding[0], size[0], dilation[0], within)
+            whole[:] = 0
+            for tap in range(size[1] if found else 0):
+                _put_in(tall[tap * dilation[1] :][:reach], whole)  # also where the kernel steps over: to step costs more
+            for x in range(columns):
+                seen[i, y, x] = whole[np.uintp(x) * np.uintp(stride[1])]
+
+
+@_compiled
+def _vertically(image: Any, top: int, size: int, dilation: int, line: Any) -> Any:
+    """Some rows of an image, put together by `or`, and whether there is anything."""
+    line[:] = 0
+    for tap in range(size):
+        row = top + tap * dilation
+        if 0 <= row < len(image):
+            _put_in(image[row], line)
+    found = np.uint8(0)
+    for one in line:
+        found |= one
+    return found
+
+
+@_compiled
+def _put_in(source: Any, line: Any) -> None:
+    for x in range(len(line)):
+        line[x] |= source[x]
+
+
+@_compiled
+def enlist(changed: Any, frames: Any, firsts: Any, places: Any, lookup: Any, begin: int, end: int) -> None:
+    """List the changed positions, and where each position's row is to be.
+
+    Args:
+        changed: `(n, positions)` uint8, 0 or 1.
+        frames: `(n,)` int64: which reference an image belongs to.
+        firsts: `(n,)` int64: the place of each image's first changed position.
+        places: to be filled from `firsts` on, `(m, 2)` int32: image and position.
+        lookup: to be filled, `(n, positions + 1)` int32; the padding's row is behind those of all places.
+        begin: the first image.
+        end: the one after the last.
+    """
+    positions = changed.shape[1]
+    found = np.empty(positions + 1, np.int32)
+    for i in range(begin, end):
+        known, base, first = np.int64(0), frames[i] * positions, firsts[i]
+        for p in range(positions):  # without a branch, which could not be foreseen: what is not changed is overwritten by what is
+            found[known] = p
+            lookup[i, p] = first + known if changed[i, p] else base + p
+            known += np.int64(changed[i, p])
+        for k in range(known):
+            places[first + k, 0] = i
+            places[first + k, 1] = found[k]
+        lookup[i, positions] = len(places)
+
+
+@_compiled
+def perturb(inputs: Any, change: Any, replaced: Any, rows: Any, images: Any, begin: int, end: int) -> None:
+    """Apply masks.
+
+    Args:
+        inputs: x, `(positions, C)` float32.
+        change: `f - x`, `(positions, C)` float32.
+        replaced: `1 - m` of all masks, `(any, positions)` float32.
+        rows: `(n,)` int64: which of them.
+        images: to be filled, `(n, positions + 1, C)` float32, the padding behind each image.
+        begin: the first image.
+        end: the one after the last.
+    """
+    positions, channels = inputs.shape
+    for i in range(begin, end):
+        shares = replaced[rows[i]]
+        for p in range(positions if channels == 1 else 0):  # several at a time
+            images[i, p, 0] = inputs[p, 0] + shares[p] * change[p, 0]
+        for p in range(positions if channels > 1 else 0):
+            for c in range(channels):
+                images[i, p, c] = inputs[p, c] + shares[p] * change[p, c]
+        images[i, positions] = 0
+
+
+@_compiled
+def rearrange(weight: Any, matrix: Any, begin: int, end: int) -> None:
+    """The weights of flattened images as a matrix by positions.
+
+    Args:
+        weight: `(C_out, C, positions)` float32.
+        matrix: to be filled, `(positions, C, C_out)` float32.
+        begin: the first channel.
+        end: the one after the last.
+    """
+    outputs, _, positions = weight.shape
+    for c in range(begin, end):
+        for p in range(positions):
+            for j in range(outputs):
+                matrix[p, c, j] = weight[j, c, p]
+
+
+_tile_of_two, _tile_of_one, _row_of_two, _row_of_one = tile(HEIGHT, 2), tile(HEIGHT, 1), tile(1, 2), tile(1, 1)
+
+
+@_compiled
+def multiply(
+    rows: Any, lookup: Any, taps: Any, places: Any, matrix: Any, bias: Any, idle: int, follows: int, out: Any, begin: int, end: int
+) -> None:
+    """What a layer makes of the rows that it sees.
+
+    Args:
+        rows: `(any, C)` float32.
+        lookup: `(n, positions + 1)` int32: where in `rows` an image's positions are. Empty: one after another.
+        taps: `(positions', taps)` int64: the positions that the layer sees in each of its own.
+        places: `(m, 2)` int32: of which image, and which position is computed.
+        matrix: `(taps * C, C_out)` float32, of which `C_out` is a multiple of `LANES`.
+        bias: `(1, C_out)` float32.
+        idle: a row that is 0: a tap is left out where all rows of a tile are it. -1: none.
+        follows: `IDENTITY`, `RELU` or `ELU`.
+        out: to be filled, `(m, C_out)` float32.
+        begin: the first place.
+        end: the one after the last.
+    """
+    width, tiles = matrix.shape[1], begin + (end - begin) // HEIGHT * HEIGHT
+    twos = width // (2 * LANES) * (2 * LANES)
+    for column in range(0, twos, 2 * LANES):
+        for i in range(begin, tiles, HEIGHT):
+            _tile_of_two(rows, lookup, taps, places, matrix, bias, idle, out, i, column)
+        for i in range(tiles, end):
+            _row_of_two(rows, lookup, taps, places, matrix, bias, idle, out, i, column)
+    for column in range(twos, width, LANES):
+        for i in range(begin, tiles, HEIGHT):
+            _tile_of_one(rows, lookup, taps, places, matrix, bias, idle, out, i, column)
+        for i in range(tiles, end):
+            _row_of_one(rows, lookup, taps, places, matrix, bias, idle, out, i, column)
+    if follows != IDENTITY:
+        _follow(follows, out, begin, end)
+
+
+@_compiled
+def _follow(follows: int, out: Any, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        for j in range(out.shape[1]):
+            x = out[i, j]
+            low = np.float32(0) if follows == RELU else _exponential(x) - np.float32(1)
+            out[i, j] = low if x <= 0 else x
+
+
+@_compiled
+def _exponential(x: Any) -> Any:
+    """`exp(x)` for `x <= 0`, anything for others, within 1e-7: Cephes' `expf`, without branches, so that several are computed at a time."""
+    x = min(max(x, np.float32(-87)), np.float32(0))
+    whole = np.floor(x * np.float32(1.44269504088896341) + np.float32(0.5))
+    x = x - whole * np.float32(0.693359375) + whole * np.float32(2.12194440e-4)
+    y = np.float32(1.9875691500e-4)
+    y = y * x + np.float32(1.3981999507e-3)
+    y = y * x + np.float32(8.3334519073e-3)
+    y = y * x + np.float32(4.1665795894e-2)
+    y = y * x + np.float32(1.6666665459e-1)
+    y = y * x + np.float32(5.0000001201e-1)
+    y = y * x * x + x + np.float32(1)
+    return y * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)

@@ -1,0 +1,126 @@
+"""`compute`: what a layer makes of the rows that it `Seen`s in each of its places, and the functions that follow it.
+
+A `Product` is done by the compiled kernel where there is one; everything else has its rows gathered, a cache-sized piece at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saliency_wrappers.incremental.compiled import kernels
+from saliency_wrappers.incremental.threads import share
+from saliency_wrappers.incremental.workspace import workspace
+
+PIECE = 1_000_000
+"""How many numbers are gathered at a time."""
+
+Pointwise = Callable[[Tensor], Tensor]
+"""A function of the channels of each position, `(any, C)` to `(any, C)`."""
+
+Reduce = Callable[[Tensor, Tensor], object]
+"""What a layer makes of the positions that its kernel sees: from `(m, taps, C)` into `(m, C_out)`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """The rows that a layer sees in each of m places."""
+
+    rows: Tensor
+    """`(any, C)`."""
+    lookup: Tensor | None
+    """`(n, positions + 1)` int32: where in `rows` an image's positions are. None: one after another, image by image."""
+    positions: int
+    """How many an image has."""
+    taps: Tensor
+    """`(positions', taps)` int64: the positions that the layer sees in each of its own."""
+    places: Tensor
+    """`(m, 2)` int32: of which image, and which position of the layer is wanted."""
+    idle: int = -1
+    """A row that is 0, if many places see it. -1: none."""
+
+    def gather(self, begin: int, end: int, out: Tensor) -> Tensor:
+        """The rows of some places, `(end - begin, taps, C)`, written to `out`."""
+        image, position = self.places[begin:end].long().unbind(1)
+        rows = self.taps.index_select(0, position).add_(image[:, None] * (self.positions + 1)).flatten()
+        if self.lookup is not None:
+            rows = self.lookup.view(-1).index_select(0, rows)
+        if self.rows.shape[1] == 1:  # several times as fast as rows of one number
+            torch.index_select(self.rows.view(-1), 0, rows, out=out.view(-1))
+        else:
+            torch.index_select(self.rows, 0, rows, out=out.view(-1, out.shape[2]))
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """A product with `matrix` `(taps * C, C_out)`, plus `bias` `(C_out,)`."""
+
+    matrix: Tensor
+    bias: Tensor | None
+
+    def __call__(self, seen: Tensor, out: Tensor) -> None:
+        """From `(m, taps, C)` into `(m, C_out)`."""
+        torch.mm(seen.flatten(1), self.matrix, out=out)
+        if self.bias is not None:
+            out.add_(self.bias)  # in half the time that addmm takes for it
+
+
+def compute(seen: Seen, reduce: Reduce, functions: Sequence[Pointwise], out: Tensor) -> None:
+    """What a layer makes of the rows that it sees, with functions applied to it, written to `out` `(m, C_out)`."""
+    compiled = direct(out, out.shape[1]) if isinstance(reduce, Product) else None
+    if compiled is None or not isinstance(reduce, Product):
+        _piece_by_piece(seen, reduce, functions, out)
+        return
+    known: dict[Pointwise, int] = {relu: compiled.RELU, elu: compiled.ELU}
+    follows = known.get(functions[0], compiled.IDENTITY) if functions else compiled.IDENTITY
+    _directly(compiled, seen, reduce, follows, out)
+    for function in functions[0 if follows == compiled.IDENTITY else 1 :]:
+        _apply(function, out)
+
+
+def direct(like: Tensor, width: int) -> ModuleType | None:
+    """The kernels that do a product of `width` columns, of the dtype and device of `like`. None where none do."""
+    found = kernels(like) if like.dtype == torch.float32 else None
+    return found if found is not None and width % found.LANES == 0 else None
+
+
+def relu(rows: Tensor) -> Tensor:
+    """In place."""
+    return rows.relu_()
+
+
+def elu(rows: Tensor) -> Tensor:
+    """`elu` in place, within 1e-7, in three quarters of the time."""
+    return torch.maximum(rows, rows.clamp(max=0).exp_().sub_(1), out=rows)
+
+
+def _piece_by_piece(seen: Seen, reduce: Reduce, functions: Sequence[Pointwise], out: Tensor) -> None:
+    m, taps, channels = len(out), seen.taps.shape[1], seen.rows.shape[1]
+    size = max(1, PIECE // (taps * channels + 2 * out.shape[1]))
+    scratch = workspace.take((min(m, size), taps, channels), seen.rows)
+    for begin in range(0, m, size):
+        end = min(begin + size, m)
+        reduce(seen.gather(begin, end, out=scratch[: end - begin]), out[begin:end])
+        for function in functions:
+            _apply(function, out[begin:end])
+
+
+def _apply(function: Pointwise, rows: Tensor) -> None:
+    result = function(rows)
+    if result.data_ptr() != rows.data_ptr():
+        rows[:] = result
+
+
+def _directly(compiled: ModuleType, seen: Seen, product: Product, follows: int, out: Tensor) -> None:
+    bias = out.new_zeros(out.shape[1]) if product.bias is None else product.bias
+    lookup = seen.places.new_empty(0, seen.positions + 1) if seen.lookup is None else seen.lookup
+    tensors = (seen.rows, lookup, seen.taps, seen.places, product.matrix, bias[None])
+    arrays: list[Any] = [tensor.contiguous().numpy() for tensor in tensors]
+    result, least = out.numpy(), max(32, 3_000_000 // product.matrix.numel())
+    share(lambda begin, end: compiled.multiply(*arrays, seen.idle, follows, result, begin, end), len(out), least)
