@@ -24,7 +24,14 @@ FLOW = [
     ["windows", "hooks", "replay"],
     ["perturbation", "perturbers"],
     [
-        *("incremental", "incremental.workspace", "incremental.threads", "incremental.tiles", "incremental.kernels", "incremental.compiled"),
+        *(
+            "incremental",
+            "incremental.workspace",
+            "incremental.threads",
+            "incremental.tiles",
+            "incremental.kernels",
+            "incremental.compiled",
+        ),
         *("incremental.masking", "incremental.places", "incremental.products", "incremental.changes"),
         *("incremental.operators", "incremental.features", "incremental.batch"),
     ],

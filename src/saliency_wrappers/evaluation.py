@@ -19,15 +19,16 @@ from torch import Tensor, nn
 
 from saliency_wrappers.agents.base import AgentAdapter
 from saliency_wrappers.incremental.batch import Step
-from saliency_wrappers.passes import Layout, Outputs, Perturbation, Segment, dense_pass, incremental_pass, joinable
+from saliency_wrappers.passes import Layout, Outputs, Perturbation, Segment, compiled_pass, dense_pass, incremental_pass, joinable
 
 Path = Literal["auto", "plain", "incremental"]
 
 WORTHWHILE = 0.5
 """The incremental path is taken while masks change at most this share of the pixels: beyond, gathering costs more than it saves."""
 
-POSITIONS = 1_500_000
-"""How many changed pixels the incremental path takes at a time: more would not stay in the processor's cache."""
+POSITIONS, COMPILED_POSITIONS = 300_000, 1_500_000
+"""How many changed pixels the incremental path takes at a time, by PyTorch, where more would not stay in the processor's cache, and by
+compiled kernels, which gather nothing."""
 
 _logger = logging.getLogger(__name__)
 
@@ -89,7 +90,8 @@ class Evaluation:
             if not reason:
                 _, steps = incremental_pass(adapter, [Segment(perturbation, perturbation.rows)])
         masks, changing = len(perturbation.replaced) - 1, len(perturbation.rows) - 1
-        why = reason or "only what the masks change is computed"
+        by = "compiled kernels" if compiled_pass(perturbation) else "PyTorch"
+        why = reason or f"only what the masks change is computed, by {by}"
         return Plan("plain" if reason else "incremental", why, masks, changing, perturbation.share, tuple(steps))
 
     def _why_plain(self, adapter: AgentAdapter, perturbation: Perturbation) -> str:
@@ -122,12 +124,12 @@ class Evaluation:
         return [_joined(parts[id(one)]) for one in perturbations]
 
     def _batches(self, adapter: AgentAdapter, perturbations: Sequence[Perturbation]) -> Iterator[list[Segment]]:
-        """Segments to be run together: as many as stay within `batch_size` rows and `POSITIONS` changed pixels."""
+        """Segments to be run together: as many as stay within `batch_size` rows and `_positions` changed pixels."""
         batch: list[Segment] = []
         rows = positions = 0
         for one in perturbations:
             for segment, count in self._segments(one):
-                full = rows + len(segment.rows) > (self.batch_size or sys.maxsize) or positions + count > POSITIONS
+                full = rows + len(segment.rows) > (self.batch_size or sys.maxsize) or positions + count > _positions(one)
                 if batch and (full or not _alike(adapter, batch[0].perturbation, one)):
                     yield batch
                     batch, rows, positions = [], 0, 0
@@ -139,9 +141,14 @@ class Evaluation:
     def _segments(self, perturbation: Perturbation) -> Iterator[tuple[Segment, int]]:
         """The rows of a perturbation, cut, each part led by row 0, and how many pixels it changes."""
         rows, counts = perturbation.rows, perturbation.counts
-        parts = max(1, -(-int(counts.sum()) // POSITIONS), -(-(len(rows) - 1) // self.batch_size) if self.batch_size else 1)
+        parts = max(1, -(-int(counts.sum()) // _positions(perturbation)), -(-(len(rows) - 1) // self.batch_size) if self.batch_size else 1)
         for own, count in zip(rows[1:].tensor_split(parts), counts[1:].tensor_split(parts), strict=True):
             yield Segment(perturbation, torch.cat([rows[:1], own])), int(count.sum())
+
+
+def _positions(perturbation: Perturbation) -> int:
+    """How many changed pixels to take at a time."""
+    return COMPILED_POSITIONS if compiled_pass(perturbation) else POSITIONS
 
 
 def _alike(adapter: AgentAdapter, one: Perturbation, other: Perturbation) -> bool:

@@ -13,6 +13,7 @@ from saliency_wrappers.models import pretrained_agents
 
 PACKAGES = ("gymnasium", "ale-py", "xaitk-saliency", "opencv-python-headless", "moviepy")
 EXTRAS = {
+    "fast": ("numba",),
     "store": ("joblib", "zarr"),
     "dask": ("dask",),
     "ray": ("ray",),

@@ -93,13 +93,16 @@ def incremental_pass(adapter: AgentAdapter, segments: Sequence[Segment]) -> tupl
     Returns:
         The outputs of all rows, and what the agent asked for.
     """
-    like = segments[0].perturbation.inputs
     starts = [one.perturbation.episode_start.expand(len(one.rows)) for one in segments if one.perturbation.episode_start is not None]
-    compiled = like.dtype == torch.float32 and kernels(like) is not None
-    with workspace.run(), alone() if compiled else nullcontext():
+    with workspace.run(), alone() if compiled_pass(segments[0].perturbation) else nullcontext():
         batch = IncrementalBatch(_changes(segments))
         logits, values = adapter.evaluate(batch, _states(adapter, segments), torch.cat(starts) if starts else None)
     return (_plain(logits), None if values is None else _plain(values)), batch.steps
+
+
+def compiled_pass(perturbation: Perturbation) -> bool:
+    """Whether the compiled kernels do the work of an incremental pass."""
+    return perturbation.inputs.dtype == torch.float32 and kernels(perturbation.inputs) is not None
 
 
 def joinable(adapter: AgentAdapter, perturbation: Perturbation) -> bool:

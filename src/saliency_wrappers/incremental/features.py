@@ -43,7 +43,7 @@ def _by_positions(changes: Changes, weight: Tensor) -> Tensor:
     if compiled is None:
         matrix.copy_(weight.view(-1, channels, positions).permute(2, 1, 0))
     else:
-        arrays = (weight.reshape(-1, channels, positions).numpy(), matrix.numpy())
+        arrays = (weight.detach().reshape(-1, channels, positions).numpy(), matrix.numpy())
         share(lambda begin, end: compiled.rearrange(*arrays, begin, end), channels, 5_000_000 // weight.numel())
     return matrix.flatten(0, 1)
 

@@ -41,7 +41,10 @@ def count(changed: Any, counts: Any, begin: int, end: int) -> None:
         end: the one after the last.
     """
     for i in range(begin, end):
-        counts[i] = changed[i].sum()
+        total = np.int64(0)
+        for p in range(changed.shape[1]):
+            total += changed[i, p]
+        counts[i] = total
 
 
 @_compiled
@@ -58,38 +61,39 @@ def spread(changed: Any, size: Any, stride: Any, padding: Any, dilation: Any, se
         begin: the first image.
         end: the one after the last.
     """
+    # Unsigned indices: signed ones might count from the end, which keeps loops from being done several at a time.
     _, rows, columns = seen.shape
-    width, reach = changed.shape[2], (columns - 1) * stride[1] + 1
-    tall = np.zeros(padding[1] + max(width, reach + dilation[1] * size[1]), np.uint8)
-    within, whole = tall[padding[1] :][:width], np.zeros(reach, np.uint8)
+    step, reach = np.uintp(stride[1]), np.uintp((columns - 1) * stride[1] + 1)
+    tall = np.zeros(padding[1] + max(changed.shape[2], reach + dilation[1] * size[1]), np.uint8)
+    whole = np.empty(reach, np.uint8)
     for i in range(begin, end):
         for y in range(rows):
-            found = _vertically(changed[i], y * stride[0] - padding[0], size[0], dilation[0], within)
-            whole[:] = 0
+            found = _vertically(changed, i, y * stride[0] - padding[0], size[0], dilation[0], tall, np.uintp(padding[1]))
+            for x in range(reach):
+                whole[x] = 0
             for tap in range(size[1] if found else 0):
-                _put_in(tall[tap * dilation[1] :][:reach], whole)  # also where the kernel steps over: to step costs more
+                shift = np.uintp(tap * dilation[1])
+                for x in range(reach):  # also where the kernel steps over: to step costs more
+                    whole[x] |= tall[x + shift]
             for x in range(columns):
-                seen[i, y, x] = whole[np.uintp(x) * np.uintp(stride[1])]
+                seen[i, y, x] = whole[np.uintp(x) * step]
 
 
 @_compiled
-def _vertically(image: Any, top: int, size: int, dilation: int, line: Any) -> Any:
-    """Some rows of an image, put together by `or`, and whether there is anything."""
-    line[:] = 0
+def _vertically(changed: Any, i: int, top: int, size: int, dilation: int, line: Any, first: int) -> Any:
+    """Some rows of an image, put together by `or`, written to `line` from `first` on, and whether there is anything."""
+    width = np.uintp(changed.shape[2])
+    for x in range(width):
+        line[first + x] = 0
     for tap in range(size):
         row = top + tap * dilation
-        if 0 <= row < len(image):
-            _put_in(image[row], line)
+        if 0 <= row < changed.shape[1]:
+            for x in range(width):
+                line[first + x] |= changed[i, np.uintp(row), x]
     found = np.uint8(0)
-    for one in line:
-        found |= one
+    for x in range(width):
+        found |= line[first + x]
     return found
-
-
-@_compiled
-def _put_in(source: Any, line: Any) -> None:
-    for x in range(len(line)):
-        line[x] |= source[x]
 
 
 @_compiled

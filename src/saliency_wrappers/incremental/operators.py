@@ -85,6 +85,8 @@ def _max_pooling(
     kernel = Kernel(_pair(kernel_size), _pair(stride or kernel_size), _pair(padding), _pair(dilation))
     _, _, height, width = changes.shape
     taps = slide(height, width, kernel, changes.rows.device)
+    if bool((taps.amin(dim=1) == height * width).any()):  # nothing but padding is seen somewhere: minus infinity
+        return NotImplemented
     # Padding is no candidate: another place that the kernel sees stands for it.
     taps = torch.where(taps == height * width, taps.amin(dim=1, keepdim=True), taps)
     return changes.slid(kernel, lambda seen, out: torch.amax(seen, dim=1, out=out), changes.shape[1], taps)

@@ -78,9 +78,9 @@ def compute(seen: Seen, reduce: Reduce, functions: Sequence[Pointwise], out: Ten
         _piece_by_piece(seen, reduce, functions, out)
         return
     known: dict[Pointwise, int] = {relu: compiled.RELU, elu: compiled.ELU}
-    follows = known.get(functions[0], compiled.IDENTITY) if functions else compiled.IDENTITY
-    _directly(compiled, seen, reduce, follows, out)
-    for function in functions[0 if follows == compiled.IDENTITY else 1 :]:
+    follows = known.get(functions[0]) if functions else None
+    _directly(compiled, seen, reduce, compiled.IDENTITY if follows is None else follows, out)
+    for function in functions[0 if follows is None else 1 :]:
         _apply(function, out)
 
 
@@ -121,6 +121,6 @@ def _directly(compiled: ModuleType, seen: Seen, product: Product, follows: int, 
     bias = out.new_zeros(out.shape[1]) if product.bias is None else product.bias
     lookup = seen.places.new_empty(0, seen.positions + 1) if seen.lookup is None else seen.lookup
     tensors = (seen.rows, lookup, seen.taps, seen.places, product.matrix, bias[None])
-    arrays: list[Any] = [tensor.contiguous().numpy() for tensor in tensors]
+    arrays: list[Any] = [tensor.detach().contiguous().numpy() for tensor in tensors]
     result, least = out.numpy(), max(32, 3_000_000 // product.matrix.numel())
     share(lambda begin, end: compiled.multiply(*arrays, seen.idle, follows, result, begin, end), len(out), least)
