@@ -239,3 +239,17 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout.strip() == "0"
+
+
+def test_while_the_interpreter_ends_one_thread_does_all():
+    program = """
+import atexit
+import torch
+from saliency_wrappers.incremental.threads import share
+torch.set_num_threads(2)
+share(lambda begin, end: None, 10, 1)
+done = []
+atexit.register(lambda: (share(lambda begin, end: done.extend(range(begin, end)), 10, 1), print(sorted(done) == list(range(10)))))
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.strip() == "True"

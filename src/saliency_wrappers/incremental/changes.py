@@ -2,7 +2,7 @@
 
 A perturbed input is the input itself outside a small window, and so is every convolution's output outside a somewhat larger one (the idea
 of Krypton: Nakandala, Nagrecha, Kumar and Papakonstantinou, SIGMOD 2019). Here no windows are cut: the changed positions are listed,
-whatever their outline, and each layer gathers what it needs for them. `Pending` is what a layer will have computed, so that the functions
+whatever their outline, and each layer takes what it needs for them. `Pending` is what a layer will have computed, so that the functions
 that follow it are applied while its numbers are still in the processor's cache.
 """
 
@@ -15,9 +15,6 @@ from torch import Tensor
 from saliency_wrappers.incremental.places import Batch, Kernel, Places, dilated, slide
 from saliency_wrappers.incremental.products import Pointwise, Product, Reduce, Seen, compute
 from saliency_wrappers.incremental.workspace import workspace
-
-PIECE = 1_000_000
-"""How many numbers are gathered at a time."""
 
 
 @dataclass(frozen=True, eq=False)

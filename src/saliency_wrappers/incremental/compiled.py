@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from functools import cache
 from types import ModuleType
 
 from torch import Tensor
+
+_logger = logging.getLogger(__name__)
 
 
 def kernels(tensor: Tensor) -> ModuleType | None:
@@ -18,5 +21,6 @@ def kernels(tensor: Tensor) -> ModuleType | None:
 def _kernels() -> ModuleType | None:
     try:
         return importlib.import_module("saliency_wrappers.incremental.kernels")
-    except ImportError:
+    except (ImportError, OSError) as error:
+        _logger.info("Without compiled kernels: %s", error)
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,10 +25,11 @@ def on_features(changes: Changes, name: str, args: tuple[Any, ...], kwargs: dict
 
 def _linear(changes: Changes, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Where the kernels do it, what each image's reference gives, and what it differs by; else the product of whole images."""
-    if changes.places is None or direct(weight, len(weight)) is None:
+    compiled = direct(weight, len(weight))
+    if changes.places is None or compiled is None:
         # To multiply only what changes, image by image, or group by group, takes longer.
         return functional.linear(changes.dense().flatten(1), weight, bias)
-    batch, matrix = changes.batch, _by_positions(changes, weight)
+    batch, matrix = changes.batch, _by_positions(changes, weight, compiled)
     references = changes.rows[: changes.places.known].view(len(batch.first), -1) @ matrix
     if bias is not None:
         references += bias
@@ -36,15 +38,12 @@ def _linear(changes: Changes, weight: Tensor, bias: Tensor | None = None) -> Ten
     return out.add_(references[batch.frames] if len(references) > 1 else references)
 
 
-def _by_positions(changes: Changes, weight: Tensor) -> Tensor:
+def _by_positions(changes: Changes, weight: Tensor, compiled: ModuleType) -> Tensor:
     """Weights `(C_out, C * positions)` as a matrix `(positions * C, C_out)`."""
-    compiled, channels, positions = direct(weight, len(weight)), changes.shape[1], changes.batch.positions
+    channels, positions = changes.shape[1], changes.batch.positions
     matrix = workspace.take((positions, channels, len(weight)), weight)
-    if compiled is None:
-        matrix.copy_(weight.view(-1, channels, positions).permute(2, 1, 0))
-    else:
-        arrays = (weight.detach().reshape(-1, channels, positions).numpy(), matrix.numpy())
-        share(lambda begin, end: compiled.rearrange(*arrays, begin, end), channels, 5_000_000 // weight.numel())
+    arrays = (weight.detach().reshape(-1, channels, positions).numpy(), matrix.numpy())
+    share(lambda begin, end: compiled.rearrange(*arrays, begin, end), channels, 5_000_000 // weight.numel())
     return matrix.flatten(0, 1)
 
 

@@ -1,6 +1,6 @@
-"""`compute`: what a layer makes of the rows that it `Seen`s in each of its places, and the functions that follow it.
+"""`compute`: what a layer makes of the rows that it sees (`Seen`) in each of its places, and the functions that follow it.
 
-A `Product` is done by the compiled kernel where there is one; everything else has its rows gathered, a cache-sized piece at a time.
+A `Product` is done by the compiled kernel where there is one; for everything else the rows are gathered, a cache-sized piece at a time.
 """
 
 from __future__ import annotations

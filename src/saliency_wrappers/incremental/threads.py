@@ -6,8 +6,8 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -37,7 +37,8 @@ class _Usual:
 def alone() -> Generator[None]:
     """Let PyTorch's operators use one thread within the block.
 
-    Its other threads would not sleep after each operator, but wait for the next one busily, for milliseconds, where `share` needs them.
+    Its other threads would not sleep after each operator, but wait for the next one busily, for milliseconds, where `share` needs them. (A
+    thread that uses PyTorch for the first time meanwhile finds one, and keeps it.)
     """
     if _here.alone:
         yield
@@ -69,7 +70,10 @@ def share(work: Callable[[int, int], object], count: int, least: int) -> None:
         work(0, count)
         return
     ranges = iter(list(itertools.pairwise([count * part // parts for part in range(parts + 1)])))
-    others = [_pool().submit(_do, work, ranges) for _ in range(min(threads, parts) - 1)]
+    others: list[Future[None]] = []
+    with suppress(RuntimeError):  # while the interpreter ends there are no new threads
+        for _ in range(min(threads, parts) - 1):
+            others.append(_pool().submit(_do, work, ranges))
     _do(work, ranges)
     for other in others:
         other.result()
@@ -86,4 +90,5 @@ def _pool() -> ThreadPoolExecutor:
     return _pools[0]
 
 
-os.register_at_fork(after_in_child=_pools.clear)  # threads do not survive a fork
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_pools.clear)
