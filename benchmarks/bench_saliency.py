@@ -17,13 +17,13 @@ import click
 import torch
 from baselines import code_of_2018, published_application
 from cases import Case, cases
-from comparing import EQUAL, SIMILAR, Result, Way, compare, deferred, inline, of_own_scale, of_the_peak
+from comparing import EQUAL, SIMILAR, Explain, Result, Way, compare, deferred, inline, of_own_scale, of_the_peak
 from machine import facts, flops_of_a_pass, load, peak_rate
-from measuring import torch_threads
+from measuring import torch_threads, without_kernels
 from reporting import FOLDER, markdown, milliseconds, say, thread_counts, times, write
 from torch import nn
 
-from saliency_wrappers import PerturbationSaliency, as_adapter
+from saliency_wrappers import Decision, PerturbationSaliency, SaliencyMaps, as_adapter
 from saliency_wrappers.saliency import PRESETS
 
 CODE_OF_2018 = "code of 2018"
@@ -96,8 +96,19 @@ def ways(case: Case, threads: int) -> list[Way]:
         plan = partial(method.plan, adapter)
         own.append(Way(f"{name}, inline", inline(method, adapter), PLAIN, of_the_peak, bound, plan=plan))
         own.append(Way(f"{name}, deferred", deferred(method, adapter), PLAIN, of_the_peak, bound, plan=plan))
+    for name, explain in (("inline", inline(exact, adapter)), ("deferred", deferred(exact, adapter))):
+        plan = partial(exact.plan, adapter)
+        own.append(Way(f"exact, {name}, without Numba", _without_kernels(explain), PLAIN, of_the_peak, EQUAL, plan=plan))
     channels = case.decisions[0].inputs.shape[1]
     return [*(ways_of_2018(case) if channels == 1 else []), published, *own]
+
+
+def _without_kernels(explain: Explain) -> Explain:
+    def explained(decisions: Sequence[Decision]) -> list[SaliencyMaps]:
+        with without_kernels():
+            return explain(decisions)
+
+    return explained
 
 
 def ways_of_2018(case: Case) -> list[Way]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import ModuleType
+from typing import Any
 
 import click
 from cases import breakout_player, recorded
 from machine import facts, load
-from measuring import torch_threads
+from measuring import torch_threads, without_kernels
 from reporting import FOLDER, markdown, say, thread_counts, write
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from saliency_wrappers import Decision, PerturbationSaliency, as_adapter
+from saliency_wrappers.incremental import features, masking, places, products
+from saliency_wrappers.incremental.threads import share
 
 STAGES: dict[str, tuple[str, ...]] = {
     "matrix products and convolutions": (
@@ -27,18 +31,21 @@ STAGES: dict[str, tuple[str, ...]] = {
         "mkldnn_convolution",
         "_slow_conv2d_forward",
         "thnn_conv2d",
+        "kernels of products",
+        "kernels of features",
     ),
     "gathering": ("index_select", "index", "index_put_", "_index_put_impl_", "nonzero", "gather", "scatter_", "repeat_interleave"),
     "activations and cells": (
         *("elu", "elu_", "exp_", "maximum", "clamp", "clamp_min", "clamp_max", "relu", "relu_", "clamp_min_"),
         *("sigmoid", "sigmoid_", "tanh", "tanh_", "lerp", "_thnn_fused_gru_cell", "_thnn_fused_lstm_cell", "sub_"),
     ),
-    "perturbing": ("addcmul",),
+    "perturbing": ("addcmul", "kernels of masking"),
+    "where masks reach, compiled": ("kernels of places",),
 }
-"""PyTorch's operators by what they are for."""
+"""PyTorch's operators, and this library's kernels, by what they are for. Kernels of products do the activations, too."""
 
 OTHER = "other operators: copies, sums, where masks reach"
-OUTSIDE = "outside PyTorch's operators: Python, NumPy, SciPy"
+OUTSIDE = "outside operators: Python, NumPy, SciPy"
 
 
 @dataclass(frozen=True)
@@ -65,14 +72,41 @@ def main(decisions: int, threads: str, output: Path) -> None:
     say(setting)
     with torch_threads(1):
         own = recorded(player, decisions)
-    results = [stages(name, PerturbationSaliency(path=path), player.agent, own, count) for count in counts for name, path in _PATHS.items()]
+    results = [result for count in counts for result in both_paths(player.agent, own, count)]
     setting["load after"] = load()
     say({"load after": setting["load after"]})
     click.echo(f"\n{table(results)}")
     write({"setting": setting, "results": [asdict(result) for result in results]}, output)
 
 
-_PATHS: dict[str, Literal["plain", "auto"]] = {"plain": "plain", "exact": "auto"}
+def both_paths(agent: Any, decisions: Sequence[Decision], threads: int) -> list[Stages]:
+    """Profile the plain path, and the exact one with and without Numba."""
+    plain, exact = PerturbationSaliency(path="plain"), PerturbationSaliency()
+    with kernels_named():
+        results = [stages(name, method, agent, decisions, threads) for name, method in (("plain", plain), ("exact", exact))]
+    with without_kernels():
+        return [*results, stages("exact, without Numba", exact, agent, decisions, threads)]
+
+
+@contextmanager
+def kernels_named() -> Iterator[None]:
+    """Let the profiler see the kernels, by the module that has them run."""
+    modules = (features, masking, places, products)
+    for module in modules:
+        module.share = _named(module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.share = share
+
+
+def _named(module: ModuleType) -> Callable[[Callable[[int, int], object], int, int], None]:
+    def named(work: Callable[[int, int], object], count: int, least: int) -> None:
+        with record_function(f"kernels of {module.__name__.rpartition('.')[2]}"):
+            share(work, count, least)
+
+    return named
 
 
 def stages(name: str, method: PerturbationSaliency, agent: Any, decisions: Sequence[Decision], threads: int) -> Stages:

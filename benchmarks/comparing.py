@@ -27,12 +27,16 @@ SIMILAR = 0.1
 """How far maps that are to be much the same may differ: what they do is a result, and printed."""
 
 
+Explain = Callable[[Sequence[Decision]], list[SaliencyMaps]]
+"""The maps of decisions, in their order."""
+
+
 @dataclass(frozen=True)
 class Way:
     """One way to compute maps."""
 
     name: str
-    explain: Callable[[Sequence[Decision]], list[SaliencyMaps]]
+    explain: Explain
     agrees_with: str
     """The name of the way whose maps these must equal."""
     difference: Difference
@@ -76,12 +80,12 @@ def of_the_peak(saliency: Array, other: Array) -> float:
     return float(np.abs(saliency - other).max() / (np.abs(other).max() or 1.0))
 
 
-def inline(method: SaliencyMethod, adapter: AgentAdapter) -> Callable[[Sequence[Decision]], list[SaliencyMaps]]:
+def inline(method: SaliencyMethod, adapter: AgentAdapter) -> Explain:
     """Explain one decision a call, as while an agent plays."""
     return lambda decisions: [maps for decision in decisions for maps in method(adapter, [decision])]
 
 
-def deferred(method: SaliencyMethod, adapter: AgentAdapter) -> Callable[[Sequence[Decision]], list[SaliencyMaps]]:
+def deferred(method: SaliencyMethod, adapter: AgentAdapter) -> Explain:
     """Explain all decisions in one call, as what was recorded."""
     return lambda decisions: method(adapter, decisions)
 

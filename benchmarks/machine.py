@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,15 @@ def facts() -> dict[str, str]:
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "processor": f"{models[0] if models else platform.processor()}, {os.cpu_count()} cores",
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}",
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, {_numba()}",
     }
+
+
+def _numba() -> str:
+    try:
+        return f"numba {metadata.version('numba')}"
+    except metadata.PackageNotFoundError:
+        return "without numba"
 
 
 def load() -> str:

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from saliency_wrappers.incremental import compiled
+
 
 @dataclass(frozen=True)
 class Lap:
@@ -51,6 +53,17 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def without_kernels() -> Iterator[None]:
+    """As where Numba is not installed."""
+    before = compiled._kernels
+    compiled._kernels = lambda: None
+    try:
+        yield
+    finally:
+        compiled._kernels = before
 
 
 def in_turns(ways: Mapping[str, Callable[[], Any]], block: int, units: int, threads: int) -> tuple[list[Lap], dict[str, Any]]:

@@ -113,7 +113,14 @@ def test_all_ways_are_compared_on_agents_of_one_and_of_several_channels(
     report, cells = run(bench, tmp_path / "results" / "bench.json", "--rounds", "1", "--threads", "1", "--compiled", "")
     names = [[result["way"] for result in one["results"]] for one in report["measured"]]
     assert names[0] == [one.name for one in bench.ways(made[0], 1)]
-    assert {bench.CODE_OF_2018, bench.PUBLISHED, bench.PLAIN, "exact (default), inline", "tolerance 1e-4, deferred"} <= set(names[0])
+    assert {
+        bench.CODE_OF_2018,
+        bench.PUBLISHED,
+        bench.PLAIN,
+        "exact (default), inline",
+        "tolerance 1e-4, deferred",
+        "exact, inline, without Numba",
+    } <= set(names[0])
     assert names[1] == [name for name in names[0] if "2018" not in name]
     for one in report["measured"]:
         assert one["passes"] == 257
@@ -376,11 +383,12 @@ def test_the_shares_of_all_stages_add_up(load: Load, tmp_path: Path, monkeypatch
     monkeypatch.setattr(bench, "breakout_player", lambda: cases.Player(agent, np.ones(2, np.int64), "a tiny agent"))
     monkeypatch.setattr(bench, "recorded", lambda player, count: decided(agent, 1, count))
     report, cells = run(bench, tmp_path / "s.json", "--decisions", "1", "--threads", "1")
-    assert [result["path"] for result in report["results"]] == ["plain", "exact"]
+    assert [result["path"] for result in report["results"]] == ["plain", "exact", "exact, without Numba"]
     for result in report["results"]:
         assert sum(result["shares"].values()) == pytest.approx(1)
         assert result["shares"]["matrix products and convolutions"] > 0
-    assert report["results"][1]["shares"]["gathering"] > 0
+    assert report["results"][1]["shares"]["where masks reach, compiled"] > 0
+    assert report["results"][2]["shares"]["gathering"] > 0
     assert [row[0] for row in cells] == ["", *report["results"][0]["shares"], "ms per decision, profiled"]
 
 
