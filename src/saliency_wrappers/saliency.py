@@ -105,7 +105,8 @@ class PerturbationSaliency:
         """
         rows = [row for decision in decisions for row in split_rows(adapter, decision)]
         together = max(1, min(_TOGETHER, *(_PIXELS // max(1, row.inputs[0].numel()) for row in rows))) if rows else 1
-        groups = [rows[start : start + together] for start in range(0, len(rows), together)]
+        count = -(-len(rows) // together)
+        groups = [rows[len(rows) * i // count : len(rows) * (i + 1) // count] for i in range(count)]
         return [maps for group in groups for maps in self._explain(adapter, group)]
 
     def plan(self, adapter: AgentAdapter, decision: Decision) -> Plan:
