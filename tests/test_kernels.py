@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -183,6 +184,23 @@ def test_an_error_in_any_thread_reaches_the_caller():
 
     with pytest.raises(ValueError, match="of one part"):
         share(fail, 12, 1)
+
+
+def test_an_error_waits_for_the_other_threads():
+    begun, ended = threading.Event(), threading.Event()
+    caller = threading.get_ident()
+
+    def work(begin: int, end: int) -> None:
+        if threading.get_ident() == caller:
+            begun.wait(timeout=20)
+            raise ValueError("of the caller's part")
+        begun.set()
+        time.sleep(0.1)
+        ended.set()
+
+    with pytest.raises(ValueError, match="of the caller's part"):
+        share(work, 2, 1)
+    assert ended.is_set()
 
 
 def test_within_alone_pytorch_uses_one_thread_and_work_is_shared_all_the_same():

@@ -26,9 +26,11 @@ Path = Literal["auto", "plain", "incremental"]
 WORTHWHILE = 0.5
 """The incremental path is taken while masks change at most this share of the pixels: beyond, gathering costs more than it saves."""
 
-POSITIONS, COMPILED_POSITIONS = 300_000, 1_500_000
-"""How many changed pixels the incremental path takes at a time, by PyTorch, where more would not stay in the processor's cache, and by
-compiled kernels, which gather nothing."""
+POSITIONS = 300_000
+"""How many changed pixels the incremental path takes at a time with PyTorch: more would not stay in the processor's cache."""
+
+COMPILED_POSITIONS = 1_500_000
+"""The same with compiled kernels, which gather nothing; divided by the channels."""
 
 _logger = logging.getLogger(__name__)
 
@@ -148,7 +150,7 @@ class Evaluation:
 
 def _positions(perturbation: Perturbation) -> int:
     """How many changed pixels to take at a time."""
-    return COMPILED_POSITIONS if compiled_pass(perturbation) else POSITIONS
+    return max(1, COMPILED_POSITIONS // perturbation.inputs.shape[1]) if compiled_pass(perturbation) else POSITIONS
 
 
 def _alike(adapter: AgentAdapter, one: Perturbation, other: Perturbation) -> bool:

@@ -6,7 +6,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 
 import torch
@@ -74,7 +74,10 @@ def share(work: Callable[[int, int], object], count: int, least: int) -> None:
     with suppress(RuntimeError):  # while the interpreter ends there are no new threads
         for _ in range(min(threads, parts) - 1):
             others.append(_pool().submit(_do, work, ranges))
-    _do(work, ranges)
+    try:
+        _do(work, ranges)
+    finally:
+        wait(others)  # what they work on may be used for something else then
     for other in others:
         other.result()
 
