@@ -15,10 +15,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_incremental import decisions_of, with_kernels
+from test_incremental import as_changes, decisions_of, random_images, with_kernels
 from torch import Tensor, nn
+from torch.nn import functional
 
 from saliency_wrappers import PerturbationSaliency, as_adapter
+from saliency_wrappers.incremental import compiled, threads
+from saliency_wrappers.incremental.batch import IncrementalBatch
 from saliency_wrappers.incremental.compiled import kernels
 from saliency_wrappers.incremental.masking import masked_images
 from saliency_wrappers.incremental.places import Batch, Places, counted
@@ -148,17 +151,72 @@ def test_the_maps_are_the_same():
 
 
 def test_other_dtypes_and_widths_and_devices_have_no_kernel():
-    assert direct(torch.zeros(1), 32) is not None
-    assert direct(torch.zeros(1), 20) is None
-    assert direct(torch.zeros(1, dtype=torch.float64), 32) is None
+    assert direct(torch.zeros(1, 32), None) is not None
+    assert direct(torch.zeros(1, 32), torch.zeros(32)) is not None
+    for width in (0, 20):
+        assert direct(torch.zeros(1, width), None) is None
+    for other in (torch.zeros(16), torch.zeros(32, dtype=torch.float64), torch.zeros(32, device="meta")):
+        assert direct(torch.zeros(1, 32), other) is None
+    assert direct(torch.zeros(1, 32, dtype=torch.float64), None) is None
     assert kernels(torch.zeros(1, device="meta")) is None
 
 
-@pytest.mark.parametrize("missing", ["sys.modules['numba'] = None", "import os; os.environ['NUMBA_DISABLE_JIT'] = '1'"])
-def test_without_numba_or_its_compiler_pytorch_does_it(missing: str):
-    program = f"{missing}; import torch; from saliency_wrappers.incremental.compiled import kernels; print(kernels(torch.zeros(1)))"
-    run = subprocess.run([sys.executable, "-c", f"import sys; {program}"], capture_output=True, text=True, check=True)
+def test_without_numba_pytorch_does_it():
+    program = """
+import sys
+sys.modules["numba"] = None
+import torch
+from saliency_wrappers.incremental.compiled import kernels
+print(kernels(torch.zeros(1)))
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "None"
+
+
+def changed_images() -> IncrementalBatch:
+    images, changed, frames = random_images(1, 1, 4, 2, 5, 5)
+    return IncrementalBatch(as_changes(images, changed, frames))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: functional.conv2d(x, torch.zeros(32, 1, 3, 3)).sum(),
+        lambda x: functional.conv2d(x, torch.zeros(32, 2, 3, 3, dtype=torch.float64)).sum(),
+        lambda x: functional.conv2d(x, torch.zeros(32, 2, 3, 3), torch.zeros(16)).sum(),
+        lambda x: functional.linear(functional.conv2d(x, torch.zeros(3, 2, 3, 3)).flatten(1), torch.zeros(32, 54)),
+        lambda x: functional.linear(functional.conv2d(x, torch.zeros(3, 2, 3, 3)).flatten(1), torch.zeros(32, 27, dtype=torch.float64)),
+    ],
+)
+def test_what_does_not_fit_is_an_error_as_it_is_in_pytorch(call: Callable[[Tensor], Tensor]):
+    with torch.inference_mode(), pytest.raises(RuntimeError):
+        call(changed_images())
+
+
+@pytest.mark.parametrize("shape", [(27,), (0, 27)])
+def test_linear_layers_of_unusual_shapes_are_pytorchs_own(shape: tuple[int, ...]):
+    weight, kernel = torch.rand(shape), torch.rand(3, 2, 3, 3)
+    images = random_images(1, 1, 4, 2, 5, 5)[0]
+    with torch.inference_mode():
+        ours, theirs = (functional.linear(functional.conv2d(x, kernel).flatten(1), weight) for x in (changed_images(), images))
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("variable", ["NUMBA_CPU_NAME=generic", "NUMBA_DISABLE_JIT=1"])
+def test_code_for_another_processor_is_not_taken(variable: str):
+    name, _, value = variable.partition("=")
+    program = "import torch; from saliency_wrappers.incremental.compiled import kernels; print(kernels(torch.zeros(1)))"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=os.environ | {name: value})
+    assert run.stdout.strip() == "None"
+
+
+def test_kernels_that_cannot_be_loaded_are_done_without(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    def damaged() -> None:
+        raise EOFError("Ran out of input")
+
+    monkeypatch.setattr(kernels(torch.zeros(1)), "warm_up", damaged)
+    assert compiled._kernels.__wrapped__() is None
+    assert "could not be made or read: EOFError: Ran out of input" in caplog.text
 
 
 # Threads
@@ -237,6 +295,62 @@ def test_an_error_gives_the_threads_back():
     with pytest.raises(KeyError), alone():
         raise KeyError
     assert torch.get_num_threads() == 3
+
+
+def test_after_an_error_no_range_is_begun():
+    done: list[int] = []
+
+    def work(begin: int, end: int) -> None:
+        done.append(begin)
+        raise ValueError("of the first")
+
+    with pytest.raises(ValueError, match="of the first"):
+        share(work, 12, 1)
+    assert len(done) <= 3  # one for each thread
+
+
+def test_an_interrupt_waits_for_the_other_threads():
+    program = """
+import os, signal, threading, time
+import torch
+from saliency_wrappers.incremental.threads import share
+torch.set_num_threads(2)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main, begun, ended = threading.get_ident(), threading.Event(), threading.Event()
+def work(begin, end):
+    if threading.get_ident() == main:
+        begun.wait(20)
+    else:
+        begun.set()
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+        ended.set()
+try:
+    share(work, 2, 1)
+except KeyboardInterrupt:
+    print("interrupted", ended.is_set())
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.strip() == "interrupted True"
+
+
+def test_where_no_thread_can_be_started_the_caller_does_everything(monkeypatch: pytest.MonkeyPatch):
+    def fails(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads, "_pools", [])
+    monkeypatch.setattr(threading.Thread, "start", fails)
+    done: list[int] = []
+    share(lambda begin, end: done.extend(range(begin, end)), 12, 1)
+    assert sorted(done) == list(range(12))
+
+
+def test_one_thread_stays_one():
+    torch.set_num_threads(1)
+    with alone():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

@@ -20,7 +20,13 @@ def kernels(tensor: Tensor) -> ModuleType | None:
 @cache
 def _kernels() -> ModuleType | None:
     try:
-        return importlib.import_module("saliency_wrappers.incremental.kernels")
-    except (ImportError, OSError) as error:
+        found = importlib.import_module("saliency_wrappers.incremental.kernels")
+    except ImportError as error:
         _logger.info("Without compiled kernels: %s", error)
         return None
+    try:
+        found.warm_up()
+    except Exception as error:  # a full disk, a damaged file in __pycache__, another Numba than this was written for
+        _logger.warning("Without compiled kernels, which could not be made or read: %s: %s", type(error).__name__, error)
+        return None
+    return found

@@ -25,7 +25,9 @@ def on_features(changes: Changes, name: str, args: tuple[Any, ...], kwargs: dict
 
 def _linear(changes: Changes, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Where the kernels do it, what each image's reference gives, and what it differs by; else the product of whole images."""
-    compiled = direct(weight, len(weight))
+    _, channels, height, width = changes.shape
+    fits = weight.ndim == 2 and weight.shape[1] == channels * height * width and weight.dtype == changes.rows.dtype
+    compiled = direct(weight.T, bias) if fits else None
     if changes.places is None or compiled is None:
         # To multiply only what changes, image by image, or group by group, takes longer.
         return functional.linear(changes.dense().flatten(1), weight, bias)
@@ -42,7 +44,7 @@ def _by_positions(changes: Changes, weight: Tensor, compiled: ModuleType) -> Ten
     """Weights `(C_out, C * positions)` as a matrix `(positions * C, C_out)`."""
     channels, positions = changes.shape[1], changes.batch.positions
     matrix = workspace.take((positions, channels, len(weight)), weight)
-    arrays = (weight.detach().reshape(-1, channels, positions).numpy(), matrix.numpy())
+    arrays = (weight.detach().reshape(len(weight), channels, positions).numpy(), matrix.numpy())
     share(lambda begin, end: compiled.rearrange(*arrays, begin, end), channels, 5_000_000 // weight.numel())
     return matrix.flatten(0, 1)
 

@@ -1,28 +1,36 @@
 """Kernels for processors, compiled by Numba: what the rest of this room does with PyTorch where Numba is missing.
 
-Arrays are contiguous. Each function does a part of its work, from `begin` to `end`, without holding the interpreter's lock, so that threads
-can share it. `multiply` takes its rows from where they lie, instead of having them gathered.
+Arrays are contiguous, and of the dtypes and shapes that are given: nothing is checked. Each function does a part of its work, from `begin` to
+`end`, without holding the interpreter's lock, so that threads can share it. `multiply` takes its rows from where they lie, instead of having
+them gathered.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from saliency_wrappers.incremental import tiles
 from saliency_wrappers.incremental.tiles import HEIGHT, LANES, MULTIPLIES_AND_ADDS, tile
 
 _numba: Any = importlib.import_module("numba")
-if _numba.config.DISABLE_JIT or not MULTIPLIES_AND_ADDS:
-    raise ImportError("Nothing is compiled here.")
+if _numba.config.DISABLE_JIT or _numba.config.CPU_NAME or _numba.config.CPU_FEATURES or not MULTIPLIES_AND_ADDS:
+    raise ImportError("Nothing is compiled here for this processor.")
 
 IDENTITY, RELU, ELU = 0, 1, 2
 """What follows the product."""
 
 
+_SOURCE = hashlib.sha256(Path(tiles.__file__).read_bytes()).hexdigest()[:12]
+
+
 def _compiled(function: Callable[..., Any]) -> Any:
+    function.__qualname__ += f"_{_SOURCE}"  # what Numba keeps is named by it, and is otherwise taken for new while this file is the same
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
         return _numba.njit(function, cache=True, **options)
@@ -225,3 +233,15 @@ def _exponential(x: Any) -> Any:
     y = y * x + np.float32(5.0000001201e-1)
     y = y * x * x + x + np.float32(1)
     return y * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+def warm_up() -> None:
+    """Compile everything, or load what was compiled."""
+    number, byte, short, long = (np.zeros((1, 1), dtype) for dtype in (np.float32, np.uint8, np.int32, np.int64))
+    line, one, pair = np.zeros((1, LANES), np.float32), (1, 1), np.zeros((1, 2), np.int32)
+    count(byte, long[0], 0, 0)
+    spread(byte[None], one, one, one, one, byte[None], 0, 0)
+    enlist(byte, long[0], long[0], pair, short, 0, 0)
+    perturb(number, number, number, long[0], number[None], 0, 0)
+    rearrange(number[None], number[None], 0, 0)
+    multiply(number, short, long, pair, line, line, -1, IDENTITY, line, 0, 0)

@@ -26,5 +26,5 @@ def masked_images(inputs: Tensor, change: Tensor, replaced: Tensor, rows: Tensor
         torch.addcmul(x, shares[rows][:, :, None], difference, out=out[:, :-1])
         out[:, -1] = 0
         return
-    arrays = [tensor.numpy() for tensor in (x, difference, shares, rows, out)]
+    arrays = [tensor.detach().numpy() for tensor in (x, difference, shares, rows, out)]
     share(lambda begin, end: compiled.perturb(*arrays, begin, end), len(rows), 700_000 // len(x))

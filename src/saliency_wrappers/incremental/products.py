@@ -70,10 +70,15 @@ class Product:
         if self.bias is not None:
             out.add_(self.bias)  # in half the time that addmm takes for it
 
+    def fits(self, seen: Seen, out: Tensor) -> bool:
+        """Whether the matrix fits the rows: kernels do not ask, where PyTorch would complain."""
+        expected = (seen.taps.shape[1] * seen.rows.shape[1], out.shape[1])
+        return self.matrix.shape == expected and self.matrix.dtype == seen.rows.dtype == out.dtype
+
 
 def compute(seen: Seen, reduce: Reduce, functions: Sequence[Pointwise], out: Tensor) -> None:
     """What a layer makes of the rows that it sees, with functions applied to it, written to `out` `(m, C_out)`."""
-    compiled = direct(out, out.shape[1]) if isinstance(reduce, Product) else None
+    compiled = direct(reduce.matrix, reduce.bias) if isinstance(reduce, Product) and reduce.fits(seen, out) else None
     if compiled is None or not isinstance(reduce, Product):
         _piece_by_piece(seen, reduce, functions, out)
         return
@@ -84,10 +89,12 @@ def compute(seen: Seen, reduce: Reduce, functions: Sequence[Pointwise], out: Ten
         _apply(function, out)
 
 
-def direct(like: Tensor, width: int) -> ModuleType | None:
-    """The kernels that do a product of `width` columns, of the dtype and device of `like`. None where none do."""
-    found = kernels(like) if like.dtype == torch.float32 else None
-    return found if found is not None and width % found.LANES == 0 else None
+def direct(matrix: Tensor, bias: Tensor | None) -> ModuleType | None:
+    """The kernels that do a product with `matrix` `(any, C_out)` and `bias` `(C_out,)`. None where none do."""
+    width, parts = matrix.shape[1], [part for part in (matrix, bias) if part is not None]
+    found = kernels(matrix) if all(part.dtype == torch.float32 and part.is_cpu for part in parts) else None
+    fitting = found is not None and width > 0 and width % found.LANES == 0 and (bias is None or bias.shape == (width,))
+    return found if fitting else None
 
 
 def relu(rows: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import platform
 from typing import Any
 
 from llvmlite import binding, ir
@@ -16,7 +17,7 @@ _ir: Any = ir
 _features: dict[str, bool] = dict(binding.get_host_cpu_features())  # pyright: ignore
 _WIDE = _features.get("avx512f", False)
 
-MULTIPLIES_AND_ADDS = _features.get("fma", False) or _features.get("neon", False)
+MULTIPLIES_AND_ADDS = _features.get("fma", False) or platform.machine() in ("aarch64", "arm64")
 """Whether the processor does both in one instruction; else the kernels would be slower than PyTorch."""
 LANES = 16 if _WIDE else 8
 """How many float32 are multiplied at a time."""
