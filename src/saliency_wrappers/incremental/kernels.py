@@ -1,8 +1,8 @@
 """Kernels for processors, compiled by Numba: what the rest of this room does with PyTorch where Numba is missing.
 
-Arrays are contiguous, and of the dtypes and shapes that are given: nothing is checked. Each function does a part of its work, from `begin` to
-`end`, without holding the interpreter's lock, so that threads can share it. `multiply` takes its rows from where they lie, instead of having
-them gathered.
+Arrays are contiguous, and of the dtypes and shapes that are given: nothing is checked. Each function does a part of its work, from `begin`
+to `end`, without holding the interpreter's lock, so that threads can share it. `multiply` takes its rows from where they lie, instead of
+having them gathered.
 """
 
 from __future__ import annotations
