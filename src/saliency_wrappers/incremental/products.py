@@ -78,15 +78,10 @@ class Product:
 
 def compute(seen: Seen, reduce: Reduce, functions: Sequence[Pointwise], out: Tensor) -> None:
     """What a layer makes of the rows that it sees, with functions applied to it, written to `out` `(m, C_out)`."""
-    compiled = direct(reduce.matrix, reduce.bias) if isinstance(reduce, Product) and reduce.fits(seen, out) else None
-    if compiled is None or not isinstance(reduce, Product):
+    if isinstance(reduce, Product) and reduce.fits(seen, out) and (compiled := direct(reduce.matrix, reduce.bias)) is not None:
+        _at_once(compiled, seen, reduce, functions, out)
+    else:
         _piece_by_piece(seen, reduce, functions, out)
-        return
-    known: dict[Pointwise, int] = {relu: compiled.RELU, elu: compiled.ELU}
-    follows = known.get(functions[0]) if functions else None
-    _directly(compiled, seen, reduce, compiled.IDENTITY if follows is None else follows, out)
-    for function in functions[0 if follows is None else 1 :]:
-        _apply(function, out)
 
 
 def direct(matrix: Tensor, bias: Tensor | None) -> ModuleType | None:
@@ -124,10 +119,14 @@ def _apply(function: Pointwise, rows: Tensor) -> None:
         rows[:] = result
 
 
-def _directly(compiled: ModuleType, seen: Seen, product: Product, follows: int, out: Tensor) -> None:
+def _at_once(compiled: ModuleType, seen: Seen, product: Product, functions: Sequence[Pointwise], out: Tensor) -> None:
     bias = out.new_zeros(out.shape[1]) if product.bias is None else product.bias
     lookup = seen.places.new_empty(0, seen.positions + 1) if seen.lookup is None else seen.lookup
     tensors = (seen.rows, lookup, seen.taps, seen.places, product.matrix, bias[None])
     arrays: list[Any] = [tensor.detach().contiguous().numpy() for tensor in tensors]
     result, least = out.numpy(), max(32, 3_000_000 // product.matrix.numel())
-    share(lambda begin, end: compiled.multiply(*arrays, seen.idle, follows, result, begin, end), len(out), least)
+    known: dict[Pointwise, int] = {relu: compiled.RELU, elu: compiled.ELU}
+    first = known.get(functions[0], compiled.IDENTITY) if functions else compiled.IDENTITY
+    share(lambda begin, end: compiled.multiply(*arrays, seen.idle, first, result, begin, end), len(out), least)
+    for function in functions[first != compiled.IDENTITY :]:
+        _apply(function, out)
