@@ -18,7 +18,7 @@ from saliency_wrappers.agents.base import AgentAdapter, batch_axes
 from saliency_wrappers.incremental.batch import IncrementalBatch, Step
 from saliency_wrappers.incremental.changes import Changes
 from saliency_wrappers.incremental.compiled import kernels
-from saliency_wrappers.incremental.masking import masked_images
+from saliency_wrappers.incremental.masking import masked_images, rows_of
 from saliency_wrappers.incremental.places import Batch, counted
 from saliency_wrappers.incremental.threads import alone
 from saliency_wrappers.incremental.workspace import workspace
@@ -111,12 +111,6 @@ def joinable(adapter: AgentAdapter, perturbation: Perturbation) -> bool:
         return perturbation.state is None or len(batch_axes(adapter)) == len(list(state_leaves(perturbation.state)))
     except (TypeError, ValueError):  # no initial state, or one that does not grow
         return False
-
-
-def rows_of(tensor: Tensor, rows: Tensor) -> Tensor:
-    """These ascending rows: a view where they follow each other, which they mostly do, else a copy."""
-    first, last = int(rows[0]), int(rows[-1])
-    return tensor[first : last + 1] if last - first == len(rows) - 1 else tensor[rows]
 
 
 def _changes(segments: Sequence[Segment]) -> Changes:

@@ -21,12 +21,11 @@ def kernels(tensor: Tensor) -> ModuleType | None:
 def _kernels() -> ModuleType | None:
     try:
         found = importlib.import_module("saliency_wrappers.incremental.kernels")
+        found.warm_up()
     except ImportError as error:
         _logger.info("Without compiled kernels: %s", error)
         return None
-    try:
-        found.warm_up()
-    except Exception as error:  # a full disk, a damaged file in __pycache__, another Numba than this was written for
+    except Exception as error:  # a full disk, no sources, a damaged file in __pycache__, another Numba than this was written for
         _logger.warning("Without compiled kernels, which could not be made or read: %s: %s", type(error).__name__, error)
         return None
     return found

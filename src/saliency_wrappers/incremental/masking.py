@@ -1,4 +1,4 @@
-"""`masked_images`: an input under many masks, each position's channels together."""
+"""`masked_images`: an input under many masks, each position's channels together. `rows_of` picks the masks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,14 @@ def masked_images(inputs: Tensor, change: Tensor, replaced: Tensor, rows: Tensor
     shares = replaced.flatten(1)
     compiled = kernels(inputs) if inputs.dtype == torch.float32 else None
     if compiled is None:
-        torch.addcmul(x, shares[rows][:, :, None], difference, out=out[:, :-1])
+        torch.addcmul(x, rows_of(shares, rows)[:, :, None], difference, out=out[:, :-1])
         out[:, -1] = 0
         return
     arrays = [tensor.detach().numpy() for tensor in (x, difference, shares, rows, out)]
     share(lambda begin, end: compiled.perturb(*arrays, begin, end), len(rows), 700_000 // len(x))
+
+
+def rows_of(tensor: Tensor, rows: Tensor) -> Tensor:
+    """These ascending rows: a view where they follow each other, which they mostly do, else a copy."""
+    first, last = int(rows[0]), int(rows[-1])
+    return tensor[first : last + 1] if last - first == len(rows) - 1 else tensor[rows]
