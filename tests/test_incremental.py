@@ -24,8 +24,8 @@ from saliency_wrappers import Decision, PerturbationSaliency, SaliencyMaps, as_a
 from saliency_wrappers.agents import RecurrentModuleAdapter
 from saliency_wrappers.evaluation import COMPILED_POSITIONS, WORTHWHILE, Evaluation
 from saliency_wrappers.incremental import compiled
-from saliency_wrappers.incremental.batch import IncrementalBatch
-from saliency_wrappers.incremental.changes import Changes
+from saliency_wrappers.incremental.batch import IncrementalBatch, Step
+from saliency_wrappers.incremental.changes import Changes, convolved
 from saliency_wrappers.incremental.places import Batch, Kernel, dilated, slide
 from saliency_wrappers.incremental.workspace import workspace
 from saliency_wrappers.models import AtariLSTM, BabyA3CGRU, GreydanusLSTM
@@ -143,12 +143,12 @@ def test_incremental_equals_dense(layers: list[dict[str, Any]], size: tuple[int,
     images, changed, of = random_images(seed, frames, 4, channels, *size)
     with torch.inference_mode(), workspace.run(), with_kernels(there):
         expected = network(images)
-        batch = IncrementalBatch(as_changes(images, changed, of))
-        output = network(batch)
+        steps: list[Step] = []
+        output = network(IncrementalBatch(as_changes(images, changed, of), steps))
     assert type(output) is Tensor
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5 * max(1.0, float(expected.abs().max())))
-    assert all(step.incremental for step in batch.steps)
-    assert batch.steps[-1].operator == "linear"
+    assert all(step.incremental for step in steps)
+    assert steps[-1].operator == "linear"
 
 
 @laws
@@ -186,11 +186,11 @@ def test_only_changed_positions_are_computed(there: bool):
     changed[1:] = False
     changed[2, 4, 4] = True
     with torch.inference_mode(), with_kernels(there), workspace.run():
-        pending = as_changes(images, changed, of).convolved(torch.ones(2, 1, 3, 3), None, Kernel((3, 3), padding=(1, 1)))
-    assert pending.share == 9 / (5 * 144)
-    places = pending.places
-    assert places.changed == 9
-    assert [tuple(place) for place in places.listed[places.known :].tolist()] == [(2, 12 * y + x) for y in (3, 4, 5) for x in (3, 4, 5)]
+        pending = convolved(as_changes(images, changed, of), torch.ones(2, 1, 3, 3), None, Kernel((3, 3), padding=(1, 1)))
+        assert pending.share == 9 / (5 * 144)
+        places = pending.places
+        assert places.changed == 9
+        assert [tuple(place) for place in places.listed[places.known :].tolist()] == [(2, 12 * y + x) for y in (3, 4, 5) for x in (3, 4, 5)]
 
 
 # Whatever an agent does with its input, the result is the dense one
@@ -540,7 +540,7 @@ def test_outputs_are_not_part_of_the_workspace():
         for changed in (window(3), window(40))
     )
     with torch.inference_mode():
-        (logits, _), _ = incremental_pass(adapter, [Segment(one, torch.arange(2))])
+        logits, _ = incremental_pass(adapter, [Segment(one, torch.arange(2))])
         before = logits.clone()
         incremental_pass(adapter, [Segment(other, torch.arange(2))])
         assert torch.equal(logits, before)

@@ -88,9 +88,9 @@ class Evaluation:
     def plan(self, adapter: AgentAdapter, perturbation: Perturbation) -> Plan:
         """How the outputs of a perturbation are computed; runs the agent once to see what it asks for."""
         with torch.inference_mode():
-            reason, steps = self._why_plain(adapter, perturbation), []
+            reason, steps = self._why_plain(adapter, perturbation), list[Step]()
             if not reason:
-                _, steps = incremental_pass(adapter, [Segment(perturbation, perturbation.rows)])
+                incremental_pass(adapter, [Segment(perturbation, perturbation.rows)], steps)
         masks, changing = len(perturbation.replaced) - 1, len(perturbation.rows) - 1
         by = "compiled kernels" if compiled_pass(perturbation) else "PyTorch"
         why = reason or f"only what the masks change is computed, by {by}"
@@ -116,7 +116,7 @@ class Evaluation:
     def _incrementally(self, adapter: AgentAdapter, perturbations: Sequence[Perturbation]) -> list[Outputs]:
         parts: dict[int, list[Outputs]] = {id(one): [] for one in perturbations}
         for segments in self._batches(adapter, perturbations):
-            (logits, values), _ = incremental_pass(adapter, segments)
+            logits, values = incremental_pass(adapter, segments)
             begin = 0
             for one in segments:
                 # Row 0 leads each segment; it is an output of the first one only.
@@ -194,9 +194,9 @@ class _Suitability:
         perturbation = replace(perturbation, changed=exact)  # what the tolerance leaves out would tell them apart, too
         picked = perturbation.rows[torch.linspace(0, len(perturbation.rows) - 1, self.rows).long().unique()]
         segment = Segment(perturbation, picked)
-        expected = dense_pass(adapter, segment)
+        expected, steps = dense_pass(adapter, segment), list[Step]()
         try:
-            outputs, steps = incremental_pass(adapter, [segment])
+            outputs = incremental_pass(adapter, [segment], steps)
         except Exception as error:
             return f"the agent does not run on what changes alone ({type(error).__name__}: {error})"
         if not any(step.incremental and step.operator == "conv2d" for step in steps):

@@ -87,17 +87,22 @@ def dense_pass(adapter: AgentAdapter, segment: Segment, layout: Layout = "contig
     return adapter.evaluate(images, adapter.repeat_state(one.state, n), start)
 
 
-def incremental_pass(adapter: AgentAdapter, segments: Sequence[Segment]) -> tuple[Outputs, list[Step]]:
-    """Run the agent on what changes, for segments of inputs of one shape and dtype that each begin with row 0.
+def incremental_pass(adapter: AgentAdapter, segments: Sequence[Segment], steps: list[Step] | None = None) -> Outputs:
+    """Run the agent on what changes.
+
+    Args:
+        adapter: the agent's.
+        segments: of inputs of one shape and dtype; each begins with row 0.
+        steps: is told what the agent asked for, which takes time to find out. None: that is not wanted.
 
     Returns:
-        The outputs of all rows, and what the agent asked for.
+        The outputs of all rows.
     """
     starts = [one.perturbation.episode_start.expand(len(one.rows)) for one in segments if one.perturbation.episode_start is not None]
     with workspace.run(), alone() if compiled_pass(segments[0].perturbation) else nullcontext():
-        batch = IncrementalBatch(_changes(segments))
+        batch = IncrementalBatch(_changes(segments), steps)
         logits, values = adapter.evaluate(batch, _states(adapter, segments), torch.cat(starts) if starts else None)
-    return (_plain(logits), None if values is None else _plain(values)), batch.steps
+    return _plain(logits), None if values is None else _plain(values)
 
 
 def compiled_pass(perturbation: Perturbation) -> bool:

@@ -48,8 +48,8 @@ class IncrementalBatch(Tensor):
     """Whether it is the features."""
     whole: Tensor | None
     """The batch as an ordinary tensor. None until an operator needs it."""
-    steps: list[Step]
-    """What was done until now, shared by all batches that come from the same images."""
+    steps: list[Step] | None
+    """What was done until now, shared by all batches that come from the same images. None: nobody wants to know, and nothing is counted."""
 
     def __new__(cls, changes: Changes | Pending, steps: list[Step] | None = None, flat: bool = False) -> Self:
         """A tensor without memory of its own, of the shape, dtype and device of the batch."""
@@ -60,8 +60,7 @@ class IncrementalBatch(Tensor):
 
     def __init__(self, changes: Changes | Pending, steps: list[Step] | None = None, flat: bool = False) -> None:
         """A batch by its changes."""
-        self.changes, self.flat, self.whole = changes, flat, None
-        self.steps = [] if steps is None else steps
+        self.changes, self.flat, self.whole, self.steps = changes, flat, None, steps
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
@@ -100,7 +99,8 @@ class IncrementalBatch(Tensor):
             done = on_images(changes, operator, name, args, dict(kwargs))
         if done is NotImplemented:
             return done
-        self.steps.append(Step(name, True, tuple(self.shape) if self.flat else done.shape, 1.0 if self.flat else done.share))
+        if self.steps is not None:
+            self.steps.append(Step(name, True, tuple(self.shape) if self.flat else done.shape, 1.0 if self.flat else done.share))
         if in_place:
             self.changes = done
             return self
@@ -111,7 +111,8 @@ class IncrementalBatch(Tensor):
         if self.changes is not None:
             dense = self.changes.settled.dense()
             self.whole, self.changes = dense.flatten(1) if self.flat else dense, None
-            self.steps.append(Step(operator, False, tuple(self.shape), 1.0))
+            if self.steps is not None:
+                self.steps.append(Step(operator, False, tuple(self.shape), 1.0))
         return cast(Tensor, self.whole)
 
 

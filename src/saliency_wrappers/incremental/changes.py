@@ -8,12 +8,16 @@ that follow it are applied while its numbers are still in the processor's cache.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from types import ModuleType
 
 from torch import Tensor
 
+from saliency_wrappers.incremental.layers import Layer, kernels_for, run_layers
 from saliency_wrappers.incremental.places import Batch, Kernel, Places, dilated, slide
-from saliency_wrappers.incremental.products import Pointwise, Product, Reduce, Seen, compute
+from saliency_wrappers.incremental.products import Pointwise, Product, Reduce, Seen, compute, elu, relu
 from saliency_wrappers.incremental.workspace import workspace
 
 
@@ -61,10 +65,6 @@ class Changes:
         padding.zero_()
         return replace(self, rows=rows)
 
-    def convolved(self, weight: Tensor, bias: Tensor | None, kernel: Kernel) -> Pending:
-        """Convolve with `weight` `(C_out, C, *kernel.size)` and `bias` `(C_out,)`."""
-        return self.slid(kernel, Product(weight.permute(2, 3, 1, 0).reshape(-1, len(weight)), bias), len(weight))
-
     def slid(self, kernel: Kernel, reduce: Reduce, channels: int, taps: Tensor | None = None) -> Pending:
         """What a sliding kernel makes of the images.
 
@@ -74,38 +74,48 @@ class Changes:
             channels: how many come out.
             taps: which positions it sees, as `slide` gives them. None: those.
         """
-        batch = replace(self.batch, changed=dilated(self.batch.changed, kernel))
-        _, _, height, width = self.shape
-        taps = slide(height, width, kernel, self.rows.device) if taps is None else taps
-        return Pending(self, batch, Places.of(batch), taps, reduce, channels)
+        return Pending(self, kernel, reduce, channels, taps)
+
+
+def convolved(images: Changes | Pending, weight: Tensor, bias: Tensor | None, kernel: Kernel) -> Pending:
+    """Convolve images, which may be pending themselves, with `weight` `(C_out, C, *kernel.size)` and `bias` `(C_out,)`."""
+    return Pending(images, kernel, Product(weight.permute(2, 3, 1, 0).reshape(-1, len(weight)), bias), len(weight))
 
 
 @dataclass(frozen=True, eq=False)
 class Pending:
     """A layer that is still to be computed in the places that it changes, and functions that are to be applied there."""
 
-    source: Changes
-    batch: Batch
-    """Its output's."""
-    places: Places
-    """What is to be computed of it."""
-    taps: Tensor
-    """`(h' * w', taps)` int64: the positions that the kernel sees."""
+    source: Changes | Pending
+    kernel: Kernel
     reduce: Reduce
+    """What it makes of the positions that it sees."""
     channels: int
     """How many come out."""
+    taps: Tensor | None = None
+    """`(h' * w', taps)` int64: the positions that the kernel sees. None: as `slide` gives them."""
     functions: tuple[Pointwise, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """`(n, C_out, h', w')`."""
-        n, height, width = self.batch.changed.shape
-        return n, self.channels, height, width
+        n, _, height, width = self.source.shape
+        return n, self.channels, self.kernel.outputs(0, height), self.kernel.outputs(1, width)
 
     @property
     def rows(self) -> Tensor:
         """Of the dtype and on the device of what will come out."""
         return self.source.rows
+
+    @cached_property
+    def batch(self) -> Batch:
+        """What the images will be about."""
+        return replace(self.source.batch, changed=dilated(self.source.batch.changed, self.kernel))
+
+    @cached_property
+    def places(self) -> Places:
+        """What is to be computed of them."""
+        return Places.of(self.batch)
 
     @property
     def share(self) -> float:
@@ -116,13 +126,49 @@ class Pending:
         """The images with a function applied to them, which may work in place and keeps the dtype."""
         return replace(self, functions=(*self.functions, function))
 
-    @property
+    @cached_property
     def settled(self) -> Changes:
         """The images, computed now."""
+        layers, source = self._layers
+        images = source.settled if layers else None
+        if images is None or images.places is not None:
+            return self._alone()
+        compiled = kernels_for(layers, images.rows, images.shape[2:])
+        return self._alone() if compiled is None else self._together(compiled, images, layers)
+
+    @property
+    def _layers(self) -> tuple[list[Layer], Changes | Pending]:
+        """The layers that can be computed at once, this one last, and of which images; none where this one cannot."""
+        images, layers = self, list[Layer]()
+        while isinstance(images, Pending) and (layer := images._layer) is not None:
+            if images is not self and len(images.functions) > (layer.function is not None):
+                break
+            layers.insert(0, layer)
+            images = images.source
+        return layers, images
+
+    @property
+    def _layer(self) -> Layer | None:
+        """The layer, and the first function if one of those that can be with it."""
+        if not isinstance(self.reduce, Product):
+            return None
+        return Layer(self.kernel, self.reduce, next((one for one in self.functions[:1] if one in (relu, elu)), None))
+
+    def _together(self, compiled: ModuleType, images: Changes, layers: Sequence[Layer]) -> Changes:
+        rows, changed = run_layers(compiled, layers, images.rows, images.batch)
+        result = Changes(replace(images.batch, changed=changed), rows, None)
+        for function in self.functions[layers[-1].function is not None :]:
+            result = result.pointwise(function)
+        return result
+
+    def _alone(self) -> Changes:
+        """This layer only, of images that are computed."""
         # The references by the same products as the changed positions: then both are rounded alike.
-        listed, source = self.places.listed, self.source
-        rows = workspace.take((len(listed) + 1, self.channels), self.rows)
+        listed, source = self.places.listed, self.source.settled
+        _, _, height, width = source.shape
+        taps = slide(height, width, self.kernel, source.rows.device) if self.taps is None else self.taps
+        rows = workspace.take((len(listed) + 1, self.channels), source.rows)
         lookup = None if source.places is None else source.places.lookup
-        compute(Seen(source.rows, lookup, source.batch.positions, self.taps, listed), self.reduce, self.functions, rows[:-1])
+        compute(Seen(source.rows, lookup, source.batch.positions, taps, listed), self.reduce, self.functions, rows[:-1])
         rows[-1] = 0
         return Changes(self.batch, rows, self.places)

@@ -28,16 +28,17 @@ def _linear(changes: Changes, weight: Tensor, bias: Tensor | None = None) -> Ten
     _, channels, height, width = changes.shape
     fits = weight.ndim == 2 and weight.shape[1] == channels * height * width and weight.dtype == changes.rows.dtype
     compiled = direct(weight.T, bias) if fits else None
-    if changes.places is None or compiled is None:
+    if compiled is None:
         # To multiply only what changes, image by image, or group by group, takes longer.
         return functional.linear(changes.dense().flatten(1), weight, bias)
     batch, matrix = changes.batch, _by_positions(changes, weight, compiled)
-    references = changes.rows[: changes.places.known].view(len(batch.first), -1) @ matrix
+    references, seen = _differences(changes) if changes.places is None else _listed_differences(changes, changes.places)
+    known = references @ matrix
     if bias is not None:
-        references += bias
+        known += bias
     out = changes.rows.new_empty(len(batch.frames), len(weight))
-    compute(_differences(changes, changes.places), Product(matrix, None), (), out)
-    return out.add_(references[batch.frames] if len(references) > 1 else references)
+    compute(seen, Product(matrix, None), (), out)
+    return out.add_(known[batch.frames] if len(known) > 1 else known)
 
 
 def _by_positions(changes: Changes, weight: Tensor, compiled: ModuleType) -> Tensor:
@@ -49,8 +50,21 @@ def _by_positions(changes: Changes, weight: Tensor, compiled: ModuleType) -> Ten
     return matrix.flatten(0, 1)
 
 
-def _differences(changes: Changes, places: Places) -> Seen:
-    """By how much the changed positions of each image differ from its reference's, and 0 for all others."""
+def _differences(changes: Changes) -> tuple[Tensor, Seen]:
+    """The references, `(f, positions * C)`, and by how much the changed positions of each image differ from its own: 0 for all others."""
+    batch, positions = changes.batch, changes.batch.positions
+    images = changes.rows.view(len(batch.frames), positions + 1, -1)
+    references = images[batch.first]
+    rows = workspace.take(tuple(images.shape), images)
+    torch.sub(images, references[batch.frames] if len(references) > 1 else references, out=rows)
+    own = torch.arange(rows[..., 0].numel(), dtype=torch.int32, device=rows.device).view(len(images), -1)
+    lookup = own[0, -1].expand_as(own).contiguous()  # the padding's differences are 0
+    torch.where(batch.changed.flatten(1), own[:, :-1], own[0, -1], out=lookup[:, :-1])
+    return references[:, :-1].flatten(1), _of_whole_images(changes, rows.flatten(0, 1), lookup, positions)
+
+
+def _listed_differences(changes: Changes, places: Places) -> tuple[Tensor, Seen]:
+    """The same of images whose changed positions are listed."""
     batch, positions = changes.batch, changes.batch.positions
     image, position = places.listed[places.known :].long().unbind(1)
     own, reference = changes.rows[places.known : -1], batch.frames[image] * positions + position
@@ -58,9 +72,14 @@ def _differences(changes: Changes, places: Places) -> Seen:
     torch.sub(own, changes.rows.index_select(0, reference), out=rows[:-1])
     rows[-1] = 0
     lookup = torch.where(places.lookup < places.known, places.changed, places.lookup - places.known).int()
-    images = torch.arange(len(batch.frames), dtype=torch.int32, device=rows.device)
+    return changes.rows[: places.known].view(len(batch.first), -1), _of_whole_images(changes, rows, lookup, places.changed)
+
+
+def _of_whole_images(changes: Changes, rows: Tensor, lookup: Tensor, idle: int) -> Seen:
+    positions = changes.batch.positions
+    images = torch.arange(len(changes.batch.frames), dtype=torch.int32, device=rows.device)
     wholes = torch.stack([images, torch.zeros_like(images)], dim=1)
-    return Seen(rows, lookup, positions, torch.arange(positions, device=rows.device)[None], wholes, idle=places.changed)
+    return Seen(rows, lookup, positions, torch.arange(positions, device=rows.device)[None], wholes, idle)
 
 
 def _gru_cell(

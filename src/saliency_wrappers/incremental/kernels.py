@@ -7,38 +7,21 @@ having them gathered.
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from saliency_wrappers.incremental import tiles
-from saliency_wrappers.incremental.tiles import HEIGHT, LANES, MULTIPLIES_AND_ADDS, tile
+from saliency_wrappers.incremental.compiling import compiled
+from saliency_wrappers.incremental.layer_kernels import LAYER, run_layers, run_references
+from saliency_wrappers.incremental.tiles import HEIGHT, tile
+from saliency_wrappers.incremental.vectors import ELU, IDENTITY, LANES, RELU
 
-_numba: Any = importlib.import_module("numba")
-if _numba.config.DISABLE_JIT or _numba.config.CPU_NAME or _numba.config.CPU_FEATURES or not MULTIPLIES_AND_ADDS:
-    raise ImportError("Nothing is compiled here for this processor.")
-
-IDENTITY, RELU, ELU = 0, 1, 2
-"""What follows the product."""
-
-
-_SOURCE = hashlib.sha256(Path(tiles.__file__).read_bytes()).hexdigest()[:12]
+__all__ = (
+    "ELU HEIGHT IDENTITY LANES LAYER RELU count enlist multiply perturb rearrange run_layers run_references spread warm_up".split()
+)
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
-    function.__qualname__ += f"_{_SOURCE}"  # what Numba keeps is named by it, and is otherwise taken for new while this file is the same
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    try:
-        return _numba.njit(function, cache=True, **options)
-    except RuntimeError:  # no folder to keep it in: it is compiled anew in each process
-        return _numba.njit(function, **options)
-
-
-@_compiled
+@compiled
 def count(changed: Any, counts: Any, begin: int, end: int) -> None:
     """How many positions are changed.
 
@@ -55,7 +38,7 @@ def count(changed: Any, counts: Any, begin: int, end: int) -> None:
         counts[i] = total
 
 
-@_compiled
+@compiled
 def spread(changed: Any, size: Any, stride: Any, padding: Any, dilation: Any, seen: Any, begin: int, end: int) -> None:
     """Where a kernel sees a changed position.
 
@@ -87,7 +70,7 @@ def spread(changed: Any, size: Any, stride: Any, padding: Any, dilation: Any, se
                 seen[i, y, x] = whole[np.uintp(x) * step]
 
 
-@_compiled
+@compiled
 def _vertically(changed: Any, i: int, top: int, size: int, dilation: int, line: Any, first: int) -> Any:
     """Some rows of an image, put together by `or`, written to `line` from `first` on, and whether there is anything."""
     width = np.uintp(changed.shape[2])
@@ -104,7 +87,7 @@ def _vertically(changed: Any, i: int, top: int, size: int, dilation: int, line: 
     return found
 
 
-@_compiled
+@compiled
 def enlist(changed: Any, frames: Any, firsts: Any, places: Any, lookup: Any, begin: int, end: int) -> None:
     """List the changed positions, and where each position's row is to be.
 
@@ -131,7 +114,7 @@ def enlist(changed: Any, frames: Any, firsts: Any, places: Any, lookup: Any, beg
         lookup[i, positions] = len(places)
 
 
-@_compiled
+@compiled
 def perturb(inputs: Any, change: Any, replaced: Any, rows: Any, images: Any, begin: int, end: int) -> None:
     """Apply masks.
 
@@ -155,7 +138,7 @@ def perturb(inputs: Any, change: Any, replaced: Any, rows: Any, images: Any, beg
         images[i, positions] = 0
 
 
-@_compiled
+@compiled
 def rearrange(weight: Any, matrix: Any, begin: int, end: int) -> None:
     """The weights of flattened images as a matrix by positions.
 
@@ -175,7 +158,7 @@ def rearrange(weight: Any, matrix: Any, begin: int, end: int) -> None:
 _tile_of_two, _tile_of_one, _row_of_two, _row_of_one = tile(HEIGHT, 2), tile(HEIGHT, 1), tile(1, 2), tile(1, 1)
 
 
-@_compiled
+@compiled
 def multiply(
     rows: Any, lookup: Any, taps: Any, places: Any, matrix: Any, bias: Any, idle: int, follows: int, out: Any, begin: int, end: int
 ) -> None:
@@ -198,41 +181,14 @@ def multiply(
     twos = width // (2 * LANES) * (2 * LANES)
     for column in range(0, twos, 2 * LANES):
         for i in range(begin, tiles, HEIGHT):
-            _tile_of_two(rows, lookup, taps, places, matrix, bias, idle, out, i, column)
+            _tile_of_two(rows, lookup, taps, places, matrix, bias, idle, follows, out, i, column)
         for i in range(tiles, end):
-            _row_of_two(rows, lookup, taps, places, matrix, bias, idle, out, i, column)
+            _row_of_two(rows, lookup, taps, places, matrix, bias, idle, follows, out, i, column)
     for column in range(twos, width, LANES):
         for i in range(begin, tiles, HEIGHT):
-            _tile_of_one(rows, lookup, taps, places, matrix, bias, idle, out, i, column)
+            _tile_of_one(rows, lookup, taps, places, matrix, bias, idle, follows, out, i, column)
         for i in range(tiles, end):
-            _row_of_one(rows, lookup, taps, places, matrix, bias, idle, out, i, column)
-    if follows != IDENTITY:
-        _follow(follows, out, begin, end)
-
-
-@_compiled
-def _follow(follows: int, out: Any, begin: int, end: int) -> None:
-    for i in range(begin, end):
-        for j in range(out.shape[1]):
-            x = out[i, j]
-            low = np.float32(0) if follows == RELU else _exponential(x) - np.float32(1)
-            out[i, j] = low if x <= 0 else x
-
-
-@_compiled
-def _exponential(x: Any) -> Any:
-    """`exp(x)` for `x <= 0`, anything for others, within 1e-7: Cephes' `expf`, without branches, so that several are computed at a time."""
-    x = min(max(x, np.float32(-87)), np.float32(0))
-    whole = np.floor(x * np.float32(1.44269504088896341) + np.float32(0.5))
-    x = x - whole * np.float32(0.693359375) + whole * np.float32(2.12194440e-4)
-    y = np.float32(1.9875691500e-4)
-    y = y * x + np.float32(1.3981999507e-3)
-    y = y * x + np.float32(8.3334519073e-3)
-    y = y * x + np.float32(4.1665795894e-2)
-    y = y * x + np.float32(1.6666665459e-1)
-    y = y * x + np.float32(5.0000001201e-1)
-    y = y * x * x + x + np.float32(1)
-    return y * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
+            _row_of_one(rows, lookup, taps, places, matrix, bias, idle, follows, out, i, column)
 
 
 def warm_up() -> None:
@@ -245,3 +201,6 @@ def warm_up() -> None:
     perturb(number, number, number, long[0], number[None], 0, 0)
     rearrange(number[None], number[None], 0, 0)
     multiply(number, short, long, pair, line, line, -1, IDENTITY, line, 0, 0)
+    layers, pixel, many = np.zeros(1, LAYER), number[None], np.zeros(1, np.int64)
+    run_references(layers, pixel, many, line[0], line[0], many, number, 0, 0)
+    run_layers(layers, pixel, byte[None], many, number, line[0], line[0], many, line[0], pixel, byte, 0, 0)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saliency_wrappers.incremental.changes import Changes, Pending
+from saliency_wrappers.incremental.changes import Changes, Pending, convolved
 from saliency_wrappers.incremental.places import Kernel, slide
 from saliency_wrappers.incremental.products import elu, relu
 
@@ -44,6 +44,8 @@ def on_images(images: Changes | Pending, operator: Operator, name: str, args: tu
             return images.settled.pointwise(lambda rows: operator(rows, *args, **kwargs))
         fast = _FAST.get(name) if isinstance(images, Pending) and usual else None
         return images.pointwise(fast or (lambda rows: operator(rows, *args, **kwargs)))
+    if name == "conv2d":
+        return _convolution(images, *args, **kwargs)
     rule = _LAYERS.get(name)
     return NotImplemented if rule is None else rule(images.settled, operator, *args, **kwargs)
 
@@ -55,8 +57,7 @@ _FAST: dict[str, Callable[[Tensor], Tensor]] = {"elu": elu, "relu": relu}
 
 
 def _convolution(
-    changes: Changes,
-    operator: Operator,
+    images: Changes | Pending,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: Any = 1,
@@ -67,7 +68,7 @@ def _convolution(
     if groups != 1 or isinstance(padding, str):
         return NotImplemented
     kernel = Kernel((weight.shape[2], weight.shape[3]), _pair(stride), _pair(padding), _pair(dilation))
-    return changes.convolved(weight, bias, kernel)
+    return convolved(images, weight, bias, kernel)
 
 
 def _max_pooling(
@@ -133,7 +134,6 @@ def _as_it_is(changes: Changes, operator: Operator, *args: Any, **kwargs: Any) -
 
 
 _LAYERS: dict[str, Operator] = {
-    "conv2d": _convolution,
     "max_pool2d": _max_pooling,
     "avg_pool2d": _average_pooling,
     "batch_norm": _normalisation,

@@ -1,12 +1,18 @@
-"""`tile`: the innermost product as LLVM instructions, with all its sums in registers. No loop in Python compiles to that."""
+"""`tile` and `window_tile`: the innermost products as LLVM instructions, with all their sums in registers.
+
+No loop in Python compiles to that.
+"""
 
 from __future__ import annotations
 
 import importlib
-import platform
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
+
+from saliency_wrappers.incremental.vectors import ELU, LANES, RELU, VECTOR, WIDE, elu, fused, relu
 
 _numba: Any = importlib.import_module("numba")
 _core: Any = importlib.import_module("numba.core.cgutils")
@@ -14,31 +20,37 @@ _arrays: Any = importlib.import_module("numba.np.arrayobj")
 _extending: Any = importlib.import_module("numba.extending")
 _ir: Any = ir
 
-_features: dict[str, bool] = dict(binding.get_host_cpu_features())  # pyright: ignore
-_WIDE = _features.get("avx512f", False)
-
-MULTIPLIES_AND_ADDS = _features.get("fma", False) or platform.machine() in ("aarch64", "arm64")
-"""Whether the processor does both in one instruction; else the kernels would be slower than PyTorch."""
-LANES = 16 if _WIDE else 8
-"""How many float32 are multiplied at a time."""
-HEIGHT = 10 if _WIDE else 6
+HEIGHT = 10 if WIDE else 6
 """How many rows are multiplied at a time: as many as there are registers for."""
+
+_WORD = _ir.IntType(64)
 
 
 def tile(height: int, vectors: int) -> Any:
     """A function for kernels: `height` rows by `vectors * LANES` columns of what `multiply` fills, from row `i` and `column` on.
 
-    Its arguments are those of `multiply`, up to `idle`, then `out, i, column`.
+    Its arguments are those of `multiply`, up to `follows`, then `out, i, column`.
     """
 
     @_extending.intrinsic
     def product(
-        context: Any, rows: Any, lookup: Any, taps: Any, places: Any, matrix: Any, bias: Any, idle: Any, out: Any, i: Any, column: Any
+        context: Any,
+        rows: Any,
+        lookup: Any,
+        taps: Any,
+        places: Any,
+        matrix: Any,
+        bias: Any,
+        idle: Any,
+        follows: Any,
+        out: Any,
+        i: Any,
+        column: Any,
     ) -> Any:
-        signature = _numba.types.void(rows, lookup, taps, places, matrix, bias, idle, out, i, column)
+        signature = _numba.types.void(rows, lookup, taps, places, matrix, bias, idle, follows, out, i, column)
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            _Tile(context, builder, signature.args, args, height, vectors).write()
+            _LookedUpTile(_Given(context, builder, signature.args, args, _LOOKED_UP), height, vectors).write()
             return context.get_dummy_value()
 
         return signature, generate
@@ -46,96 +58,201 @@ def tile(height: int, vectors: int) -> Any:
     return product
 
 
-_WORD = _ir.IntType(64)
-_VECTOR = _ir.VectorType(_ir.FloatType(), LANES)
+def window_tile(height: int, vectors: int) -> Any:
+    """A function for kernels: `height` rows by `vectors * LANES` columns of a layer whose windows lie in runs of numbers.
+
+    Its arguments: `memory` 1-D float32 with what goes in and what comes out, `starts` and `targets` 1-D int64: where in it each window begins,
+    and each result, `runs` 1-D int64: where in a window each run begins, of which those from `first` to `last` count, `length`: of a run,
+    `weights` 1-D float32 whose `vectors * LANES` columns begin at `weight`, `biases` 1-D float32 from `bias` on, `follows`, `i`: the first row,
+    and `column`: where in a result the first one goes.
+    """
+
+    @_extending.intrinsic
+    def product(
+        context: Any,
+        memory: Any,
+        starts: Any,
+        targets: Any,
+        runs: Any,
+        first: Any,
+        last: Any,
+        length: Any,
+        weights: Any,
+        weight: Any,
+        biases: Any,
+        bias: Any,
+        follows: Any,
+        i: Any,
+        column: Any,
+    ) -> Any:
+        kinds = (memory, starts, targets, runs, first, last, length, weights, weight, biases, bias, follows, i, column)
+        signature = _numba.types.void(*kinds)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            _WindowTile(_Given(context, builder, signature.args, args, _WINDOWS), height, vectors).write()
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return product
 
 
-def _number(value: int) -> Any:
-    return _ir.Constant(_WORD, value)
+def copier() -> Any:
+    """A function for kernels, `(source, target, at, length)`: copies `length` numbers, a multiple of `LANES`, to the same place."""
+
+    @_extending.intrinsic
+    def copy(context: Any, source: Any, target: Any, at: Any, length: Any) -> Any:
+        signature = _numba.types.void(source, target, at, length)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            given = _Given(context, builder, signature.args, args, ("source", "target", "at", "length"))
+            with _core.for_range(builder, builder.udiv(given.numbers["length"], number_of(LANES))) as part:
+                place = builder.add(given.numbers["at"], builder.mul(part.index, number_of(LANES)))
+                builder.store(builder.load(given.vector("source", place), align=4), given.vector("target", place), align=4)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return copy
+
+
+_LOOKED_UP = tuple("rows lookup taps places matrix bias idle follows out i column".split())
+_WINDOWS = tuple("memory starts targets runs first last length weights weight biases bias follows i column".split())
+
+
+class _Given:
+    """The arguments of a function that is being written, by name: data and shapes of arrays, and numbers."""
+
+    def __init__(self, context: Any, builder: Any, kinds: Sequence[Any], args: Sequence[Any], names: Sequence[str]) -> None:
+        self.builder = builder
+        self.data: dict[str, Any] = {}
+        self.shapes: dict[str, Any] = {}
+        self.numbers: dict[str, Any] = {}
+        for name, kind, value in zip(names, kinds, args, strict=True):
+            if isinstance(kind, _numba.types.Array):
+                array = _arrays.make_array(kind)(context, builder, value)
+                self.data[name], self.shapes[name] = array.data, _core.unpack_tuple(builder, array.shape, kind.ndim)
+            else:
+                self.numbers[name] = value if value.type == _WORD else builder.sext(value, _WORD)
+
+    def vector(self, name: str, at: Any) -> Any:
+        """Where a vector of an array's numbers begins."""
+        return self.builder.bitcast(self.builder.gep(self.data[name], [at]), VECTOR.as_pointer())
 
 
 class _Tile:
-    """Writes the instructions of one tile."""
+    """Writes instructions: sums that stay in registers, and what is added to them."""
 
-    def __init__(self, context: Any, builder: Any, kinds: Any, args: Any, height: int, vectors: int) -> None:
-        names = ("rows", "lookup", "taps", "places", "matrix", "bias", "idle", "out", "i", "column")
-        given = dict(zip(names, zip(kinds, args, strict=True), strict=True))
-        arrays = {name: _arrays.make_array(given[name][0])(context, builder, given[name][1]) for name in names if name not in _SCALARS}
-        self.data = {name: array.data for name, array in arrays.items()}
-        self.idle, self.i, self.column = (given[name][1] for name in _SCALARS)
-        self.channels, self.taps, self.width = (_columns(builder, arrays[name]) for name in ("rows", "taps", "matrix"))
-        self.known, self.positions = _core.unpack_tuple(builder, arrays["lookup"].shape, 2)
-        self.builder, self.height, self.vectors = builder, height, vectors
-        self.sums = [[_core.alloca_once(builder, _VECTOR) for _ in range(vectors)] for _ in range(height)]
+    def __init__(self, given: _Given, height: int, vectors: int) -> None:
+        self.builder, self.vector = given.builder, given.vector
+        self.data, self.shapes, self.numbers = given.data, given.shapes, given.numbers
+        self.height, self.vectors = height, vectors
+        self.sums = [[_core.alloca_once(self.builder, VECTOR) for _ in range(vectors)] for _ in range(height)]
 
-    def write(self) -> None:
-        """The whole tile: sums begin with the bias, and get something added by each tap that is not idle."""
-        builder = self.builder
-        for j, bias in enumerate(self._vectors_at("bias", self.column)):
+    def begin(self, name: str, at: Any) -> None:
+        """The sums begin with what is there."""
+        for j, bias in enumerate(self.vectors_at(name, at)):
             for sums in self.sums:
-                builder.store(bias, sums[j])
-        places = [self._place(r) for r in range(self.height)]
-        with _core.for_range(builder, self.taps) as tap:
-            rows = [self._row(image, position, tap.index) for image, position in places]
-            busy = builder.icmp_signed("<", self.idle, _number(0))
-            for row in rows:
-                busy = builder.or_(busy, builder.icmp_signed("!=", row, self.idle))
-            with builder.if_then(busy):
-                self._add(rows, tap.index)
-        for r, sums in enumerate(self.sums):
-            start = builder.add(builder.mul(builder.add(self.i, _number(r)), self.width), self.column)
-            for j in range(self.vectors):
-                builder.store(builder.load(sums[j]), self._vector("out", builder.add(start, _number(j * LANES))), align=4)
+                self.builder.store(bias, sums[j])
 
-    def _place(self, r: int) -> tuple[Any, Any]:
-        """Where in `lookup` the image of row `r` begins, and where in `taps` its position."""
+    def add(self, name: str, starts: Sequence[Any], length: Any, matrix: str, line: Callable[[Any], Any]) -> None:
+        """Add the products of so many numbers from each start on with the matrix's lines, which begin where `line` says."""
         builder = self.builder
-        at = builder.mul(builder.add(self.i, _number(r)), _number(2))
-        image, position = (self._integer("places", builder.add(at, _number(k))) for k in (0, 1))
-        return builder.mul(image, self.positions), builder.mul(position, self.taps)
-
-    def _row(self, image: Any, position: Any, tap: Any) -> Any:
-        """Which of `rows` a tap sees: by `lookup` where there is one."""
-        builder = self.builder
-        at = builder.add(image, self._integer("taps", builder.add(position, tap)))
-        row = _core.alloca_once_value(builder, at)
-        with builder.if_then(builder.icmp_signed("!=", self.known, _number(0))):
-            builder.store(self._integer("lookup", at), row)
-        return builder.load(row)
-
-    def _add(self, rows: list[Any], tap: Any) -> None:
-        """Add to the sums what a tap sees, times its lines of the matrix."""
-        builder = self.builder
-        fma = _core.get_or_insert_function(builder.module, _ir.FunctionType(_VECTOR, [_VECTOR] * 3), f"llvm.fma.v{LANES}f32")
-        starts = [builder.mul(row, self.channels) for row in rows]
-        first = builder.mul(tap, self.channels)
-        with _core.for_range(builder, self.channels) as channel:
-            line = builder.mul(builder.add(first, channel.index), self.width)
-            weights = self._vectors_at("matrix", builder.add(line, self.column))
+        with _core.for_range(builder, length) as place:
+            weights = self.vectors_at(matrix, line(place.index))
             for start, sums in zip(starts, self.sums, strict=True):
-                number = self._everywhere(builder.load(builder.gep(self.data["rows"], [builder.add(start, channel.index)])))
+                number = self._everywhere(builder.load(builder.gep(self.data[name], [builder.add(start, place.index)])))
                 for weight, total in zip(weights, sums, strict=True):
-                    builder.store(builder.call(fma, [number, weight, builder.load(total)]), total)
+                    builder.store(fused(builder, number, weight, builder.load(total)), total)
 
-    def _integer(self, name: str, at: Any) -> Any:
+    def end(self, name: str, starts: Sequence[Any]) -> None:
+        """The function that follows is applied to the sums, which go where each start is."""
+        for code, function in ((RELU, relu), (ELU, elu)):
+            with self.builder.if_then(self.builder.icmp_signed("==", self.numbers["follows"], number_of(code))):
+                for total in itertools.chain(*self.sums):
+                    self.builder.store(function(self.builder, self.builder.load(total)), total)
+        for start, sums in zip(starts, self.sums, strict=True):
+            for j, total in enumerate(sums):
+                place = self.vector(name, self.builder.add(start, number_of(j * LANES)))
+                self.builder.store(self.builder.load(total), place, align=4)
+
+    def integer(self, name: str, at: Any) -> Any:
+        """A number of an array of integers."""
         value = self.builder.load(self.builder.gep(self.data[name], [at]))
         return value if value.type == _WORD else self.builder.sext(value, _WORD)
 
-    def _vector(self, name: str, at: Any) -> Any:
-        return self.builder.bitcast(self.builder.gep(self.data[name], [at]), _VECTOR.as_pointer())
-
-    def _vectors_at(self, name: str, at: Any) -> list[Any]:
-        places = [self.builder.add(at, _number(j * LANES)) for j in range(self.vectors)]
-        return [self.builder.load(self._vector(name, place), align=4) for place in places]
+    def vectors_at(self, name: str, at: Any) -> list[Any]:
+        """As many numbers as the tile is wide."""
+        places = [self.builder.add(at, number_of(j * LANES)) for j in range(self.vectors)]
+        return [self.builder.load(self.vector(name, place), align=4) for place in places]
 
     def _everywhere(self, value: Any) -> Any:
-        nothing, index = _ir.Constant(_VECTOR, _ir.Undefined), _ir.IntType(32)
+        nothing, index = _ir.Constant(VECTOR, _ir.Undefined), _ir.IntType(32)
         single = self.builder.insert_element(nothing, value, _ir.Constant(index, 0))
         return self.builder.shuffle_vector(single, nothing, _ir.Constant(_ir.VectorType(index, LANES), [0] * LANES))
 
 
-_SCALARS = ("idle", "i", "column")
+class _LookedUpTile(_Tile):
+    """Each tap's row is looked up; a tap is left out where all rows of the tile are idle."""
+
+    def write(self) -> None:
+        """The whole tile."""
+        builder, idle = self.builder, self.numbers["idle"]
+        self.begin("bias", self.numbers["column"])
+        places = [self._place(r) for r in range(self.height)]
+        with _core.for_range(builder, self.shapes["taps"][1]) as tap:
+            rows = [self._row(image, position, tap.index) for image, position in places]
+            busy = builder.icmp_signed("<", idle, number_of(0))
+            for row in rows:
+                busy = builder.or_(busy, builder.icmp_signed("!=", row, idle))
+            with builder.if_then(busy):
+                self._add(rows, tap.index)
+        width = self.shapes["matrix"][1]
+        lines = [builder.mul(builder.add(self.numbers["i"], number_of(r)), width) for r in range(self.height)]
+        self.end("out", [builder.add(line, self.numbers["column"]) for line in lines])
+
+    def _place(self, r: int) -> tuple[Any, Any]:
+        """Where in `lookup` the image of row `r` begins, and where in `taps` its position."""
+        builder = self.builder
+        at = builder.mul(builder.add(self.numbers["i"], number_of(r)), number_of(2))
+        image, position = (self.integer("places", builder.add(at, number_of(k))) for k in (0, 1))
+        return builder.mul(image, self.shapes["lookup"][1]), builder.mul(position, self.shapes["taps"][1])
+
+    def _row(self, image: Any, position: Any, tap: Any) -> Any:
+        """Which of `rows` a tap sees: by `lookup` where there is one."""
+        builder = self.builder
+        at = builder.add(image, self.integer("taps", builder.add(position, tap)))
+        row = _core.alloca_once_value(builder, at)
+        with builder.if_then(builder.icmp_signed("!=", self.shapes["lookup"][0], number_of(0))):
+            builder.store(self.integer("lookup", at), row)
+        return builder.load(row)
+
+    def _add(self, rows: list[Any], tap: Any) -> None:
+        """Add to the sums what a tap sees, times its lines of the matrix."""
+        builder, channels = self.builder, self.shapes["rows"][1]
+        first, width, column = builder.mul(tap, channels), self.shapes["matrix"][1], self.numbers["column"]
+        starts = [builder.mul(row, channels) for row in rows]
+        self.add("rows", starts, channels, "matrix", lambda k: builder.add(builder.mul(builder.add(first, k), width), column))
 
 
-def _columns(builder: Any, array: Any) -> Any:
-    return _core.unpack_tuple(builder, array.shape, 2)[1]
+class _WindowTile(_Tile):
+    """All windows have their runs in the same places, and each run is as long."""
+
+    def write(self) -> None:
+        """The whole tile."""
+        builder, numbers = self.builder, self.numbers
+        width, length = number_of(self.vectors * LANES), numbers["length"]
+        self.begin("biases", builder.add(numbers["bias"], numbers["column"]))
+        rows = [builder.add(numbers["i"], number_of(r)) for r in range(self.height)]
+        windows = [self.integer("starts", row) for row in rows]
+        with _core.for_range(builder, builder.sub(numbers["last"], numbers["first"])) as run:
+            shift = self.integer("runs", builder.add(numbers["first"], run.index))
+            starts = [builder.add(window, shift) for window in windows]
+            line = builder.add(numbers["weight"], builder.mul(builder.mul(run.index, length), width))
+            self.add("memory", starts, length, "weights", lambda k: builder.add(line, builder.mul(k, width)))
+        self.end("memory", [builder.add(self.integer("targets", row), numbers["column"]) for row in rows])
+
+
+def number_of(value: int) -> Any:
+    """A number that is known when the instructions are written."""
+    return _ir.Constant(_WORD, value)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 
@@ -40,7 +41,8 @@ class Workspace(threading.local):
         if self._taken == len(self._kept):
             self._kept.append(like.new_empty(0))
         kept = self._kept[self._taken]
-        if len(kept) < size or (kept.dtype, kept.device) != (like.dtype, like.device):
+        unfit = kept.is_inference() and not torch.is_inference_mode_enabled()  # nothing may be written to it
+        if unfit or len(kept) < size or (kept.dtype, kept.device) != (like.dtype, like.device):
             self._kept[self._taken] = kept = like.new_empty(size + size // 4)
         self._taken += 1
         return kept[:size].view(shape)

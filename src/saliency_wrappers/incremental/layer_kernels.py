@@ -1,0 +1,257 @@
+"""Kernels that run several layers on one image after another, while all that is known of it stays in the processor's cache.
+
+Each image begins as its reference: of every layer's activations only those that its changes reach are computed, and put back afterwards.
+`LAYER` says what a layer is and where its things are. Arrays are given as `run_layers` says; nothing is checked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from saliency_wrappers.incremental.compiling import compiled
+from saliency_wrappers.incremental.tiles import HEIGHT, copier, window_tile
+from saliency_wrappers.incremental.vectors import LANES
+
+_PAIRS = "size stride padding dilation".split()
+_PLACES = "height width channels rows columns outputs follows weights biases first_run last_run run_length".split()
+_WHERE = "from_ line to_ to_line to_padding marks list_".split()
+LAYER = np.dtype(
+    [(name, np.int64) for name in _PLACES + _WHERE] + [(f"{name}_{axis}", np.int64) for name in _PAIRS for axis in ("y", "x")]
+)
+"""A convolution `(height, width, channels)` to `(rows, columns, outputs)`, and the function that follows.
+
+`weights`, `biases`, `first_run`, `last_run`: where its own are in the arrays of all layers; `run_length`: numbers of a window that lie
+together. `from_`, `to_`: where its input and output begin in an image's memory, padding included, `line` and `to_line` positions after
+another; `to_padding`: from there to the first output that is not padding. `marks`: where its outputs' marks begin. `list_`: where the list of
+computed outputs begins.
+"""
+
+_tile_of_two, _tile_of_one, _copy = window_tile(HEIGHT, 2), window_tile(HEIGHT, 1), copier()
+
+
+@compiled
+def run_references(layers: Any, images: Any, firsts: Any, weights: Any, biases: Any, runs: Any, memory: Any, begin: int, end: int) -> None:
+    """Run the layers on whole reference images.
+
+    Args:
+        layers: as for `run_layers`, like the rest.
+        images: the same.
+        firsts: `(f,)` int64: which image is each frame's reference.
+        weights: the same.
+        biases: the same.
+        runs: the same.
+        memory: to be filled, `(f, any)` float32, 0 where padding is.
+        begin: the first frame.
+        end: the one after the last.
+    """
+    most = 0
+    for l in range(len(layers)):
+        most = max(most, layers[l].rows * layers[l].columns)
+    starts, targets = np.empty(most + HEIGHT, np.int64), np.empty(most + HEIGHT, np.int64)
+    for frame in range(begin, end):
+        first = layers[0]
+        _put(first, images[firsts[frame]], memory[frame], 0, first.height, 0, first.width)
+        for l in range(len(layers)):
+            layer, count = layers[l], 0
+            for y in range(layer.rows):
+                for x in range(layer.columns):
+                    starts[count], targets[count] = _place(layer, y, x)
+                    count += 1
+            _multiply(layer, memory[frame], starts, targets, count, weights, biases, runs)
+
+
+@compiled
+def run_layers(
+    layers: Any,
+    images: Any,
+    changed: Any,
+    frames: Any,
+    references: Any,
+    weights: Any,
+    biases: Any,
+    runs: Any,
+    memory: Any,
+    out: Any,
+    reached: Any,
+    begin: int,
+    end: int,
+) -> None:
+    """Run the layers on what images change.
+
+    Args:
+        layers: `(l,)` of `LAYER`.
+        images: `(n, positions + 1, C)` float32, the padding behind each image.
+        changed: `(n, h, w)` uint8, 0 or 1: where they differ from their references.
+        frames: `(n,)` int64, ascending: which reference an image belongs to.
+        references: `(f, any)` float32: the references' memory, as `run_references` filled it.
+        weights: of all layers, float32: for each `2 * LANES` outputs, or the last `LANES`, `(size, channels, outputs)`.
+        biases: of all layers, float32.
+        runs: of all layers, int64: where in a window each run begins.
+        memory: of the size of one of `references`, to work in.
+        out: to be filled, `(n, positions' + 1, C')` float32, the padding behind each image.
+        reached: to be filled, `(n, positions')` uint8: where `out` may differ from its reference.
+        begin: the first image.
+        end: the one after the last.
+    """
+    last = layers[len(layers) - 1]
+    lists, room = last.list_ + last.rows * last.columns + HEIGHT, last.marks + last.rows * last.columns
+    starts, targets = np.empty(lists, np.int64), np.empty(lists, np.int64)
+    flags, tall = np.empty(room, np.uint8), np.empty(_widest(layers), np.uint8)
+    counts = np.zeros(len(layers), np.int64)
+    frame, outputs = np.int64(-1), last.rows * last.columns * last.outputs
+    for i in range(begin, end):
+        if frames[i] != frame:
+            frame = frames[i]
+            memory[:] = references[frame]
+        top, bottom, left, right = _box(changed[i], tall)
+        first = layers[0]
+        _put(first, images[i], memory, top, bottom, left, right)
+        marks, y0, y1, x0, x1 = changed[i].reshape(-1), top, bottom, left, right
+        for l in range(len(layers)):
+            layer = layers[l]
+            y0, y1, x0, x1 = _reach(layer, marks, flags[layer.marks :], tall, y0, y1, x0, x1)
+            marks = flags[layer.marks :]
+            counts[l] = _list(layer, flags, starts, targets, y0, y1, x0, x1)
+            _multiply(layer, memory, starts[layer.list_ :], targets[layer.list_ :], counts[l], weights, biases, runs)
+        out[i, : last.rows * last.columns] = memory[last.to_ : last.to_ + outputs].reshape(-1, last.outputs)
+        out[i, last.rows * last.columns] = 0
+        reached[i] = flags[last.marks :]
+        _take_back(layers, counts, targets, references[frame], memory, top, bottom, left, right)
+
+
+@compiled
+def _widest(layers: Any) -> int:
+    widest = 0
+    for l in range(len(layers)):
+        widest = max(widest, layers[l].width + 2 * layers[l].padding_x)
+    return widest
+
+
+@compiled
+def _box(changed: Any, columns: Any) -> Any:
+    """The rows and columns between which an image is changed, `(top, bottom, left, right)`."""
+    height, width = changed.shape
+    columns[:] = 0
+    top, bottom = height, 0
+    for y in range(height):
+        row, found = changed[y], np.uint8(0)
+        for x in range(np.uintp(width)):
+            found |= row[x]
+        if found:
+            top, bottom = min(top, y), y + 1
+            for x in range(np.uintp(width)):
+                columns[x] |= row[x]
+    left, right = 0, width
+    while left < width and not columns[left]:
+        left += 1
+    while right > left and not columns[right - 1]:
+        right -= 1
+    return top, bottom, left, right
+
+
+@compiled
+def _put(layer: Any, image: Any, memory: Any, top: int, bottom: int, left: int, right: int) -> None:
+    """Some rows and columns of an image `(positions + 1, C)`."""
+    length = np.uintp((right - left) * layer.channels)
+    for y in range(top, bottom):
+        row = image.reshape(-1)[(y * layer.width + left) * layer.channels :]
+        line = memory[_corner(layer, y, left) :]
+        for x in range(length):
+            line[x] = row[x]
+
+
+@compiled
+def _corner(layer: Any, y: int, x: int) -> int:
+    """Where in memory a position's channels begin."""
+    return layer.from_ + ((y + layer.padding_y) * layer.line + x + layer.padding_x) * layer.channels
+
+
+@compiled
+def _place(layer: Any, y: int, x: int) -> Any:
+    """Where the window of an output begins, and where the output goes."""
+    start = layer.from_ + (y * layer.stride_y * layer.line + x * layer.stride_x) * layer.channels
+    return start, layer.to_ + (layer.to_padding + y * layer.to_line + x) * layer.outputs
+
+
+@compiled
+def _reach(layer: Any, marks: Any, flags: Any, tall: Any, top: int, bottom: int, left: int, right: int) -> Any:
+    """Mark the outputs that see a mark; all marks are within a box, and so are the new ones within that which is returned."""
+    flags[: layer.rows * layer.columns] = 0
+    if top >= bottom:
+        return 0, 0, 0, 0
+    y0, y1 = _between(top, bottom, layer.size_y, layer.stride_y, layer.padding_y, layer.dilation_y, layer.rows)
+    x0, x1 = _between(left, right, layer.size_x, layer.stride_x, layer.padding_x, layer.dilation_x, layer.columns)
+    tall[:] = 0
+    seen, length = tall[left + layer.padding_x :], np.uintp(right - left)
+    for y in range(y0, y1):
+        for x in range(length):
+            seen[x] = 0
+        for tap in range(layer.size_y):
+            row = y * layer.stride_y - layer.padding_y + tap * layer.dilation_y
+            if top <= row < bottom:
+                line = marks[row * layer.width + left :]
+                for x in range(length):
+                    seen[x] |= line[x]
+        to = flags[y * layer.columns :]
+        for x in range(x0, x1):
+            found = np.uint8(0)
+            for tap in range(layer.size_x):
+                found |= tall[np.uintp(x * layer.stride_x + tap * layer.dilation_x)]
+            to[np.uintp(x)] = found
+    return y0, y1, x0, x1
+
+
+@compiled
+def _between(begin: int, end: int, size: int, stride: int, padding: int, dilation: int, outputs: int) -> Any:
+    """The first output whose window reaches the inputs from `begin` to `end`, and the one after the last."""
+    first = -(-(begin + padding - (size - 1) * dilation) // stride)
+    return min(max(0, first), outputs), max(0, min(outputs, (end - 1 + padding) // stride + 1))
+
+
+@compiled
+def _list(layer: Any, flags: Any, starts: Any, targets: Any, y0: int, y1: int, x0: int, x1: int) -> int:
+    """List the marked outputs; how many they are."""
+    count = layer.list_
+    for y in range(y0, y1):
+        for x in range(x0, x1):
+            if flags[layer.marks + y * layer.columns + x]:
+                starts[count], targets[count] = _place(layer, y, x)
+                count += 1
+    return count - layer.list_
+
+
+@compiled
+def _multiply(layer: Any, memory: Any, starts: Any, targets: Any, count: int, weights: Any, biases: Any, runs: Any) -> None:
+    """Compute the listed outputs; the list has room for a tile more than there are."""
+    whole = -(-count // HEIGHT) * HEIGHT
+    for k in range(count, whole):  # the last tile's spare rows do the last one again
+        starts[k], targets[k] = starts[count - 1], targets[count - 1]
+    twos, place = layer.outputs // (2 * LANES) * (2 * LANES), layer.weights
+    first, last, length, follows = layer.first_run, layer.last_run, layer.run_length, layer.follows
+    for column in range(0, twos, 2 * LANES):
+        for i in range(0, whole, HEIGHT):
+            _tile_of_two(memory, starts, targets, runs, first, last, length, weights, place, biases, layer.biases, follows, i, column)
+        place += (last - first) * length * 2 * LANES
+    for column in range(twos, layer.outputs, LANES):
+        for i in range(0, whole, HEIGHT):
+            _tile_of_one(memory, starts, targets, runs, first, last, length, weights, place, biases, layer.biases, follows, i, column)
+        place += (last - first) * length * LANES
+
+
+@compiled
+def _take_back(
+    layers: Any, counts: Any, targets: Any, reference: Any, memory: Any, top: int, bottom: int, left: int, right: int
+) -> None:
+    """Make the memory the reference's again."""
+    first = layers[0]
+    length = np.uintp((right - left) * first.channels)
+    for y in range(top, bottom):
+        line, own = memory[_corner(first, y, left) :], reference[_corner(first, y, left) :]
+        for x in range(length):
+            line[x] = own[x]
+    for l in range(len(layers)):
+        layer = layers[l]
+        for k in range(layer.list_, layer.list_ + counts[l]):
+            _copy(reference, memory, targets[k], layer.outputs)

@@ -1,0 +1,178 @@
+"""`run_layers`: several convolutions at once, on one image after another, where there are compiled kernels for it.
+
+What is between the layers is never put together: it stays in the processor's cache.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saliency_wrappers.incremental.places import Batch, Kernel
+from saliency_wrappers.incremental.products import Pointwise, Product, direct, elu, relu
+from saliency_wrappers.incremental.threads import share
+from saliency_wrappers.incremental.workspace import workspace
+
+_LARGEST = 4_000_000
+"""How many numbers may be known of an image, all layers together: each thread and each reference needs memory for them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A convolution, and what follows it."""
+
+    kernel: Kernel
+    product: Product
+    function: Pointwise | None
+    """`relu`, `elu`, or None."""
+
+    @property
+    def outputs(self) -> int:
+        """How many channels come out."""
+        return self.product.matrix.shape[1]
+
+
+def kernels_for(layers: Sequence[Layer], images: Tensor, size: tuple[int, int]) -> ModuleType | None:
+    """The kernels that run these layers on `images` `(any, C)` of this height and width. None where they do not."""
+    channels, compiled = images.shape[1], None
+    if not images.is_cpu or images.dtype != torch.float32:
+        return None
+    for one in layers:
+        compiled = direct(one.product.matrix, one.product.bias)
+        if compiled is None or len(one.product.matrix) != channels * one.kernel.size[0] * one.kernel.size[1]:
+            return None
+        channels = one.outputs
+    if compiled is None or _geometry(layers, images.shape[1], size, compiled)[1] > _LARGEST:
+        return None
+    # What comes out is put together as whole images.
+    height, width = _size_after(layers, size)
+    return compiled if height * width * channels <= 4 * size[0] * size[1] * images.shape[1] else None
+
+
+def run_layers(compiled: ModuleType, layers: Sequence[Layer], images: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Run layers by the kernels for them.
+
+    Args:
+        compiled: the kernels.
+        layers: what to run, first things first.
+        images: `(n * (positions + 1), C)`, the padding behind each image.
+        batch: what they are about.
+
+    Returns:
+        The same of what comes out, and where that is changed, `(n, h', w')` bool.
+    """
+    n, height, width = batch.changed.shape
+    table, needed = _geometry(layers, images.shape[1], (height, width), compiled)
+    rows, columns = _size_after(layers, (height, width))
+    out = workspace.take((n, rows * columns + 1, layers[-1].outputs), images)
+    reached = workspace.take((n, rows * columns), batch.changed)
+    references = workspace.take((len(batch.first), needed), images).zero_()
+    weights = torch.cat([_packed(one.product.matrix, 2 * compiled.LANES) for one in layers])
+    biases = torch.cat([weights.new_zeros(one.outputs) if one.product.bias is None else one.product.bias for one in layers])
+    runs = _runs(layers, images.shape[1], width)
+    pictures = images.detach().view(n, height * width + 1, -1).numpy()
+    known = [array.detach().numpy() for array in (weights, biases, runs)]
+    changed, result = batch.changed.view(torch.uint8).numpy(), (out.numpy(), reached.view(torch.uint8).numpy())
+    frames, firsts, memory = batch.frames.numpy(), batch.first.numpy(), references.numpy()
+    share(lambda begin, end: compiled.run_references(table, pictures, firsts, *known, memory, begin, end), len(firsts), 1)
+    share(
+        lambda begin, end: compiled.run_layers(
+            table, pictures, changed, frames, memory, *known, _room.of(needed), *result, begin, end
+        ),
+        n,
+        _LEAST,
+    )
+    return out.flatten(0, 1), reached.view(n, rows, columns)
+
+
+_LEAST = 16
+"""How many images a thread takes at least: it copies a reference for them."""
+
+
+class _Room(threading.local):
+    """Memory of each thread, kept for the next time."""
+
+    def __init__(self) -> None:
+        self._kept: NDArray[np.float32] = np.empty(0, np.float32)
+
+    def of(self, size: int) -> NDArray[np.float32]:
+        """So many numbers, whatever they are."""
+        if len(self._kept) < size:
+            self._kept = np.empty(size, np.float32)
+        return self._kept[:size]
+
+
+_room = _Room()
+
+
+def _size_after(layers: Sequence[Layer], size: tuple[int, int]) -> tuple[int, int]:
+    height, width = size
+    for one in layers:
+        height, width = one.kernel.outputs(0, height), one.kernel.outputs(1, width)
+    return height, width
+
+
+def _packed(matrix: Tensor, width: int) -> Tensor:
+    """A matrix `(any, outputs)` as one block after another of so many columns, the last one with the rest."""
+    return torch.cat([block.flatten() for block in matrix.split(width, dim=1)])
+
+
+def _runs(layers: Sequence[Layer], channels: int, width: int) -> Tensor:
+    parts: list[Tensor] = []
+    for one in layers:
+        parts.append(_runs_of(one.kernel, channels, width + 2 * one.kernel.padding[1]))
+        channels, width = one.outputs, one.kernel.outputs(1, width)
+    return torch.cat(parts)
+
+
+@lru_cache(maxsize=256)
+def _runs_of(kernel: Kernel, channels: int, line: int) -> Tensor:
+    """Where in a window each run begins, in an image with `line` positions from row to row."""
+    down = torch.arange(kernel.size[0])[:, None] * kernel.dilation[0] * line
+    along = torch.zeros(1, dtype=torch.int64) if kernel.dilation[1] == 1 else torch.arange(kernel.size[1]) * kernel.dilation[1]
+    return ((down + along) * channels).flatten()
+
+
+def _geometry(layers: Sequence[Layer], channels: int, size: tuple[int, int], compiled: ModuleType) -> tuple[NDArray[Any], int]:
+    """The layers' table, and how many numbers are known of an image."""
+    codes = {None: compiled.IDENTITY, relu: compiled.RELU, elu: compiled.ELU}
+    return _table(tuple((one.kernel, one.outputs, codes[one.function]) for one in layers), channels, size, compiled)
+
+
+@lru_cache(maxsize=64)
+def _table(
+    layers: tuple[tuple[Kernel, int, int], ...], channels: int, size: tuple[int, int], compiled: ModuleType
+) -> tuple[NDArray[Any], int]:
+    table = np.zeros(len(layers), compiled.LAYER)
+    paddings = [kernel.padding for kernel, _, _ in layers[1:]] + [(0, 0)]
+    height, width = size
+    memory = marks = weights = biases = runs = listed = 0
+    for own, (kernel, outputs, follows), (above, beside) in zip(table, layers, paddings, strict=True):
+        rows, columns = kernel.outputs(0, height), kernel.outputs(1, width)
+        together = kernel.size[1] if kernel.dilation[1] == 1 else 1
+        count = kernel.size[0] * kernel.size[1] // together
+        line, to_line = width + 2 * kernel.padding[1], columns + 2 * beside
+        next_memory = memory + (height + 2 * kernel.padding[0]) * line * channels
+        values: dict[str, int] = {
+            **{"height": height, "width": width, "channels": channels, "rows": rows, "columns": columns, "outputs": outputs},
+            **{"follows": follows, "weights": weights, "biases": biases, "list_": listed, "run_length": together * channels},
+            **{"first_run": runs, "last_run": runs + count, "from_": memory, "line": line, "to_": next_memory, "to_line": to_line},
+            **{"to_padding": above * to_line + beside, "marks": marks},
+        }
+        for name in ("size", "stride", "padding", "dilation"):
+            values[f"{name}_y"], values[f"{name}_x"] = getattr(kernel, name)
+        for name, value in values.items():
+            own[name] = value
+        weights, biases, runs = weights + count * together * channels * outputs, biases + outputs, runs + count
+        listed, marks = listed + rows * columns + compiled.HEIGHT, marks + rows * columns
+        memory, height, width, channels = next_memory, rows, columns, outputs
+    return table, memory + height * width * channels
