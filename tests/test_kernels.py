@@ -23,7 +23,7 @@ from saliency_wrappers import PerturbationSaliency, as_adapter
 from saliency_wrappers.incremental import compiled, threads
 from saliency_wrappers.incremental.batch import IncrementalBatch
 from saliency_wrappers.incremental.compiled import kernels
-from saliency_wrappers.incremental.masking import masked_images
+from saliency_wrappers.incremental.masking import MaskedInput, masked_images
 from saliency_wrappers.incremental.places import Batch, Places, counted
 from saliency_wrappers.incremental.products import Product, Seen, compute, direct, elu, relu
 from saliency_wrappers.incremental.threads import alone, share
@@ -128,7 +128,7 @@ def test_masked_images_are_the_same(channels: int):
 
     def made() -> Tensor:
         out = torch.full((4, 31, channels), torch.nan)
-        masked_images(x, change, replaced, rows, out)
+        masked_images(MaskedInput(x, change, replaced, rows), out)
         return out
 
     ours, theirs = both_ways(made)

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from saliency_wrappers.agents.base import AgentAdapter, batch_axes
 from saliency_wrappers.incremental.batch import IncrementalBatch, Step
-from saliency_wrappers.incremental.changes import Changes
+from saliency_wrappers.incremental.changes import Masked
 from saliency_wrappers.incremental.compiled import kernels
-from saliency_wrappers.incremental.masking import masked_images, rows_of
+from saliency_wrappers.incremental.masking import MaskedInput, rows_of
 from saliency_wrappers.incremental.places import Batch, counted
 from saliency_wrappers.incremental.threads import alone
 from saliency_wrappers.incremental.workspace import workspace
@@ -100,7 +100,7 @@ def incremental_pass(adapter: AgentAdapter, segments: Sequence[Segment], steps: 
     """
     starts = [one.perturbation.episode_start.expand(len(one.rows)) for one in segments if one.perturbation.episode_start is not None]
     with workspace.run(), alone() if compiled_pass(segments[0].perturbation) else nullcontext():
-        batch = IncrementalBatch(_changes(segments), steps)
+        batch = IncrementalBatch(_masked(segments), steps)
         logits, values = adapter.evaluate(batch, _states(adapter, segments), torch.cat(starts) if starts else None)
     return _plain(logits), None if values is None else _plain(values)
 
@@ -118,18 +118,14 @@ def joinable(adapter: AgentAdapter, perturbation: Perturbation) -> bool:
         return False
 
 
-def _changes(segments: Sequence[Segment]) -> Changes:
-    """The images of all segments, one after another, each position's channels together and the padding behind each image."""
-    like = segments[0].perturbation.inputs
-    _, channels, height, width = like.shape
-    lengths = torch.tensor([len(one.rows) for one in segments])
-    images = workspace.take((int(lengths.sum()), height * width + 1, channels), like)
-    for one, part in zip(segments, images.split(lengths.tolist()), strict=True):
-        masked_images(one.perturbation.inputs[0], one.perturbation.change, one.perturbation.replaced, one.rows, out=part)
+def _masked(segments: Sequence[Segment]) -> Masked:
+    """The images of all segments, one after another."""
     parts = [rows_of(one.perturbation.changed, one.rows) for one in segments]
     changed = parts[0] if len(parts) == 1 else torch.cat(parts)
-    frames = torch.arange(len(segments)).repeat_interleave(lengths).to(like.device)
-    return Changes(Batch.of(changed, frames), images.flatten(0, 1), None)
+    lengths = torch.tensor([len(one.rows) for one in segments])
+    frames = torch.arange(len(segments)).repeat_interleave(lengths).to(changed.device)
+    given = [(one.perturbation, one.rows) for one in segments]
+    return Masked(Batch.of(changed, frames), [MaskedInput(one.inputs[0], one.change, one.replaced, rows) for one, rows in given])
 
 
 def _states(adapter: AgentAdapter, segments: Sequence[Segment]) -> StateTree:

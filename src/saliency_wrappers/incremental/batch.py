@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from saliency_wrappers.incremental.changes import Changes, Pending
+from saliency_wrappers.incremental.changes import AnyImages
 from saliency_wrappers.incremental.features import on_features
 from saliency_wrappers.incremental.operators import on_images
 
@@ -42,7 +42,7 @@ class Step:
 class IncrementalBatch(Tensor):
     """Images `(n, C, h, w)`, or the features `(n, C * h * w)` that they are one after another, known by their `Changes`."""
 
-    changes: Changes | Pending | None
+    changes: AnyImages | None
     """None once an operator needed the whole batch."""
     flat: bool
     """Whether it is the features."""
@@ -51,14 +51,14 @@ class IncrementalBatch(Tensor):
     steps: list[Step] | None
     """What was done until now, shared by all batches that come from the same images. None: nobody wants to know, and nothing is counted."""
 
-    def __new__(cls, changes: Changes | Pending, steps: list[Step] | None = None, flat: bool = False) -> Self:
+    def __new__(cls, changes: AnyImages, steps: list[Step] | None = None, flat: bool = False) -> Self:
         """A tensor without memory of its own, of the shape, dtype and device of the batch."""
         n, channels, height, width = changes.shape
         shape = (n, channels * height * width) if flat else (n, channels, height, width)
         make: Any = Tensor._make_wrapper_subclass  # pyright: ignore
         return make(cls, shape, dtype=changes.rows.dtype, device=changes.rows.device)
 
-    def __init__(self, changes: Changes | Pending, steps: list[Step] | None = None, flat: bool = False) -> None:
+    def __init__(self, changes: AnyImages, steps: list[Step] | None = None, flat: bool = False) -> None:
         """A batch by its changes."""
         self.changes, self.flat, self.whole, self.steps = changes, flat, None, steps
 

@@ -15,7 +15,8 @@ from types import ModuleType
 
 from torch import Tensor
 
-from saliency_wrappers.incremental.layers import Layer, kernels_for, run_layers
+from saliency_wrappers.incremental.layers import Images, Layer, kernels_for, run_layers
+from saliency_wrappers.incremental.masking import MaskedInput, masked_images
 from saliency_wrappers.incremental.places import Batch, Kernel, Places, dilated, slide
 from saliency_wrappers.incremental.products import Pointwise, Product, Reduce, Seen, compute, elu, relu
 from saliency_wrappers.incremental.workspace import workspace
@@ -49,6 +50,11 @@ class Changes:
         """Itself: it is computed."""
         return self
 
+    @property
+    def as_given(self) -> Images | None:
+        """What layers are run on at once. None where changed positions are listed."""
+        return Images.whole(self.rows, self.batch) if self.places is None else None
+
     def dense(self) -> Tensor:
         """All images, `(n, C, h, w)`."""
         n, channels, height, width = self.shape
@@ -77,16 +83,59 @@ class Changes:
         return Pending(self, kernel, reduce, channels, taps)
 
 
-def convolved(images: Changes | Pending, weight: Tensor, bias: Tensor | None, kernel: Kernel) -> Pending:
+def convolved(images: AnyImages, weight: Tensor, bias: Tensor | None, kernel: Kernel) -> Pending:
     """Convolve images, which may be pending themselves, with `weight` `(C_out, C, *kernel.size)` and `bias` `(C_out,)`."""
     return Pending(images, kernel, Product(weight.permute(2, 3, 1, 0).reshape(-1, len(weight)), bias), len(weight))
+
+
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """Inputs under masks, of which no image is made yet."""
+
+    batch: Batch
+    parts: Sequence[MaskedInput]
+    """One for each frame."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """`(n, C, h, w)`."""
+        n, height, width = self.batch.changed.shape
+        return n, len(self.parts[0].inputs), height, width
+
+    @property
+    def rows(self) -> Tensor:
+        """Of the dtype and on the device of the images."""
+        return self.parts[0].inputs
+
+    @property
+    def share(self) -> float:
+        """How many of all positions are to be computed: all of them, where images are made."""
+        return 1.0
+
+    @property
+    def as_given(self) -> Images:
+        """What layers are run on at once."""
+        return Images.masked(self.parts)
+
+    @cached_property
+    def settled(self) -> Changes:
+        """The images, made now, the padding behind each."""
+        n, channels, height, width = self.shape
+        images = workspace.take((n, height * width + 1, channels), self.rows)
+        for one, part in zip(self.parts, images.split([len(one.rows) for one in self.parts]), strict=True):
+            masked_images(one, out=part)
+        return Changes(self.batch, images.flatten(0, 1), None)
+
+    def pointwise(self, function: Pointwise) -> Changes:
+        """The images with a function applied to them."""
+        return self.settled.pointwise(function)
 
 
 @dataclass(frozen=True, eq=False)
 class Pending:
     """A layer that is still to be computed in the places that it changes, and functions that are to be applied there."""
 
-    source: Changes | Pending
+    source: AnyImages
     kernel: Kernel
     reduce: Reduce
     """What it makes of the positions that it sees."""
@@ -122,6 +171,11 @@ class Pending:
         """How many of all positions are to be computed, 0 to 1."""
         return self.places.changed / self.batch.changed.numel()
 
+    @property
+    def as_given(self) -> Images | None:
+        """What layers are run on at once."""
+        return self.settled.as_given
+
     def pointwise(self, function: Pointwise) -> Pending:
         """The images with a function applied to them, which may work in place and keeps the dtype."""
         return replace(self, functions=(*self.functions, function))
@@ -129,15 +183,13 @@ class Pending:
     @cached_property
     def settled(self) -> Changes:
         """The images, computed now."""
-        layers, source = self._layers
-        images = source.settled if layers else None
-        if images is None or images.places is not None:
-            return self._alone()
-        compiled = kernels_for(layers, images.rows, images.shape[2:])
-        return self._alone() if compiled is None else self._together(compiled, images, layers)
+        layers, images = self._layers
+        compiled = kernels_for(layers, images.rows, images.shape[1:]) if layers else None
+        given = None if compiled is None else images.as_given
+        return self._alone() if compiled is None or given is None else self._together(compiled, layers, given, images.batch)
 
     @property
-    def _layers(self) -> tuple[list[Layer], Changes | Pending]:
+    def _layers(self) -> tuple[list[Layer], AnyImages]:
         """The layers that can be computed at once, this one last, and of which images; none where this one cannot."""
         images, layers = self, list[Layer]()
         while isinstance(images, Pending) and (layer := images._layer) is not None:
@@ -154,9 +206,9 @@ class Pending:
             return None
         return Layer(self.kernel, self.reduce, next((one for one in self.functions[:1] if one in (relu, elu)), None))
 
-    def _together(self, compiled: ModuleType, images: Changes, layers: Sequence[Layer]) -> Changes:
-        rows, changed = run_layers(compiled, layers, images.rows, images.batch)
-        result = Changes(replace(images.batch, changed=changed), rows, None)
+    def _together(self, compiled: ModuleType, layers: Sequence[Layer], images: Images, batch: Batch) -> Changes:
+        rows, changed = run_layers(compiled, layers, images, batch)
+        result = Changes(replace(batch, changed=changed), rows, None)
         for function in self.functions[layers[-1].function is not None :]:
             result = result.pointwise(function)
         return result
@@ -172,3 +224,7 @@ class Pending:
         compute(Seen(source.rows, lookup, source.batch.positions, taps, listed), self.reduce, self.functions, rows[:-1])
         rows[-1] = 0
         return Changes(self.batch, rows, self.places)
+
+
+AnyImages = Masked | Changes | Pending
+"""Images, whatever is computed of them."""

@@ -202,5 +202,5 @@ def warm_up() -> None:
     rearrange(number[None], number[None], 0, 0)
     multiply(number, short, long, pair, line, line, -1, IDENTITY, line, 0, 0)
     layers, pixel, many = np.zeros(1, LAYER), number[None], np.zeros(1, np.int64)
-    run_references(layers, pixel, many, line[0], line[0], many, number, 0, 0)
-    run_layers(layers, pixel, byte[None], many, number, line[0], line[0], many, line[0], pixel, byte, 0, 0)
+    run_references(layers, pixel, line[0], line[0], many, number, 0, 0)
+    run_layers(layers, pixel, pixel, number, many, byte[None], many, number, line[0], line[0], many, line[0], pixel, byte, 0, 0)

@@ -32,14 +32,13 @@ _tile_of_two, _tile_of_one, _copy = window_tile(HEIGHT, 2), window_tile(HEIGHT, 
 
 
 @compiled
-def run_references(layers: Any, images: Any, firsts: Any, weights: Any, biases: Any, runs: Any, memory: Any, begin: int, end: int) -> None:
+def run_references(layers: Any, images: Any, weights: Any, biases: Any, runs: Any, memory: Any, begin: int, end: int) -> None:
     """Run the layers on whole reference images.
 
     Args:
-        layers: as for `run_layers`, like the rest.
-        images: the same.
-        firsts: `(f,)` int64: which image is each frame's reference.
-        weights: the same.
+        layers: as for `run_layers`.
+        images: `(f, positions + 1, C)` float32, the padding behind each image.
+        weights: as for `run_layers`.
         biases: the same.
         runs: the same.
         memory: to be filled, `(f, any)` float32, 0 where padding is.
@@ -52,7 +51,7 @@ def run_references(layers: Any, images: Any, firsts: Any, weights: Any, biases: 
     starts, targets = np.empty(most + HEIGHT, np.int64), np.empty(most + HEIGHT, np.int64)
     for frame in range(begin, end):
         first = layers[0]
-        _put(first, images[firsts[frame]], memory[frame], 0, first.height, 0, first.width)
+        _put(first, images[frame], memory[frame], 0, first.height, 0, first.width)
         for l in range(len(layers)):
             layer, count = layers[l], 0
             for y in range(layer.rows):
@@ -66,6 +65,9 @@ def run_references(layers: Any, images: Any, firsts: Any, weights: Any, biases: 
 def run_layers(
     layers: Any,
     images: Any,
+    change: Any,
+    shares: Any,
+    masks: Any,
     changed: Any,
     frames: Any,
     references: Any,
@@ -82,7 +84,10 @@ def run_layers(
 
     Args:
         layers: `(l,)` of `LAYER`.
-        images: `(n, positions + 1, C)` float32, the padding behind each image.
+        images: `(n, positions + 1, C)` float32, the padding behind each image; where there are masks, that many references instead.
+        change: `(f, positions, C)` float32: what a mask of 1 adds to each reference. Anything where there are no masks.
+        shares: `(any, positions)` float32: how much of it masks add. Empty: there are none, the images are as they are.
+        masks: `(n,)` int64: which of them an image has. Anything where there are none.
         changed: `(n, h, w)` uint8, 0 or 1: where they differ from their references.
         frames: `(n,)` int64, ascending: which reference an image belongs to.
         references: `(f, any)` float32: the references' memory, as `run_references` filled it.
@@ -107,7 +112,10 @@ def run_layers(
             memory[:] = references[frame]
         top, bottom, left, right = _box(changed[i], tall)
         first = layers[0]
-        _put(first, images[i], memory, top, bottom, left, right)
+        if len(shares):
+            _mask(first, images[frame], change[frame], shares[masks[i]], memory, top, bottom, left, right)
+        else:
+            _put(first, images[i], memory, top, bottom, left, right)
         marks, y0, y1, x0, x1 = changed[i].reshape(-1), top, bottom, left, right
         for l in range(len(layers)):
             layer = layers[l]
@@ -160,6 +168,25 @@ def _put(layer: Any, image: Any, memory: Any, top: int, bottom: int, left: int, 
         line = memory[_corner(layer, y, left) :]
         for x in range(length):
             line[x] = row[x]
+
+
+@compiled
+def _mask(
+    layer: Any, image: Any, change: Any, share: Any, memory: Any, top: int, bottom: int, left: int, right: int
+) -> None:
+    """Some rows and columns of an image `(positions + 1, C)` under a mask."""
+    length, channels = np.uintp(right - left), np.uintp(layer.channels)
+    for y in range(top, bottom):
+        first = y * layer.width + left
+        row, difference = image.reshape(-1)[first * layer.channels :], change.reshape(-1)[first * layer.channels :]
+        line, shown = memory[_corner(layer, y, left) :], share[first:]
+        if channels == 1:  # several at a time
+            for x in range(length):
+                line[x] = row[x] + shown[x] * difference[x]
+        else:
+            for x in range(length):
+                for c in range(channels):
+                    line[x * channels + c] = row[x * channels + c] + shown[x] * difference[x * channels + c]
 
 
 @compiled

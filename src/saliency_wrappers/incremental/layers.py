@@ -5,6 +5,7 @@ What is between the layers is never put together: it stays in the processor's ca
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
+from saliency_wrappers.incremental.masking import MaskedInput, rows_of
 from saliency_wrappers.incremental.places import Batch, Kernel
 from saliency_wrappers.incremental.products import Pointwise, Product, direct, elu, relu
 from saliency_wrappers.incremental.threads import share
@@ -41,9 +44,41 @@ class Layer:
         return self.product.matrix.shape[1]
 
 
-def kernels_for(layers: Sequence[Layer], images: Tensor, size: tuple[int, int]) -> ModuleType | None:
-    """The kernels that run these layers on `images` `(any, C)` of this height and width. None where they do not."""
-    channels, compiled = images.shape[1], None
+@dataclass(frozen=True, eq=False)
+class Images:
+    """What layers are run on, as the kernels want it."""
+
+    pictures: Tensor
+    """`(n, positions + 1, C)`, the padding behind each image; where there are masks, each frame's reference instead, `(f, ...)`."""
+    references: Tensor
+    """Each frame's reference, `(f, positions + 1, C)`."""
+    change: Tensor
+    """`(f, positions, C)`: what a mask of 1 adds to each reference. Anything where there are no masks."""
+    shares: Tensor
+    """`(any, positions)`: how much of it masks add. Empty where there are none."""
+    masks: Tensor
+    """`(n,)` int64: which of them an image has. Anything where there are none."""
+
+    @staticmethod
+    def whole(rows: Tensor, batch: Batch) -> Images:
+        """Images that are there: `(n * (positions + 1), C)`, the padding behind each image."""
+        pictures = rows.view(len(batch.frames), batch.positions + 1, -1)
+        return Images(pictures, pictures[batch.first], pictures[:1], rows.new_empty(0, batch.positions), batch.frames)
+
+    @staticmethod
+    def masked(parts: Sequence[MaskedInput]) -> Images:
+        """Images that are made as they are needed, of one frame after another."""
+        x, change = (torch.stack([getattr(one, name).flatten(1).T for one in parts]) for name in ("inputs", "change"))
+        pictures = functional.pad(x, (0, 0, 0, 1))
+        if all(one.replaced is parts[0].replaced for one in parts):
+            return Images(pictures, pictures, change, parts[0].replaced.flatten(1), torch.cat([one.rows for one in parts]))
+        shares = torch.cat([rows_of(one.replaced, one.rows).flatten(1) for one in parts])
+        return Images(pictures, pictures, change, shares, torch.arange(len(shares)))
+
+
+def kernels_for(layers: Sequence[Layer], images: Tensor, size: tuple[int, int, int]) -> ModuleType | None:
+    """The kernels that run these layers on images `(C, h, w)` like the tensor. None where they do not."""
+    channels, compiled = size[0], None
     if not images.is_cpu or images.dtype != torch.float32:
         return None
     for one in layers:
@@ -51,47 +86,44 @@ def kernels_for(layers: Sequence[Layer], images: Tensor, size: tuple[int, int]) 
         if compiled is None or len(one.product.matrix) != channels * one.kernel.size[0] * one.kernel.size[1]:
             return None
         channels = one.outputs
-    if compiled is None or _geometry(layers, images.shape[1], size, compiled)[1] > _LARGEST:
+    if compiled is None or _geometry(layers, size, compiled)[1] > _LARGEST:
         return None
     # What comes out is put together as whole images.
-    height, width = _size_after(layers, size)
-    return compiled if height * width * channels <= 4 * size[0] * size[1] * images.shape[1] else None
+    return compiled if math.prod(_size_after(layers, size[1:])) * channels <= 4 * math.prod(size) else None
 
 
-def run_layers(compiled: ModuleType, layers: Sequence[Layer], images: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def run_layers(compiled: ModuleType, layers: Sequence[Layer], images: Images, batch: Batch) -> tuple[Tensor, Tensor]:
     """Run layers by the kernels for them.
 
     Args:
         compiled: the kernels.
         layers: what to run, first things first.
-        images: `(n * (positions + 1), C)`, the padding behind each image.
-        batch: what they are about.
+        images: what to run them on.
+        batch: what the images are about.
 
     Returns:
-        The same of what comes out, and where that is changed, `(n, h', w')` bool.
+        What comes out, `(n * (positions' + 1), C')`, the padding behind each image, and where that is changed, `(n, h', w')` bool.
     """
     n, height, width = batch.changed.shape
-    table, needed = _geometry(layers, images.shape[1], (height, width), compiled)
-    rows, columns = _size_after(layers, (height, width))
-    out = workspace.take((n, rows * columns + 1, layers[-1].outputs), images)
-    reached = workspace.take((n, rows * columns), batch.changed)
-    references = workspace.take((len(batch.first), needed), images).zero_()
+    channels, size = images.pictures.shape[2], _size_after(layers, (height, width))
+    table, needed = _geometry(layers, (channels, height, width), compiled)
+    out = workspace.take((n, math.prod(size) + 1, layers[-1].outputs), images.pictures)
+    reached = workspace.take((n, math.prod(size)), batch.changed)
+    memory = workspace.take((len(batch.first), needed), out).zero_()
     weights = torch.cat([_packed(one.product.matrix, 2 * compiled.LANES) for one in layers])
     biases = torch.cat([weights.new_zeros(one.outputs) if one.product.bias is None else one.product.bias for one in layers])
-    runs = _runs(layers, images.shape[1], width)
-    pictures = images.detach().view(n, height * width + 1, -1).numpy()
-    known = [array.detach().numpy() for array in (weights, biases, runs)]
-    changed, result = batch.changed.view(torch.uint8).numpy(), (out.numpy(), reached.view(torch.uint8).numpy())
-    frames, firsts, memory = batch.frames.numpy(), batch.first.numpy(), references.numpy()
-    share(lambda begin, end: compiled.run_references(table, pictures, firsts, *known, memory, begin, end), len(firsts), 1)
-    share(
-        lambda begin, end: compiled.run_layers(
-            table, pictures, changed, frames, memory, *known, _room.of(needed), *result, begin, end
-        ),
-        n,
-        _LEAST,
-    )
-    return out.flatten(0, 1), reached.view(n, rows, columns)
+    known, first = [tensor.detach().numpy() for tensor in (weights, biases, _runs(layers, channels, width))], memory.numpy()
+    references = images.references.numpy()
+    share(lambda begin, end: compiled.run_references(table, references, *known, first, begin, end), len(first), 1)
+    given = [tensor.numpy() for tensor in (images.pictures, images.change, images.shares, images.masks)]
+    places = (batch.changed.view(torch.uint8).numpy(), batch.frames.numpy(), first)
+    results = (out.numpy(), reached.view(torch.uint8).numpy())
+
+    def run(begin: int, end: int) -> None:
+        compiled.run_layers(table, *given, *places, *known, _room.of(needed), *results, begin, end)
+
+    share(run, n, _LEAST)
+    return out.flatten(0, 1), reached.view(n, *size)
 
 
 _LEAST = 16
@@ -142,19 +174,19 @@ def _runs_of(kernel: Kernel, channels: int, line: int) -> Tensor:
     return ((down + along) * channels).flatten()
 
 
-def _geometry(layers: Sequence[Layer], channels: int, size: tuple[int, int], compiled: ModuleType) -> tuple[NDArray[Any], int]:
+def _geometry(layers: Sequence[Layer], size: tuple[int, int, int], compiled: ModuleType) -> tuple[NDArray[Any], int]:
     """The layers' table, and how many numbers are known of an image."""
     codes = {None: compiled.IDENTITY, relu: compiled.RELU, elu: compiled.ELU}
-    return _table(tuple((one.kernel, one.outputs, codes[one.function]) for one in layers), channels, size, compiled)
+    return _table(tuple((one.kernel, one.outputs, codes[one.function]) for one in layers), size, compiled)
 
 
 @lru_cache(maxsize=64)
 def _table(
-    layers: tuple[tuple[Kernel, int, int], ...], channels: int, size: tuple[int, int], compiled: ModuleType
+    layers: tuple[tuple[Kernel, int, int], ...], size: tuple[int, int, int], compiled: ModuleType
 ) -> tuple[NDArray[Any], int]:
     table = np.zeros(len(layers), compiled.LAYER)
     paddings = [kernel.padding for kernel, _, _ in layers[1:]] + [(0, 0)]
-    height, width = size
+    channels, height, width = size
     memory = marks = weights = biases = runs = listed = 0
     for own, (kernel, outputs, follows), (above, beside) in zip(table, layers, paddings, strict=True):
         rows, columns = kernel.outputs(0, height), kernel.outputs(1, width)

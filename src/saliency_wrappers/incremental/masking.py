@@ -1,6 +1,8 @@
-"""`masked_images`: an input under many masks, each position's channels together. `rows_of` picks the masks."""
+"""`MaskedInput`: an input under many masks. `masked_images` makes the images, `rows_of` picks the masks."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,25 +11,36 @@ from saliency_wrappers.incremental.compiled import kernels
 from saliency_wrappers.incremental.threads import share
 
 
-def masked_images(inputs: Tensor, change: Tensor, replaced: Tensor, rows: Tensor, out: Tensor) -> None:
-    """Apply masks: `x + (1 - m) (f - x)`.
+@dataclass(frozen=True, eq=False)
+class MaskedInput:
+    """Images `x + (1 - m) (f - x)`."""
+
+    inputs: Tensor
+    """x, `(C, h, w)`."""
+    change: Tensor
+    """`f - x`, `(C, h, w)`."""
+    replaced: Tensor
+    """`1 - m` of all masks, `(any, 1, h, w)`."""
+    rows: Tensor
+    """Which of them there is an image of, `(n,)` int64, ascending."""
+
+
+def masked_images(one: MaskedInput, out: Tensor) -> None:
+    """Make the images, each position's channels together.
 
     Args:
-        inputs: x, `(C, h, w)`.
-        change: `f - x`, `(C, h, w)`.
-        replaced: `1 - m` of all masks, `(any, 1, h, w)`.
-        rows: which of them, `(n,)` int64.
+        one: what they are made of.
         out: to be filled, `(n, h * w + 1, C)`: the images, the padding behind each, which is 0.
     """
-    x, difference = (tensor.flatten(1).T.contiguous() for tensor in (inputs, change))
-    shares = replaced.flatten(1)
-    compiled = kernels(inputs) if inputs.dtype == torch.float32 else None
+    x, difference = (tensor.flatten(1).T.contiguous() for tensor in (one.inputs, one.change))
+    shares = one.replaced.flatten(1)
+    compiled = kernels(one.inputs) if one.inputs.dtype == torch.float32 else None
     if compiled is None:
-        torch.addcmul(x, rows_of(shares, rows)[:, :, None], difference, out=out[:, :-1])
+        torch.addcmul(x, rows_of(shares, one.rows)[:, :, None], difference, out=out[:, :-1])
         out[:, -1] = 0
         return
-    arrays = [tensor.detach().numpy() for tensor in (x, difference, shares, rows, out)]
-    share(lambda begin, end: compiled.perturb(*arrays, begin, end), len(rows), 700_000 // len(x))
+    arrays = [tensor.detach().numpy() for tensor in (x, difference, shares, one.rows, out)]
+    share(lambda begin, end: compiled.perturb(*arrays, begin, end), len(one.rows), 700_000 // len(x))
 
 
 def rows_of(tensor: Tensor, rows: Tensor) -> Tensor:

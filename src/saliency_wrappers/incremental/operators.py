@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saliency_wrappers.incremental.changes import Changes, Pending, convolved
+from saliency_wrappers.incremental.changes import AnyImages, Changes, Pending, convolved
 from saliency_wrappers.incremental.places import Kernel, slide
 from saliency_wrappers.incremental.products import elu, relu
 
@@ -22,7 +22,7 @@ POINTWISE = set(
 """Operators on each number by itself, as long as their other arguments are no tensors but scalars; and the same with `_`, in place."""
 
 
-def on_images(images: Changes | Pending, operator: Operator, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def on_images(images: AnyImages, operator: Operator, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Do on the changes what PyTorch was asked to do on images `(n, C, h, w)`.
 
     Args:
@@ -57,7 +57,7 @@ _FAST: dict[str, Callable[[Tensor], Tensor]] = {"elu": elu, "relu": relu}
 
 
 def _convolution(
-    images: Changes | Pending,
+    images: AnyImages,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: Any = 1,
