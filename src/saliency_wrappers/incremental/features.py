@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from saliency_wrappers.incremental.changes import Changes
 from saliency_wrappers.incremental.places import Places
-from saliency_wrappers.incremental.products import Product, Seen, compute, direct
+from saliency_wrappers.incremental.products import Seen, direct, multiply
 from saliency_wrappers.incremental.threads import share
 from saliency_wrappers.incremental.workspace import workspace
 
@@ -31,36 +31,34 @@ def _linear(changes: Changes, weight: Tensor, bias: Tensor | None = None) -> Ten
     if compiled is None:
         # To multiply only what changes, image by image, or group by group, takes longer.
         return functional.linear(changes.dense().flatten(1), weight, bias)
-    batch, matrix = changes.batch, _by_positions(changes, weight, compiled)
-    references, seen = _differences(changes) if changes.places is None else _listed_differences(changes, changes.places)
-    known = references @ matrix
-    if bias is not None:
-        known += bias
-    out = changes.rows.new_empty(len(batch.frames), len(weight))
-    compute(seen, Product(matrix, None), (), out)
-    return out.add_(known[batch.frames] if len(known) > 1 else known)
+    references, seen = _differences(changes, compiled) if changes.places is None else _listed_differences(changes, changes.places)
+    known = torch.cat([functional.linear(one, weight, bias) for one in references.split(1)])
+    out = changes.rows.new_empty(len(changes.batch.frames), len(weight))
+    multiply(compiled, seen, _by_positions(changes, weight, compiled), known, changes.batch.frames, out)
+    return out
 
 
 def _by_positions(changes: Changes, weight: Tensor, compiled: ModuleType) -> Tensor:
-    """Weights `(C_out, C * positions)` as a matrix `(positions * C, C_out)`."""
+    """Weights `(C_out, C * positions)` by positions, as `multiply` wants them."""
     channels, positions = changes.shape[1], changes.batch.positions
-    matrix = workspace.take((positions, channels, len(weight)), weight)
-    arrays = (weight.detach().reshape(len(weight), channels, positions).numpy(), matrix.numpy())
-    share(lambda begin, end: compiled.rearrange(*arrays, begin, end), channels, 5_000_000 // weight.numel())
-    return matrix.flatten(0, 1)
+    weights = workspace.take((weight.numel(),), weight)
+    arrays = (weight.detach().reshape(len(weight), channels, positions).numpy(), weights.numpy())
+    vectors = len(weight) // compiled.LANES
+    share(lambda begin, end: compiled.rearrange(*arrays, begin, end), vectors, 5_000_000 // weight.numel())
+    return weights
 
 
-def _differences(changes: Changes) -> tuple[Tensor, Seen]:
-    """The references, `(f, positions * C)`, and by how much the changed positions of each image differ from its own: 0 for all others."""
+def _differences(changes: Changes, compiled: ModuleType) -> tuple[Tensor, Seen]:
+    """The references `(f, C * positions)`, and by how much the changed positions of each image differ from its own: 0 for all others."""
     batch, positions = changes.batch, changes.batch.positions
     images = changes.rows.view(len(batch.frames), positions + 1, -1)
-    references = images[batch.first]
     rows = workspace.take(tuple(images.shape), images)
-    torch.sub(images, references[batch.frames] if len(references) > 1 else references, out=rows)
-    own = torch.arange(rows[..., 0].numel(), dtype=torch.int32, device=rows.device).view(len(images), -1)
-    lookup = own[0, -1].expand_as(own).contiguous()  # the padding's differences are 0
-    torch.where(batch.changed.flatten(1), own[:, :-1], own[0, -1], out=lookup[:, :-1])
-    return references[:, :-1].flatten(1), _of_whole_images(changes, rows.flatten(0, 1), lookup, positions)
+    lookup = workspace.take((len(images), positions + 1), batch.changed.new_empty(0, dtype=torch.int32))
+    changed = batch.changed.flatten(1).view(torch.uint8)
+    arrays = [tensor.numpy() for tensor in (images, batch.frames, batch.first, changed, rows, lookup)]
+    share(lambda begin, end: compiled.differ(*arrays, begin, end), len(images), 300_000 // images[0].numel())
+    references = images[batch.first, :-1].transpose(1, 2).flatten(1)
+    return references, _of_whole_images(changes, rows.flatten(0, 1), lookup, positions)
 
 
 def _listed_differences(changes: Changes, places: Places) -> tuple[Tensor, Seen]:
@@ -72,7 +70,8 @@ def _listed_differences(changes: Changes, places: Places) -> tuple[Tensor, Seen]
     torch.sub(own, changes.rows.index_select(0, reference), out=rows[:-1])
     rows[-1] = 0
     lookup = torch.where(places.lookup < places.known, places.changed, places.lookup - places.known).int()
-    return changes.rows[: places.known].view(len(batch.first), -1), _of_whole_images(changes, rows, lookup, places.changed)
+    references = changes.rows[: places.known].view(len(batch.first), positions, -1).transpose(1, 2).flatten(1)
+    return references, _of_whole_images(changes, rows, lookup, places.changed)
 
 
 def _of_whole_images(changes: Changes, rows: Tensor, lookup: Tensor, idle: int) -> Seen:
@@ -86,8 +85,16 @@ def _gru_cell(
     changes: Changes, state: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
 ) -> Tensor:
     """`torch.gru_cell`, with the state's half once for each frame."""
-    remembered = _once_a_frame(changes, state, w_hh, b_hh)
-    seen = _linear(changes, w_ih, b_ih)
+    seen, own = _linear(changes, w_ih, b_ih), _own_states(changes, state)
+    if own is None or (compiled := direct(state, None)) is None:
+        return _gru_gates(seen, _remembered(changes, state, own, w_hh, b_hh), state)
+    out = torch.empty_like(state)
+    arrays = [tensor.numpy() for tensor in (seen, _once_a_frame(own, w_hh, b_hh), own, changes.batch.frames, out)]
+    share(lambda begin, end: compiled.gru(*arrays, begin, end), len(out), 50_000 // state.shape[1])
+    return out
+
+
+def _gru_gates(seen: Tensor, remembered: Tensor, state: Tensor) -> Tensor:
     (r, z, new), (r_h, z_h, new_h) = seen.chunk(3, dim=1), remembered.chunk(3, dim=1)
     r.add_(r_h).sigmoid_()
     z.add_(z_h).sigmoid_()
@@ -100,7 +107,16 @@ def _lstm_cell(
 ) -> tuple[Tensor, Tensor]:
     """`torch.lstm_cell`, with the state's half once for each frame."""
     hx, cx = state
-    gates = _linear(changes, w_ih, b_ih).add_(_once_a_frame(changes, hx, w_hh, b_hh))
+    seen, own, cells = _linear(changes, w_ih, b_ih), _own_states(changes, hx), _own_states(changes, cx)
+    if own is None or cells is None or (compiled := direct(hx, None)) is None:
+        return _lstm_gates(seen.add_(_remembered(changes, hx, own, w_hh, b_hh)), cx)
+    hidden, cell = torch.empty_like(hx), torch.empty_like(cx)
+    arrays = [tensor.numpy() for tensor in (seen, _once_a_frame(own, w_hh, b_hh), cells, changes.batch.frames, hidden, cell)]
+    share(lambda begin, end: compiled.lstm(*arrays, begin, end), len(hidden), 50_000 // hx.shape[1])
+    return hidden, cell
+
+
+def _lstm_gates(gates: Tensor, cx: Tensor) -> tuple[Tensor, Tensor]:
     i, f, g, o = gates.chunk(4, dim=1)
     cell = f.sigmoid_().mul_(cx).addcmul_(i.sigmoid_(), g.tanh_())
     return cell.tanh().mul_(o.sigmoid_()), cell.clone()
@@ -113,10 +129,22 @@ _CELLS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _once_a_frame(changes: Changes, state: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`linear(state)`, `(n, outputs)`, or `(1, outputs)` for one frame; all masks of a frame share its state."""
-    own, frames = state[changes.batch.first], changes.batch.frames
-    if not torch.equal(own[frames], state):
+def _own_states(changes: Changes, state: Tensor) -> Tensor | None:
+    """Each frame's state, `(f, hidden)`, which all its images have; None where they do not."""
+    own = state[changes.batch.first]
+    ends = [*changes.batch.first.tolist()[1:], len(state)]
+    parts = zip(own.split(1), torch.tensor_split(state, ends[:-1]), strict=True)
+    return own if all(bool((part == one).all()) for one, part in parts) else None
+
+
+def _once_a_frame(own: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What each frame's state gives, whatever other frames there are."""
+    return torch.cat([functional.linear(one, weight, bias) for one in own.split(1)])
+
+
+def _remembered(changes: Changes, state: Tensor, own: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What states give, `(n, outputs)`, or `(1, outputs)` for one frame: each frame's once, where its images share it."""
+    if own is None:
         return functional.linear(state, weight, bias)
-    shared = torch.cat([functional.linear(one, weight, bias) for one in own.split(1)])
-    return shared[frames] if len(own) > 1 else shared
+    shared = _once_a_frame(own, weight, bias)
+    return shared[changes.batch.frames] if len(own) > 1 else shared

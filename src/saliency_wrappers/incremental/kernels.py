@@ -1,194 +1,24 @@
-"""Kernels for processors, compiled by Numba: what the rest of this room does with PyTorch where Numba is missing.
+"""The kernels for processors, compiled by Numba: what the rest of this room does with PyTorch where Numba is missing.
 
 Arrays are contiguous, and of the dtypes and shapes that are given: nothing is checked. Each function does a part of its work, from `begin`
-to `end`, without holding the interpreter's lock, so that threads can share it. `multiply` takes its rows from where they lie, instead of
-having them gathered.
+to `end`, without holding the interpreter's lock, so that threads can share it.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from saliency_wrappers.incremental.compiling import compiled
+from saliency_wrappers.incremental.cell_kernels import differ, gru, lstm
 from saliency_wrappers.incremental.layer_kernels import LAYER, run_layers, run_references
-from saliency_wrappers.incremental.tiles import HEIGHT, tile
+from saliency_wrappers.incremental.place_kernels import count, enlist, perturb, spread
+from saliency_wrappers.incremental.product_kernels import multiply, rearrange
+from saliency_wrappers.incremental.tiles import HEIGHT
 from saliency_wrappers.incremental.vectors import ELU, IDENTITY, LANES, RELU
 
-__all__ = (
-    "ELU HEIGHT IDENTITY LANES LAYER RELU count enlist multiply perturb rearrange run_layers run_references spread warm_up".split()
-)
-
-
-@compiled
-def count(changed: Any, counts: Any, begin: int, end: int) -> None:
-    """How many positions are changed.
-
-    Args:
-        changed: `(n, positions)` uint8, 0 or 1.
-        counts: to be filled, `(n,)` int64.
-        begin: the first image.
-        end: the one after the last.
-    """
-    for i in range(begin, end):
-        total = np.int64(0)
-        for p in range(changed.shape[1]):
-            total += changed[i, p]
-        counts[i] = total
-
-
-@compiled
-def spread(changed: Any, size: Any, stride: Any, padding: Any, dilation: Any, seen: Any, begin: int, end: int) -> None:
-    """Where a kernel sees a changed position.
-
-    Args:
-        changed: `(n, h, w)` uint8, 0 or 1.
-        size: of the kernel, vertical first.
-        stride: the same.
-        padding: the same.
-        dilation: the same.
-        seen: to be filled, `(n, h', w')` uint8, 0 or 1.
-        begin: the first image.
-        end: the one after the last.
-    """
-    # Unsigned indices: signed ones might count from the end, which keeps loops from being done several at a time.
-    _, rows, columns = seen.shape
-    step, reach = np.uintp(stride[1]), np.uintp((columns - 1) * stride[1] + 1)
-    tall = np.zeros(padding[1] + max(changed.shape[2], reach + dilation[1] * size[1]), np.uint8)
-    whole = np.empty(reach, np.uint8)
-    for i in range(begin, end):
-        for y in range(rows):
-            found = _vertically(changed, i, y * stride[0] - padding[0], size[0], dilation[0], tall, np.uintp(padding[1]))
-            for x in range(reach):
-                whole[x] = 0
-            for tap in range(size[1] if found else 0):
-                shift = np.uintp(tap * dilation[1])
-                for x in range(reach):  # also where the kernel steps over: to step costs more
-                    whole[x] |= tall[x + shift]
-            for x in range(columns):
-                seen[i, y, x] = whole[np.uintp(x) * step]
-
-
-@compiled
-def _vertically(changed: Any, i: int, top: int, size: int, dilation: int, line: Any, first: int) -> Any:
-    """Some rows of an image, put together by `or`, written to `line` from `first` on, and whether there is anything."""
-    width = np.uintp(changed.shape[2])
-    for x in range(width):
-        line[first + x] = 0
-    for tap in range(size):
-        row = top + tap * dilation
-        if 0 <= row < changed.shape[1]:
-            for x in range(width):
-                line[first + x] |= changed[i, np.uintp(row), x]
-    found = np.uint8(0)
-    for x in range(width):
-        found |= line[first + x]
-    return found
-
-
-@compiled
-def enlist(changed: Any, frames: Any, firsts: Any, places: Any, lookup: Any, begin: int, end: int) -> None:
-    """List the changed positions, and where each position's row is to be.
-
-    Args:
-        changed: `(n, positions)` uint8, 0 or 1.
-        frames: `(n,)` int64: which reference an image belongs to.
-        firsts: `(n,)` int64: the place of each image's first changed position.
-        places: to be filled from `firsts` on, `(m, 2)` int32: image and position.
-        lookup: to be filled, `(n, positions + 1)` int32; the padding's row is behind those of all places.
-        begin: the first image.
-        end: the one after the last.
-    """
-    positions = changed.shape[1]
-    found = np.empty(positions + 1, np.int32)
-    for i in range(begin, end):
-        known, base, first = np.int64(0), frames[i] * positions, firsts[i]
-        for p in range(positions):  # without a branch, which could not be foreseen: what is not changed is overwritten by what is
-            found[known] = p
-            lookup[i, p] = first + known if changed[i, p] else base + p
-            known += np.int64(changed[i, p])
-        for k in range(known):
-            places[first + k, 0] = i
-            places[first + k, 1] = found[k]
-        lookup[i, positions] = len(places)
-
-
-@compiled
-def perturb(inputs: Any, change: Any, replaced: Any, rows: Any, images: Any, begin: int, end: int) -> None:
-    """Apply masks.
-
-    Args:
-        inputs: x, `(positions, C)` float32.
-        change: `f - x`, `(positions, C)` float32.
-        replaced: `1 - m` of all masks, `(any, positions)` float32.
-        rows: `(n,)` int64: which of them.
-        images: to be filled, `(n, positions + 1, C)` float32, the padding behind each image.
-        begin: the first image.
-        end: the one after the last.
-    """
-    positions, channels = inputs.shape
-    for i in range(begin, end):
-        shares = replaced[rows[i]]
-        for p in range(positions if channels == 1 else 0):  # several at a time
-            images[i, p, 0] = inputs[p, 0] + shares[p] * change[p, 0]
-        for p in range(positions if channels > 1 else 0):
-            for c in range(channels):
-                images[i, p, c] = inputs[p, c] + shares[p] * change[p, c]
-        images[i, positions] = 0
-
-
-@compiled
-def rearrange(weight: Any, matrix: Any, begin: int, end: int) -> None:
-    """The weights of flattened images as a matrix by positions.
-
-    Args:
-        weight: `(C_out, C, positions)` float32.
-        matrix: to be filled, `(positions, C, C_out)` float32.
-        begin: the first channel.
-        end: the one after the last.
-    """
-    outputs, _, positions = weight.shape
-    for c in range(begin, end):
-        for p in range(positions):
-            for j in range(outputs):
-                matrix[p, c, j] = weight[j, c, p]
-
-
-_tile_of_two, _tile_of_one, _row_of_two, _row_of_one = tile(HEIGHT, 2), tile(HEIGHT, 1), tile(1, 2), tile(1, 1)
-
-
-@compiled
-def multiply(
-    rows: Any, lookup: Any, taps: Any, places: Any, matrix: Any, bias: Any, idle: int, follows: int, out: Any, begin: int, end: int
-) -> None:
-    """What a layer makes of the rows that it sees.
-
-    Args:
-        rows: `(any, C)` float32.
-        lookup: `(n, positions + 1)` int32: where in `rows` an image's positions are. Empty: one after another.
-        taps: `(positions', taps)` int64: the positions that the layer sees in each of its own.
-        places: `(m, 2)` int32: of which image, and which position is computed.
-        matrix: `(taps * C, C_out)` float32, of which `C_out` is a multiple of `LANES`.
-        bias: `(1, C_out)` float32.
-        idle: a row that is 0: a tap is left out where all rows of a tile are it. -1: none.
-        follows: `IDENTITY`, `RELU` or `ELU`.
-        out: to be filled, `(m, C_out)` float32.
-        begin: the first place.
-        end: the one after the last.
-    """
-    width, tiles = matrix.shape[1], begin + (end - begin) // HEIGHT * HEIGHT
-    twos = width // (2 * LANES) * (2 * LANES)
-    for column in range(0, twos, 2 * LANES):
-        for i in range(begin, tiles, HEIGHT):
-            _tile_of_two(rows, lookup, taps, places, matrix, bias, idle, follows, out, i, column)
-        for i in range(tiles, end):
-            _row_of_two(rows, lookup, taps, places, matrix, bias, idle, follows, out, i, column)
-    for column in range(twos, width, LANES):
-        for i in range(begin, tiles, HEIGHT):
-            _tile_of_one(rows, lookup, taps, places, matrix, bias, idle, follows, out, i, column)
-        for i in range(tiles, end):
-            _row_of_one(rows, lookup, taps, places, matrix, bias, idle, follows, out, i, column)
+__all__ = [
+    *("ELU", "HEIGHT", "IDENTITY", "LANES", "LAYER", "RELU"),
+    *("count", "differ", "enlist", "gru", "lstm", "multiply", "perturb", "rearrange", "run_layers", "run_references", "spread", "warm_up"),
+]
 
 
 def warm_up() -> None:
@@ -199,8 +29,11 @@ def warm_up() -> None:
     spread(byte[None], one, one, one, one, byte[None], 0, 0)
     enlist(byte, long[0], long[0], pair, short, 0, 0)
     perturb(number, number, number, long[0], number[None], 0, 0)
-    rearrange(number[None], number[None], 0, 0)
-    multiply(number, short, long, pair, line, line, -1, IDENTITY, line, 0, 0)
+    rearrange(number[None], line[0], 0, 0)
+    multiply(number, short, long, pair, line[0], line, long[0], -1, IDENTITY, line, 0, 0)
+    differ(number[None], long[0], long[0], byte, number[None], short, 0, 0)
+    gru(line, line, line, long[0], line, 0, 0)
+    lstm(line, line, line, long[0], line, line, 0, 0)
     layers, pixel, many = np.zeros(1, LAYER), number[None], np.zeros(1, np.int64)
     run_references(layers, pixel, line[0], line[0], many, number, 0, 0)
     run_layers(layers, pixel, pixel, number, many, byte[None], many, number, line[0], line[0], many, line[0], pixel, byte, 0, 0)

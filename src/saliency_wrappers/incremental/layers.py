@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from saliency_wrappers.incremental.masking import MaskedInput, rows_of
 from saliency_wrappers.incremental.places import Batch, Kernel
-from saliency_wrappers.incremental.products import Pointwise, Product, direct, elu, relu
+from saliency_wrappers.incremental.products import Pointwise, Product, direct, elu, packed, relu
 from saliency_wrappers.incremental.threads import share
 from saliency_wrappers.incremental.workspace import workspace
 
@@ -110,7 +110,7 @@ def run_layers(compiled: ModuleType, layers: Sequence[Layer], images: Images, ba
     out = workspace.take((n, math.prod(size) + 1, layers[-1].outputs), images.pictures)
     reached = workspace.take((n, math.prod(size)), batch.changed)
     memory = workspace.take((len(batch.first), needed), out).zero_()
-    weights = torch.cat([_packed(one.product.matrix, 2 * compiled.LANES) for one in layers])
+    weights = torch.cat([packed(compiled, one.product.matrix) for one in layers])
     biases = torch.cat([weights.new_zeros(one.outputs) if one.product.bias is None else one.product.bias for one in layers])
     known, first = [tensor.detach().numpy() for tensor in (weights, biases, _runs(layers, channels, width))], memory.numpy()
     references = images.references.numpy()
@@ -151,11 +151,6 @@ def _size_after(layers: Sequence[Layer], size: tuple[int, int]) -> tuple[int, in
     for one in layers:
         height, width = one.kernel.outputs(0, height), one.kernel.outputs(1, width)
     return height, width
-
-
-def _packed(matrix: Tensor, width: int) -> Tensor:
-    """A matrix `(any, outputs)` as one block after another of so many columns, the last one with the rest."""
-    return torch.cat([block.flatten() for block in matrix.split(width, dim=1)])
 
 
 def _runs(layers: Sequence[Layer], channels: int, width: int) -> Tensor:

@@ -44,6 +44,11 @@ class Seen:
     idle: int = -1
     """A row that is 0, if many places see it. -1: none."""
 
+    @property
+    def images(self) -> int:
+        """How many there are."""
+        return len(self.rows) // (self.positions + 1) if self.lookup is None else len(self.lookup)
+
     def gather(self, begin: int, end: int, out: Tensor) -> Tensor:
         """The rows of some places, `(end - begin, taps, C)`, written to `out`."""
         image, position = self.places[begin:end].long().unbind(1)
@@ -120,13 +125,36 @@ def _apply(function: Pointwise, rows: Tensor) -> None:
 
 
 def _at_once(compiled: ModuleType, seen: Seen, product: Product, functions: Sequence[Pointwise], out: Tensor) -> None:
-    bias = out.new_zeros(out.shape[1]) if product.bias is None else product.bias
-    lookup = seen.places.new_empty(0, seen.positions + 1) if seen.lookup is None else seen.lookup
-    tensors = (seen.rows, lookup, seen.taps, seen.places, product.matrix, bias[None])
-    arrays: list[Any] = [tensor.detach().contiguous().numpy() for tensor in tensors]
-    result, least = out.numpy(), max(32, 3_000_000 // product.matrix.numel())
     known: dict[Pointwise, int] = {relu: compiled.RELU, elu: compiled.ELU}
     first = known.get(functions[0], compiled.IDENTITY) if functions else compiled.IDENTITY
-    share(lambda begin, end: compiled.multiply(*arrays, seen.idle, first, result, begin, end), len(out), least)
+    biases = (out.new_zeros(out.shape[1]) if product.bias is None else product.bias)[None]
+    begins = seen.taps.new_zeros(seen.images)
+    multiply(compiled, seen, packed(compiled, product.matrix), biases, begins, out, first)
     for function in functions[first != compiled.IDENTITY :]:
         _apply(function, out)
+
+
+def packed(compiled: ModuleType, matrix: Tensor) -> Tensor:
+    """A matrix `(any, C_out)` as `multiply` wants it: one block after another of two vectors of columns, the last one with the rest."""
+    return torch.cat([block.flatten() for block in matrix.split(2 * compiled.LANES, dim=1)])
+
+
+def multiply(
+    compiled: ModuleType, seen: Seen, weights: Tensor, biases: Tensor, begins: Tensor, out: Tensor, follows: int = 0
+) -> None:
+    """The kernel's product.
+
+    Args:
+        compiled: the kernels.
+        seen: what is multiplied.
+        weights: the matrix, `packed`.
+        biases: what sums begin with, `(any, C_out)`.
+        begins: which of them an image's do, `(n,)` int64.
+        out: to be filled, `(m, C_out)`.
+        follows: what follows, a number of the kernels'. 0: nothing.
+    """
+    lookup = seen.places.new_empty(0, seen.positions + 1) if seen.lookup is None else seen.lookup
+    tensors = (seen.rows, lookup, seen.taps, seen.places, weights, biases, begins)
+    arrays: list[Any] = [tensor.detach().contiguous().numpy() for tensor in tensors]
+    result, least = out.numpy(), max(32, 3_000_000 // weights.numel())
+    share(lambda begin, end: compiled.multiply(*arrays, seen.idle, follows, result, begin, end), len(out), least)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -27,9 +27,10 @@ _WORD = _ir.IntType(64)
 
 
 def tile(height: int, vectors: int) -> Any:
-    """A function for kernels: `height` rows by `vectors * LANES` columns of what `multiply` fills, from row `i` and `column` on.
+    """A function for kernels: `height` rows by `vectors * LANES` columns of what `multiply` fills.
 
-    Its arguments are those of `multiply`, up to `follows`, then `out, i, column`.
+    Its arguments are those of `multiply`, with `weight` after `weights`: where those of its columns begin; and instead of the last two `i` and
+    `column`: its first row and column.
     """
 
     @_extending.intrinsic
@@ -39,15 +40,18 @@ def tile(height: int, vectors: int) -> Any:
         lookup: Any,
         taps: Any,
         places: Any,
-        matrix: Any,
-        bias: Any,
+        weights: Any,
+        weight: Any,
+        biases: Any,
+        begins: Any,
         idle: Any,
         follows: Any,
         out: Any,
         i: Any,
         column: Any,
     ) -> Any:
-        signature = _numba.types.void(rows, lookup, taps, places, matrix, bias, idle, follows, out, i, column)
+        kinds = (rows, lookup, taps, places, weights, weight, biases, begins, idle, follows, out, i, column)
+        signature = _numba.types.void(*kinds)
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             _LookedUpTile(_Given(context, builder, signature.args, args, _LOOKED_UP), height, vectors).write()
@@ -97,6 +101,16 @@ def window_tile(height: int, vectors: int) -> Any:
     return product
 
 
+@_extending.intrinsic
+def less_one(context: Any, x: Any) -> Any:
+    """For kernels: `exp(x) - 1` of a float32 `x <= 0`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return elu(builder, args[0])
+
+    return x(x), generate
+
+
 def copier() -> Any:
     """A function for kernels, `(source, target, at, length)`: copies `length` numbers, a multiple of `LANES`, to the same place."""
 
@@ -116,7 +130,7 @@ def copier() -> Any:
     return copy
 
 
-_LOOKED_UP = tuple("rows lookup taps places matrix bias idle follows out i column".split())
+_LOOKED_UP = tuple("rows lookup taps places weights weight biases begins idle follows out i column".split())
 _WINDOWS = tuple("memory starts targets runs first last length weights weight biases bias follows i column".split())
 
 
@@ -149,17 +163,18 @@ class _Tile:
         self.height, self.vectors = height, vectors
         self.sums = [[_core.alloca_once(self.builder, VECTOR) for _ in range(vectors)] for _ in range(height)]
 
-    def begin(self, name: str, at: Any) -> None:
-        """The sums begin with what is there."""
-        for j, bias in enumerate(self.vectors_at(name, at)):
-            for sums in self.sums:
-                self.builder.store(bias, sums[j])
+    def begin(self, name: str, starts: Sequence[Any]) -> None:
+        """The sums begin with what is there for each row."""
+        for start, sums in zip(starts, self.sums, strict=True):
+            for bias, total in zip(self.vectors_at(name, start), sums, strict=True):
+                self.builder.store(bias, total)
 
-    def add(self, name: str, starts: Sequence[Any], length: Any, matrix: str, line: Callable[[Any], Any]) -> None:
-        """Add the products of so many numbers from each start on with the matrix's lines, which begin where `line` says."""
-        builder = self.builder
+    def add(self, name: str, starts: Sequence[Any], length: Any, line: Any) -> None:
+        """Add the products of so many numbers from each start on with as many lines of the weights, from a line on."""
+        builder, width = self.builder, number_of(self.vectors * LANES)
+        first = builder.add(self.numbers["weight"], builder.mul(line, width))
         with _core.for_range(builder, length) as place:
-            weights = self.vectors_at(matrix, line(place.index))
+            weights = self.vectors_at("weights", builder.add(first, builder.mul(place.index, width)))
             for start, sums in zip(starts, self.sums, strict=True):
                 number = self._everywhere(builder.load(builder.gep(self.data[name], [builder.add(start, place.index)])))
                 for weight, total in zip(weights, sums, strict=True):
@@ -198,25 +213,23 @@ class _LookedUpTile(_Tile):
     def write(self) -> None:
         """The whole tile."""
         builder, idle = self.builder, self.numbers["idle"]
-        self.begin("bias", self.numbers["column"])
-        places = [self._place(r) for r in range(self.height)]
+        width, channels, column = self.shapes["out"][1], self.shapes["rows"][1], self.numbers["column"]
+        lines = [builder.add(self.numbers["i"], number_of(r)) for r in range(self.height)]
+        places = [[self.integer("places", builder.add(builder.mul(line, number_of(2)), number_of(k))) for k in (0, 1)] for line in lines]
+        self.begin("biases", [builder.add(builder.mul(self.integer("begins", image), width), column) for image, _ in places])
+        windows = [self._window(*place) for place in places]
         with _core.for_range(builder, self.shapes["taps"][1]) as tap:
-            rows = [self._row(image, position, tap.index) for image, position in places]
+            rows = [self._row(image, position, tap.index) for image, position in windows]
             busy = builder.icmp_signed("<", idle, number_of(0))
             for row in rows:
                 busy = builder.or_(busy, builder.icmp_signed("!=", row, idle))
             with builder.if_then(busy):
-                self._add(rows, tap.index)
-        width = self.shapes["matrix"][1]
-        lines = [builder.mul(builder.add(self.numbers["i"], number_of(r)), width) for r in range(self.height)]
-        self.end("out", [builder.add(line, self.numbers["column"]) for line in lines])
+                self.add("rows", [builder.mul(row, channels) for row in rows], channels, builder.mul(tap.index, channels))
+        self.end("out", [builder.add(builder.mul(line, width), column) for line in lines])
 
-    def _place(self, r: int) -> tuple[Any, Any]:
-        """Where in `lookup` the image of row `r` begins, and where in `taps` its position."""
-        builder = self.builder
-        at = builder.mul(builder.add(self.numbers["i"], number_of(r)), number_of(2))
-        image, position = (self.integer("places", builder.add(at, number_of(k))) for k in (0, 1))
-        return builder.mul(image, self.shapes["lookup"][1]), builder.mul(position, self.shapes["taps"][1])
+    def _window(self, image: Any, position: Any) -> tuple[Any, Any]:
+        """Where in `lookup` an image begins, and where in `taps` a position."""
+        return self.builder.mul(image, self.shapes["lookup"][1]), self.builder.mul(position, self.shapes["taps"][1])
 
     def _row(self, image: Any, position: Any, tap: Any) -> Any:
         """Which of `rows` a tap sees: by `lookup` where there is one."""
@@ -227,13 +240,6 @@ class _LookedUpTile(_Tile):
             builder.store(self.integer("lookup", at), row)
         return builder.load(row)
 
-    def _add(self, rows: list[Any], tap: Any) -> None:
-        """Add to the sums what a tap sees, times its lines of the matrix."""
-        builder, channels = self.builder, self.shapes["rows"][1]
-        first, width, column = builder.mul(tap, channels), self.shapes["matrix"][1], self.numbers["column"]
-        starts = [builder.mul(row, channels) for row in rows]
-        self.add("rows", starts, channels, "matrix", lambda k: builder.add(builder.mul(builder.add(first, k), width), column))
-
 
 class _WindowTile(_Tile):
     """All windows have their runs in the same places, and each run is as long."""
@@ -241,15 +247,13 @@ class _WindowTile(_Tile):
     def write(self) -> None:
         """The whole tile."""
         builder, numbers = self.builder, self.numbers
-        width, length = number_of(self.vectors * LANES), numbers["length"]
-        self.begin("biases", builder.add(numbers["bias"], numbers["column"]))
+        self.begin("biases", [builder.add(numbers["bias"], numbers["column"])] * self.height)
         rows = [builder.add(numbers["i"], number_of(r)) for r in range(self.height)]
         windows = [self.integer("starts", row) for row in rows]
         with _core.for_range(builder, builder.sub(numbers["last"], numbers["first"])) as run:
             shift = self.integer("runs", builder.add(numbers["first"], run.index))
             starts = [builder.add(window, shift) for window in windows]
-            line = builder.add(numbers["weight"], builder.mul(builder.mul(run.index, length), width))
-            self.add("memory", starts, length, "weights", lambda k: builder.add(line, builder.mul(k, width)))
+            self.add("memory", starts, numbers["length"], builder.mul(run.index, numbers["length"]))
         self.end("memory", [builder.add(self.integer("targets", row), numbers["column"]) for row in rows])
 
 

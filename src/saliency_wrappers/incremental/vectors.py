@@ -1,4 +1,4 @@
-"""Functions of vectors of float32, as LLVM instructions: `fused` multiplies and adds, `relu` and `elu` are activations."""
+"""Functions of float32 and of vectors of them, as LLVM instructions: `fused` multiplies and adds, `relu` and `elu` are activations."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ MULTIPLIES_AND_ADDS = _features.get("fma", False) or platform.machine() in ("aar
 """Whether the processor does both in one instruction; else the kernels would be slower than PyTorch."""
 LANES = 16 if WIDE else 8
 """How many float32 are in a vector."""
-VECTOR = _ir.VectorType(_ir.FloatType(), LANES)
+_FLOAT = _ir.FloatType()
+VECTOR = _ir.VectorType(_FLOAT, LANES)
 
 IDENTITY, RELU, ELU = 0, 1, 2
 """What follows a product."""
 
-_LOG2_E, _LOG_2_HIGH, _LOG_2_LOW = 1.44269504088896341, 0.693359375, -2.12194440e-4
+_LOG2_E = 1.44269504088896341
+_LOG_2 = (0.693359375, -2.12194440e-4)
+"""Added up, of more digits than one number has."""
 _SERIES = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 
 
@@ -35,36 +38,42 @@ def fused(builder: Any, x: Any, y: Any, z: Any) -> Any:
 
 def relu(builder: Any, x: Any) -> Any:
     """`max(x, 0)`; NaN stays."""
-    return builder.select(builder.fcmp_ordered("<=", x, _constant(0.0)), _constant(0.0), x)
+    zero = _constant(x, 0.0)
+    return builder.select(builder.fcmp_ordered("<=", x, zero), zero, x)
 
 
 def elu(builder: Any, x: Any) -> Any:
     """`x` where it is positive, else `exp(x) - 1`, within 1e-7: the series of Cephes' `expf`. NaN stays."""
-    low, one = _constant(-87.0), _constant(1.0)
+    low, zero = _constant(x, -87.0), _constant(x, 0.0)
     part = builder.select(builder.fcmp_ordered(">", x, low), x, low)
-    part = builder.select(builder.fcmp_ordered("<", part, _constant(0.0)), part, _constant(0.0))
-    whole = _called(builder, "floor", [fused(builder, part, _constant(_LOG2_E), _constant(0.5))])
-    part = fused(builder, whole, _constant(-_LOG_2_HIGH), part)
-    part = fused(builder, whole, _constant(-_LOG_2_LOW), part)
-    series = _constant(_SERIES[0])
+    part = builder.select(builder.fcmp_ordered("<", part, zero), part, zero)
+    whole = _called(builder, "floor", [fused(builder, part, _constant(x, _LOG2_E), _constant(x, 0.5))])
+    for share in _LOG_2:
+        part = fused(builder, whole, _constant(x, -share), part)
+    series = _constant(x, _SERIES[0])
     for factor in _SERIES[1:]:
-        series = fused(builder, series, part, _constant(factor))
-    less_one = fused(builder, builder.fmul(series, part), part, part)
-    power = _power_of_two(builder, whole)
-    result = fused(builder, power, less_one, builder.fsub(power, one))
-    return builder.select(builder.fcmp_ordered("<=", x, _constant(0.0)), result, x)
+        series = fused(builder, series, part, _constant(x, factor))
+    less_one, power = fused(builder, builder.fmul(series, part), part, part), _power_of_two(builder, whole)
+    result = fused(builder, power, less_one, builder.fsub(power, _constant(x, 1.0)))
+    return builder.select(builder.fcmp_ordered("<=", x, zero), result, x)
 
 
 def _power_of_two(builder: Any, whole: Any) -> Any:
-    integers = _ir.VectorType(_ir.IntType(32), LANES)
-    bits = builder.add(builder.fptosi(whole, integers), _ir.Constant(integers, [127] * LANES))
-    return builder.bitcast(builder.shl(bits, _ir.Constant(integers, [23] * LANES)), VECTOR)
+    integers = _ir.IntType(32) if whole.type == _FLOAT else _ir.VectorType(_ir.IntType(32), LANES)
+    bits = builder.add(builder.fptosi(whole, integers), _repeated(integers, 127))
+    return builder.bitcast(builder.shl(bits, _repeated(integers, 23)), whole.type)
 
 
 def _called(builder: Any, name: str, arguments: Sequence[Any]) -> Any:
-    kind = _ir.FunctionType(VECTOR, [VECTOR] * len(arguments))
-    return builder.call(_core.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{LANES}f32"), arguments)
+    kind = arguments[0].type
+    function = _ir.FunctionType(kind, [kind] * len(arguments))
+    suffix = "f32" if kind == _FLOAT else f"v{LANES}f32"
+    return builder.call(_core.get_or_insert_function(builder.module, function, f"llvm.{name}.{suffix}"), arguments)
 
 
-def _constant(value: float) -> Any:
-    return _ir.Constant(VECTOR, [value] * LANES)
+def _constant(like: Any, value: float) -> Any:
+    return _repeated(like.type, value)
+
+
+def _repeated(kind: Any, value: float) -> Any:
+    return _ir.Constant(kind, [value] * LANES if isinstance(kind, ir.VectorType) else value)
