@@ -103,6 +103,16 @@ class Masks:
         """`(h, w)` float32: how much all masks together replace at each place."""
         return self.replaced.sum(axis=0, dtype=np.float64).astype(np.float32)
 
+    @cached_property
+    def boxes(self) -> NDArray[np.int64]:
+        """`(n, 4)`: the first row and the one after the last, the first column and the one after the last, without which nothing is replaced."""
+        ends: list[NDArray[Any]] = []
+        for axis in (2, 1):
+            there = self.replaced.any(axis=axis)
+            last = there.shape[1] - there[:, ::-1].argmax(axis=1)
+            ends += [there.argmax(axis=1), np.where(there.any(axis=1), last, 0)]
+        return np.stack(ends, axis=1).astype(np.int64)
+
     def on(self, like: Tensor) -> Tensor:
         """`(1 + n, 1, h, w)` of the device and dtype of `like`: nothing replaced, then each mask's `replaced`; kept for the next call."""
         key = (like.device, like.dtype)

@@ -279,16 +279,17 @@ def _of_every_mask(masks: Masks, perturbation: Perturbation, outputs: Outputs) -
 
 def _spread(outputs: Tensor, rows: Tensor, n: int) -> Array:
     """From the outputs of some rows those of all n, `(n, outputs)`; 0 for forbidden actions."""
-    run = outputs.reshape(len(rows), -1).float()
-    run[:, run[0] == -torch.inf] = 0  # an action that is forbidden has no say
-    finite = torch.isfinite(run).all(dim=1)
+    run = outputs.reshape(len(rows), -1).float().cpu().numpy()
+    forbidden = run[0] == -np.inf
+    run = np.where(forbidden, np.float32(0), run)  # an action that is forbidden has no say
+    finite = np.isfinite(run).all(axis=1)
     if not finite.all():
-        first = int(finite.int().argmin())
+        first = int(finite.argmin())
         where = "" if first == 0 else " on a perturbed input"
         raise ValueError(f"The agent's output{where} is not finite: {run[first].tolist()}.")
-    every = run[:1].repeat(n, 1)
-    every[rows] = run
-    return every.cpu().numpy()
+    every = np.tile(run[0], (n, 1))
+    every[rows.cpu().numpy()] = run
+    return every
 
 
 def _check_parts(perturber: object, saliency_gen: object) -> None:

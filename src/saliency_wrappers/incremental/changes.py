@@ -145,7 +145,7 @@ class Pending:
     """`(h' * w', taps)` int64: the positions that the kernel sees. None: as `slide` gives them."""
     functions: tuple[Pointwise, ...] = ()
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int, int, int]:
         """`(n, C_out, h', w')`."""
         n, _, height, width = self.source.shape

@@ -10,7 +10,7 @@ import numpy as np
 
 from saliency_wrappers.incremental.cell_kernels import differ, gru, lstm
 from saliency_wrappers.incremental.layer_kernels import LAYER, run_layers, run_references
-from saliency_wrappers.incremental.place_kernels import count, enlist, perturb, spread
+from saliency_wrappers.incremental.place_kernels import count, enlist, perturb, spread, weigh
 from saliency_wrappers.incremental.product_kernels import multiply, rearrange
 from saliency_wrappers.incremental.tiles import HEIGHT
 from saliency_wrappers.incremental.vectors import ELU, IDENTITY, LANES, RELU
@@ -18,6 +18,7 @@ from saliency_wrappers.incremental.vectors import ELU, IDENTITY, LANES, RELU
 __all__ = [
     *("ELU", "HEIGHT", "IDENTITY", "LANES", "LAYER", "RELU"),
     *("count", "differ", "enlist", "gru", "lstm", "multiply", "perturb", "rearrange", "run_layers", "run_references", "spread", "warm_up"),
+    "weigh",
 ]
 
 
@@ -29,6 +30,7 @@ def warm_up() -> None:
     spread(byte[None], one, one, one, one, byte[None], 0, 0)
     enlist(byte, long[0], long[0], pair, short, 0, 0)
     perturb(number, number, number, long[0], number[None], 0, 0)
+    weigh(number[None], np.zeros((1, 4), np.int64), number[0], number, 0, 0)
     rearrange(number[None], line[0], 0, 0)
     multiply(number, short, long, pair, line[0], line, long[0], -1, IDENTITY, line, 0, 0)
     differ(number[None], long[0], long[0], byte, number[None], short, 0, 0)

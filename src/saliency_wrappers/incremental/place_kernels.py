@@ -1,4 +1,4 @@
-"""Kernels of images and of where they are changed."""
+"""Kernels of images, of masks, and of where they change something."""
 
 from __future__ import annotations
 
@@ -124,3 +124,24 @@ def perturb(inputs: Any, change: Any, replaced: Any, rows: Any, images: Any, beg
             for c in range(channels):
                 images[i, p, c] = inputs[p, c] + shares[p] * change[p, c]
         images[i, positions] = 0
+
+
+@compiled
+def weigh(replaced: Any, boxes: Any, scores: Any, total: Any, begin: int, end: int) -> None:
+    """Add up masks, each as often as its score says.
+
+    Args:
+        replaced: `(n, h, w)` float32.
+        boxes: `(n, 4)` int64: the first row and the one after the last, the first column and the one after the last, without which a mask is 0.
+        scores: `(n,)` float32.
+        total: to be filled, `(h, w)` float32.
+        begin: the first row of it.
+        end: the one after the last.
+    """
+    total[begin:end] = 0
+    for k in range(len(boxes)):
+        left, length, score = boxes[k, 2], np.uintp(boxes[k, 3] - boxes[k, 2]), scores[k]
+        for y in range(max(begin, boxes[k, 0]), min(end, boxes[k, 1])):
+            row, mask = total[y, left:], replaced[k, y, left:]
+            for x in range(length):
+                row[x] += score * mask[x]
