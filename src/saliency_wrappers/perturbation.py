@@ -105,13 +105,12 @@ class Masks:
 
     @cached_property
     def boxes(self) -> NDArray[np.int64]:
-        """`(n, 4)`: the first row and the one after the last, the first column and the one after the last, without which nothing is replaced."""
-        ends: list[NDArray[Any]] = []
+        """`(n, 4)`: the first row and the one after the last, the first column and the one after the last; else nothing is replaced."""
+        ends: list[NDArray[np.int64]] = []
         for axis in (2, 1):
-            there = self.replaced.any(axis=axis)
-            last = there.shape[1] - there[:, ::-1].argmax(axis=1)
-            ends += [there.argmax(axis=1), np.where(there.any(axis=1), last, 0)]
-        return np.stack(ends, axis=1).astype(np.int64)
+            there: NDArray[np.bool_] = np.any(self.replaced, axis=axis)
+            ends += [there.argmax(axis=1), np.where(there.any(axis=1), there.shape[1] - there[:, ::-1].argmax(axis=1), 0)]
+        return np.stack(ends, axis=1)
 
     def on(self, like: Tensor) -> Tensor:
         """`(1 + n, 1, h, w)` of the device and dtype of `like`: nothing replaced, then each mask's `replaced`; kept for the next call."""

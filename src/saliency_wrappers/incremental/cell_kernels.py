@@ -20,7 +20,7 @@ def differ(images: Any, frames: Any, firsts: Any, changed: Any, rows: Any, looku
         firsts: `(f,)` int64: which image is each frame's reference.
         changed: `(n, positions)` uint8, 0 or 1: where images differ from it.
         rows: to be filled, `(n, positions + 1, C)` float32: by how much; 0 in the padding.
-        lookup: to be filled, `(n, positions + 1)` int32: where in `rows` each changed position is; the first image's padding stands for others.
+        lookup: to be filled, `(n, positions + 1)` int32: where in `rows` each changed position is; for others the first image's padding.
         begin: the first image.
         end: the one after the last.
     """

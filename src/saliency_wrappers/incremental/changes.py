@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from types import ModuleType
 
 from torch import Tensor
 
-from saliency_wrappers.incremental.layers import Images, Layer, kernels_for, run_layers
+from saliency_wrappers.incremental.layers import Images, Layer, run_layers
 from saliency_wrappers.incremental.masking import MaskedInput, masked_images
 from saliency_wrappers.incremental.places import Batch, Kernel, Places, dilated, slide
 from saliency_wrappers.incremental.products import Pointwise, Product, Reduce, Seen, compute, elu, relu
@@ -71,17 +70,6 @@ class Changes:
         padding.zero_()
         return replace(self, rows=rows)
 
-    def slid(self, kernel: Kernel, reduce: Reduce, channels: int, taps: Tensor | None = None) -> Pending:
-        """What a sliding kernel makes of the images.
-
-        Args:
-            kernel: its geometry.
-            reduce: what it makes of the positions that it sees.
-            channels: how many come out.
-            taps: which positions it sees, as `slide` gives them. None: those.
-        """
-        return Pending(self, kernel, reduce, channels, taps)
-
 
 def convolved(images: AnyImages, weight: Tensor, bias: Tensor | None, kernel: Kernel) -> Pending:
     """Convolve images, which may be pending themselves, with `weight` `(C_out, C, *kernel.size)` and `bias` `(C_out,)`."""
@@ -106,11 +94,6 @@ class Masked:
     def rows(self) -> Tensor:
         """Of the dtype and on the device of the images."""
         return self.parts[0].inputs
-
-    @property
-    def share(self) -> float:
-        """How many of all positions are to be computed: all of them, where images are made."""
-        return 1.0
 
     @property
     def as_given(self) -> Images:
@@ -184,9 +167,14 @@ class Pending:
     def settled(self) -> Changes:
         """The images, computed now."""
         layers, images = self._layers
-        compiled = kernels_for(layers, images.rows, images.shape[1:]) if layers else None
-        given = None if compiled is None else images.as_given
-        return self._alone() if compiled is None or given is None else self._together(compiled, layers, given, images.batch)
+        given = images.as_given if layers else None
+        done = None if given is None else run_layers(layers, given, images.batch)
+        if done is None:
+            return self._alone()
+        result = Changes(replace(images.batch, changed=done[1]), done[0], None)
+        for function in self.functions[layers[-1].function is not None :]:
+            result = result.pointwise(function)
+        return result
 
     @property
     def _layers(self) -> tuple[list[Layer], AnyImages]:
@@ -205,13 +193,6 @@ class Pending:
         if not isinstance(self.reduce, Product):
             return None
         return Layer(self.kernel, self.reduce, next((one for one in self.functions[:1] if one in (relu, elu)), None))
-
-    def _together(self, compiled: ModuleType, layers: Sequence[Layer], images: Images, batch: Batch) -> Changes:
-        rows, changed = run_layers(compiled, layers, images, batch)
-        result = Changes(replace(batch, changed=changed), rows, None)
-        for function in self.functions[layers[-1].function is not None :]:
-            result = result.pointwise(function)
-        return result
 
     def _alone(self) -> Changes:
         """This layer only, of images that are computed."""

@@ -16,8 +16,24 @@ from saliency_wrappers.incremental.tiles import HEIGHT
 from saliency_wrappers.incremental.vectors import ELU, IDENTITY, LANES, RELU
 
 __all__ = [
-    *("ELU", "HEIGHT", "IDENTITY", "LANES", "LAYER", "RELU"),
-    *("count", "differ", "enlist", "gru", "lstm", "multiply", "perturb", "rearrange", "run_layers", "run_references", "spread", "warm_up"),
+    "ELU",
+    "HEIGHT",
+    "IDENTITY",
+    "LANES",
+    "LAYER",
+    "RELU",
+    "count",
+    "differ",
+    "enlist",
+    "gru",
+    "lstm",
+    "multiply",
+    "perturb",
+    "rearrange",
+    "run_layers",
+    "run_references",
+    "spread",
+    "warm_up",
     "weigh",
 ]
 

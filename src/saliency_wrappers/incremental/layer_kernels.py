@@ -17,15 +17,13 @@ from saliency_wrappers.incremental.vectors import LANES
 _PAIRS = "size stride padding dilation".split()
 _PLACES = "height width channels rows columns outputs follows weights biases first_run last_run run_length".split()
 _WHERE = "from_ line to_ to_line to_padding marks list_".split()
-LAYER = np.dtype(
-    [(name, np.int64) for name in _PLACES + _WHERE] + [(f"{name}_{axis}", np.int64) for name in _PAIRS for axis in ("y", "x")]
-)
+LAYER = np.dtype([(name, np.int64) for name in _PLACES + _WHERE] + [(f"{name}_{axis}", np.int64) for name in _PAIRS for axis in ("y", "x")])
 """A convolution `(height, width, channels)` to `(rows, columns, outputs)`, and the function that follows.
 
 `weights`, `biases`, `first_run`, `last_run`: where its own are in the arrays of all layers; `run_length`: numbers of a window that lie
-together. `from_`, `to_`: where its input and output begin in an image's memory, padding included, `line` and `to_line` positions after
-another; `to_padding`: from there to the first output that is not padding. `marks`: where its outputs' marks begin. `list_`: where the list of
-computed outputs begins.
+together. `from_`, `to_`: where its input and output begin in an image's memory, padding included; `line`, `to_line`: positions from row to
+row there; `to_padding`: positions until the first output that is not padding. `marks`: where its outputs' marks begin. `list_`: where the
+list of computed outputs begins.
 """
 
 _tile_of_two, _tile_of_one, _copy = window_tile(HEIGHT, 2), window_tile(HEIGHT, 1), copier()
@@ -46,14 +44,14 @@ def run_references(layers: Any, images: Any, weights: Any, biases: Any, runs: An
         end: the one after the last.
     """
     most = 0
-    for l in range(len(layers)):
-        most = max(most, layers[l].rows * layers[l].columns)
+    for number in range(len(layers)):
+        most = max(most, layers[number].rows * layers[number].columns)
     starts, targets = np.empty(most + HEIGHT, np.int64), np.empty(most + HEIGHT, np.int64)
     for frame in range(begin, end):
         first = layers[0]
         _put(first, images[frame], memory[frame], 0, first.height, 0, first.width)
-        for l in range(len(layers)):
-            layer, count = layers[l], 0
+        for number in range(len(layers)):
+            layer, count = layers[number], 0
             for y in range(layer.rows):
                 for x in range(layer.columns):
                     starts[count], targets[count] = _place(layer, y, x)
@@ -117,12 +115,12 @@ def run_layers(
         else:
             _put(first, images[i], memory, top, bottom, left, right)
         marks, y0, y1, x0, x1 = changed[i].reshape(-1), top, bottom, left, right
-        for l in range(len(layers)):
-            layer = layers[l]
+        for number in range(len(layers)):
+            layer = layers[number]
             y0, y1, x0, x1 = _reach(layer, marks, flags[layer.marks :], tall, y0, y1, x0, x1)
             marks = flags[layer.marks :]
-            counts[l] = _list(layer, flags, starts, targets, y0, y1, x0, x1)
-            _multiply(layer, memory, starts[layer.list_ :], targets[layer.list_ :], counts[l], weights, biases, runs)
+            counts[number] = _list(layer, flags, starts, targets, y0, y1, x0, x1)
+            _multiply(layer, memory, starts[layer.list_ :], targets[layer.list_ :], counts[number], weights, biases, runs)
         out[i, : last.rows * last.columns] = memory[last.to_ : last.to_ + outputs].reshape(-1, last.outputs)
         out[i, last.rows * last.columns] = 0
         reached[i] = flags[last.marks :]
@@ -132,8 +130,8 @@ def run_layers(
 @compiled
 def _widest(layers: Any) -> int:
     widest = 0
-    for l in range(len(layers)):
-        widest = max(widest, layers[l].width + 2 * layers[l].padding_x)
+    for number in range(len(layers)):
+        widest = max(widest, layers[number].width + 2 * layers[number].padding_x)
     return widest
 
 
@@ -171,9 +169,7 @@ def _put(layer: Any, image: Any, memory: Any, top: int, bottom: int, left: int, 
 
 
 @compiled
-def _mask(
-    layer: Any, image: Any, change: Any, share: Any, memory: Any, top: int, bottom: int, left: int, right: int
-) -> None:
+def _mask(layer: Any, image: Any, change: Any, share: Any, memory: Any, top: int, bottom: int, left: int, right: int) -> None:
     """Some rows and columns of an image `(positions + 1, C)` under a mask."""
     length, channels = np.uintp(right - left), np.uintp(layer.channels)
     for y in range(top, bottom):
@@ -268,9 +264,7 @@ def _multiply(layer: Any, memory: Any, starts: Any, targets: Any, count: int, we
 
 
 @compiled
-def _take_back(
-    layers: Any, counts: Any, targets: Any, reference: Any, memory: Any, top: int, bottom: int, left: int, right: int
-) -> None:
+def _take_back(layers: Any, counts: Any, targets: Any, reference: Any, memory: Any, top: int, bottom: int, left: int, right: int) -> None:
     """Make the memory the reference's again."""
     first = layers[0]
     length = np.uintp((right - left) * first.channels)
@@ -278,7 +272,7 @@ def _take_back(
         line, own = memory[_corner(first, y, left) :], reference[_corner(first, y, left) :]
         for x in range(length):
             line[x] = own[x]
-    for l in range(len(layers)):
-        layer = layers[l]
-        for k in range(layer.list_, layer.list_ + counts[l]):
+    for number in range(len(layers)):
+        layer = layers[number]
+        for k in range(layer.list_, layer.list_ + counts[number]):
             _copy(reference, memory, targets[k], layer.outputs)

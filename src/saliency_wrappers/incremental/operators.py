@@ -90,7 +90,7 @@ def _max_pooling(
         return NotImplemented
     # Padding is no candidate: another place that the kernel sees stands for it.
     taps = torch.where(taps == height * width, taps.amin(dim=1, keepdim=True), taps)
-    return changes.slid(kernel, lambda seen, out: torch.amax(seen, dim=1, out=out), changes.shape[1], taps)
+    return Pending(changes, kernel, lambda seen, out: torch.amax(seen, dim=1, out=out), changes.shape[1], taps)
 
 
 def _average_pooling(
@@ -106,7 +106,7 @@ def _average_pooling(
     kernel = Kernel(_pair(kernel_size), _pair(stride or kernel_size), _pair(padding))
     if ceil_mode or divisor_override is not None or not (count_include_pad or kernel.padding == (0, 0)):
         return NotImplemented
-    return changes.slid(kernel, lambda seen, out: torch.mean(seen, dim=1, out=out), changes.shape[1])
+    return Pending(changes, kernel, lambda seen, out: torch.mean(seen, dim=1, out=out), changes.shape[1])
 
 
 def _normalisation(changes: Changes, operator: Operator, *args: Any, **kwargs: Any) -> Changes:

@@ -132,7 +132,7 @@ def weigh(replaced: Any, boxes: Any, scores: Any, total: Any, begin: int, end: i
 
     Args:
         replaced: `(n, h, w)` float32.
-        boxes: `(n, 4)` int64: the first row and the one after the last, the first column and the one after the last, without which a mask is 0.
+        boxes: `(n, 4)` int64: the first row and the one after the last, the first column and the one after the last; else a mask is 0.
         scores: `(n,)` float32.
         total: to be filled, `(h, w)` float32.
         begin: the first row of it.

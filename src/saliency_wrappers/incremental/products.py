@@ -126,7 +126,7 @@ def _apply(function: Pointwise, rows: Tensor) -> None:
 
 def _at_once(compiled: ModuleType, seen: Seen, product: Product, functions: Sequence[Pointwise], out: Tensor) -> None:
     known: dict[Pointwise, int] = {relu: compiled.RELU, elu: compiled.ELU}
-    first = known.get(functions[0], compiled.IDENTITY) if functions else compiled.IDENTITY
+    first: int = known[functions[0]] if functions and functions[0] in known else compiled.IDENTITY
     biases = (out.new_zeros(out.shape[1]) if product.bias is None else product.bias)[None]
     begins = seen.taps.new_zeros(seen.images)
     multiply(compiled, seen, packed(compiled, product.matrix), biases, begins, out, first)
@@ -139,9 +139,7 @@ def packed(compiled: ModuleType, matrix: Tensor) -> Tensor:
     return torch.cat([block.flatten() for block in matrix.split(2 * compiled.LANES, dim=1)])
 
 
-def multiply(
-    compiled: ModuleType, seen: Seen, weights: Tensor, biases: Tensor, begins: Tensor, out: Tensor, follows: int = 0
-) -> None:
+def multiply(compiled: ModuleType, seen: Seen, weights: Tensor, biases: Tensor, begins: Tensor, out: Tensor, follows: int = 0) -> None:
     """The kernel's product.
 
     Args:

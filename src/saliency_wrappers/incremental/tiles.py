@@ -29,8 +29,8 @@ _WORD = _ir.IntType(64)
 def tile(height: int, vectors: int) -> Any:
     """A function for kernels: `height` rows by `vectors * LANES` columns of what `multiply` fills.
 
-    Its arguments are those of `multiply`, with `weight` after `weights`: where those of its columns begin; and instead of the last two `i` and
-    `column`: its first row and column.
+    Its arguments are those of `multiply`, with `weight` after `weights`: where those of its columns begin; and in place of the last two `i`
+    and `column`: its first row and column.
     """
 
     @_extending.intrinsic
@@ -65,10 +65,10 @@ def tile(height: int, vectors: int) -> Any:
 def window_tile(height: int, vectors: int) -> Any:
     """A function for kernels: `height` rows by `vectors * LANES` columns of a layer whose windows lie in runs of numbers.
 
-    Its arguments: `memory` 1-D float32 with what goes in and what comes out, `starts` and `targets` 1-D int64: where in it each window begins,
-    and each result, `runs` 1-D int64: where in a window each run begins, of which those from `first` to `last` count, `length`: of a run,
-    `weights` 1-D float32 whose `vectors * LANES` columns begin at `weight`, `biases` 1-D float32 from `bias` on, `follows`, `i`: the first row,
-    and `column`: where in a result the first one goes.
+    Its arguments: `memory` 1-D float32 with what goes in and what comes out, `starts` and `targets` 1-D int64: where in it each window
+    begins, and each result, `runs` 1-D int64: where in a window each run begins, of which those from `first` to `last` count, `length` of
+    each, `weights` 1-D float32 whose `vectors * LANES` columns begin at `weight`, `biases` 1-D float32 from `bias` on, `follows`, `i`: the
+    first row, and `column`: where in a result the first one goes.
     """
 
     @_extending.intrinsic
