@@ -107,7 +107,7 @@ def run_layers(
     for i in range(begin, end):
         if frames[i] != frame:
             frame = frames[i]
-            memory[:] = references[frame]
+            _transfer(references[frame], memory)
         top, bottom, left, right = _box(changed[i], tall)
         first = layers[0]
         if len(shares):
@@ -121,10 +121,17 @@ def run_layers(
             marks = flags[layer.marks :]
             counts[number] = _list(layer, flags, starts, targets, y0, y1, x0, x1)
             _multiply(layer, memory, starts[layer.list_ :], targets[layer.list_ :], counts[number], weights, biases, runs)
-        out[i, : last.rows * last.columns] = memory[last.to_ : last.to_ + outputs].reshape(-1, last.outputs)
+        _transfer(memory[last.to_ : last.to_ + outputs], out[i].reshape(-1))
         out[i, last.rows * last.columns] = 0
-        reached[i] = flags[last.marks :]
+        _transfer(flags[last.marks :], reached[i])
         _take_back(layers, counts, targets, references[frame], memory, top, bottom, left, right)
+
+
+@compiled
+def _transfer(source: Any, target: Any) -> None:
+    """Copy all of the source. (An assignment takes as long to compile as all the rest.)"""
+    for k in range(np.uintp(len(source))):
+        target[k] = source[k]
 
 
 @compiled
@@ -267,11 +274,10 @@ def _multiply(layer: Any, memory: Any, starts: Any, targets: Any, count: int, we
 def _take_back(layers: Any, counts: Any, targets: Any, reference: Any, memory: Any, top: int, bottom: int, left: int, right: int) -> None:
     """Make the memory the reference's again."""
     first = layers[0]
-    length = np.uintp((right - left) * first.channels)
+    length = (right - left) * first.channels
     for y in range(top, bottom):
-        line, own = memory[_corner(first, y, left) :], reference[_corner(first, y, left) :]
-        for x in range(length):
-            line[x] = own[x]
+        at = _corner(first, y, left)
+        _transfer(reference[at : at + length], memory[at : at + length])
     for number in range(len(layers)):
         layer = layers[number]
         for k in range(layer.list_, layer.list_ + counts[number]):
