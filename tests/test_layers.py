@@ -250,6 +250,20 @@ def test_gates_are_right_at_every_height():
         torch.testing.assert_close(made, cell(images.flatten(1), state), rtol=0, atol=2e-7, equal_nan=True)
 
 
+@pytest.mark.parametrize("shapes", [[(6, 16)], [(7, 24)], [(7, 16), (7, 8)], [(7, 16), (6, 16)]])
+def test_states_that_do_not_fit_are_an_error_as_they_are_in_pytorch(shapes: list[tuple[int, int]]):
+    images, changed, of = random_images(1, 1, 7, 2, 6, 6)
+    states = [torch.zeros(shape) for shape in shapes]
+    weights, call = ((torch.zeros(48, 72), torch.zeros(48, 16)), torch.gru_cell) if len(states) == 1 else (WEIGHTS, torch.lstm_cell)
+    given: Any = states[0] if len(states) == 1 else states
+    for x in (IncrementalBatch(as_changes(images, changed, of)), images):
+        with torch.inference_mode(), workspace.run(), pytest.raises(RuntimeError):
+            call(x.flatten(1), given, *weights)
+
+
+WEIGHTS = (torch.zeros(64, 72), torch.zeros(64, 16))
+
+
 @pytest.mark.parametrize("width", [8, 16, 24, 40])
 def test_features_are_multiplied_whatever_the_width(width: int):
     torch.manual_seed(1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from saliency_wrappers.incremental.changes import Changes
+from saliency_wrappers.incremental.compiled import kernels
 from saliency_wrappers.incremental.places import Places
 from saliency_wrappers.incremental.products import Seen, direct, multiply
 from saliency_wrappers.incremental.threads import share
@@ -86,10 +87,12 @@ def _gru_cell(
 ) -> Tensor:
     """`torch.gru_cell`, with the state's half once for each frame."""
     seen, own = _linear(changes, w_ih, b_ih), _own_states(changes, state)
-    if own is None or (compiled := direct(state, None)) is None:
-        return _gru_gates(seen, _remembered(changes, state, own, w_hh, b_hh), state)
+    known = functional.linear(state, w_hh, b_hh) if own is None else _once_a_frame(own, w_hh, b_hh)
+    compiled = None if own is None else _cell_kernels(3, seen, known, own)
+    if own is None or compiled is None:
+        return _gru_gates(seen, known if own is None else known[changes.batch.frames], state)
     out = torch.empty_like(state)
-    arrays = [tensor.numpy() for tensor in (seen, _once_a_frame(own, w_hh, b_hh), own, changes.batch.frames, out)]
+    arrays = [tensor.numpy() for tensor in (seen, known, own, changes.batch.frames, out)]
     share(lambda begin, end: compiled.gru(*arrays, begin, end), len(out), 50_000 // state.shape[1])
     return out
 
@@ -98,7 +101,7 @@ def _gru_gates(seen: Tensor, remembered: Tensor, state: Tensor) -> Tensor:
     (r, z, new), (r_h, z_h, new_h) = seen.chunk(3, dim=1), remembered.chunk(3, dim=1)
     r.add_(r_h).sigmoid_()
     z.add_(z_h).sigmoid_()
-    new.addcmul_(r, new_h.expand_as(r)).tanh_()
+    new.addcmul_(r, new_h).tanh_()
     return torch.lerp(new, state, z)
 
 
@@ -108,10 +111,12 @@ def _lstm_cell(
     """`torch.lstm_cell`, with the state's half once for each frame."""
     hx, cx = state
     seen, own, cells = _linear(changes, w_ih, b_ih), _own_states(changes, hx), _own_states(changes, cx)
-    if own is None or cells is None or (compiled := direct(hx, None)) is None:
-        return _lstm_gates(seen.add_(_remembered(changes, hx, own, w_hh, b_hh)), cx)
+    known = functional.linear(hx, w_hh, b_hh) if own is None else _once_a_frame(own, w_hh, b_hh)
+    compiled = None if own is None or cells is None else _cell_kernels(4, seen, known, own, cells)
+    if cells is None or compiled is None:
+        return _lstm_gates(seen.add_(known if own is None else known[changes.batch.frames]), cx)
     hidden, cell = torch.empty_like(hx), torch.empty_like(cx)
-    arrays = [tensor.numpy() for tensor in (seen, _once_a_frame(own, w_hh, b_hh), cells, changes.batch.frames, hidden, cell)]
+    arrays = [tensor.numpy() for tensor in (seen, known, cells, changes.batch.frames, hidden, cell)]
     share(lambda begin, end: compiled.lstm(*arrays, begin, end), len(hidden), 50_000 // hx.shape[1])
     return hidden, cell
 
@@ -131,10 +136,11 @@ _CELLS: dict[str, Callable[..., Any]] = {
 
 def _own_states(changes: Changes, state: Tensor) -> Tensor | None:
     """Each frame's state, `(f, hidden)`, which all its images have; None where they do not."""
+    if len(state) != len(changes.batch.frames):
+        return None
     own = state[changes.batch.first]
-    ends = [*changes.batch.first.tolist()[1:], len(state)]
-    parts = zip(own.split(1), torch.tensor_split(state, ends[:-1]), strict=True)
-    return own if all(bool((part == one).all()) for one, part in parts) else None
+    parts = torch.tensor_split(state, changes.batch.first.tolist()[1:])
+    return own if all(bool((part == one).all()) for one, part in zip(own.split(1), parts, strict=True)) else None
 
 
 def _once_a_frame(own: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -142,9 +148,9 @@ def _once_a_frame(own: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.cat([functional.linear(one, weight, bias) for one in own.split(1)])
 
 
-def _remembered(changes: Changes, state: Tensor, own: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What states give, `(n, outputs)`, or `(1, outputs)` for one frame: each frame's once, where its images share it."""
-    if own is None:
-        return functional.linear(state, weight, bias)
-    shared = _once_a_frame(own, weight, bias)
-    return shared[changes.batch.frames] if len(own) > 1 else shared
+def _cell_kernels(gates: int, seen: Tensor, known: Tensor, *states: Tensor) -> ModuleType | None:
+    """The kernels for a cell of so many gates. None where its tensors do not fit: kernels do not ask, where PyTorch would complain."""
+    hidden = states[0].shape[-1]
+    fit = all(one.shape[1:] == (hidden,) for one in states) and seen.shape[1] == known.shape[1] == gates * hidden
+    same = all(one.dtype == torch.float32 for one in (seen, known, *states))
+    return kernels(seen) if fit and same else None

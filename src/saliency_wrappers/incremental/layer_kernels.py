@@ -129,7 +129,7 @@ def run_layers(
 
 @compiled
 def _transfer(source: Any, target: Any) -> None:
-    """Copy all of the source. (An assignment takes as long to compile as all the rest.)"""
+    """Copy all of the source: an assignment would take as long to compile as all the rest."""
     for k in range(np.uintp(len(source))):
         target[k] = source[k]
 
