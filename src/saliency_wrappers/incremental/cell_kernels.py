@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 
 from saliency_wrappers.incremental.compiling import compiled
-from saliency_wrappers.incremental.tiles import less_one
+from saliency_wrappers.incremental.tiles import function_of
+from saliency_wrappers.incremental.vectors import elu, exponential
+
+_elu, _exponential = function_of(elu), function_of(exponential)
 
 
 @compiled
@@ -84,12 +87,15 @@ def lstm(seen: Any, remembered: Any, cells: Any, frames: Any, hidden: Any, cell:
 
 @compiled
 def _sigmoid(x: Any) -> Any:
-    share = less_one(-abs(x)) + np.float32(1)
+    share = _exponential(-abs(x))
     return (np.float32(1) if x >= 0 else share) / (np.float32(1) + share)
 
 
 @compiled
 def _tanh(x: Any) -> Any:
-    part = less_one(np.float32(-2) * abs(x))
-    size = -part / (np.float32(2) + part)
-    return size if x >= 0 else -size
+    # Each of the two ways loses digits where the other keeps them.
+    size = abs(x)
+    less_one, share = _elu(np.float32(-2) * size), _exponential(np.float32(-2) * size)
+    low, high = -less_one / (np.float32(2) + less_one), np.float32(1) - np.float32(2) * share / (np.float32(1) + share)
+    result = low if size < np.float32(0.5) else high
+    return result if x >= 0 else -result

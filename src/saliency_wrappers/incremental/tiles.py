@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -101,14 +101,17 @@ def window_tile(height: int, vectors: int) -> Any:
     return product
 
 
-@_extending.intrinsic
-def less_one(context: Any, x: Any) -> Any:
-    """For kernels: `exp(x) - 1` of a float32 `x <= 0`."""
+def function_of(written: Callable[[Any, Any], Any]) -> Any:
+    """A function of a float32 for kernels, from one that writes it."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return elu(builder, args[0])
+    @_extending.intrinsic
+    def function(context: Any, x: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return written(builder, args[0])
 
-    return x(x), generate
+        return x(x), generate
+
+    return function
 
 
 def copier() -> Any:

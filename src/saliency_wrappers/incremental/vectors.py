@@ -43,7 +43,23 @@ def relu(builder: Any, x: Any) -> Any:
 
 
 def elu(builder: Any, x: Any) -> Any:
-    """`x` where it is positive, else `exp(x) - 1`, within 1e-7: the series of Cephes' `expf`. NaN stays."""
+    """`x` where it is positive, else `exp(x) - 1`, within 1e-7. NaN stays."""
+    less_one, power = _power_of_e(builder, x)
+    return _where_not_positive(builder, x, fused(builder, power, less_one, builder.fsub(power, _constant(x, 1.0))))
+
+
+def exponential(builder: Any, x: Any) -> Any:
+    """`exp(x)` of numbers that are not positive. NaN stays."""
+    less_one, power = _power_of_e(builder, x)
+    return _where_not_positive(builder, x, fused(builder, power, less_one, power))
+
+
+def _where_not_positive(builder: Any, x: Any, result: Any) -> Any:
+    return builder.select(builder.fcmp_ordered("<=", x, _constant(x, 0.0)), result, x)
+
+
+def _power_of_e(builder: Any, x: Any) -> tuple[Any, Any]:
+    """`exp(x)` of negative numbers as `(1 + first) * second`, a power of two, by the series of Cephes' `expf`."""
     low, zero = _constant(x, -87.0), _constant(x, 0.0)
     part = builder.select(builder.fcmp_ordered(">", x, low), x, low)
     part = builder.select(builder.fcmp_ordered("<", part, zero), part, zero)
@@ -53,9 +69,7 @@ def elu(builder: Any, x: Any) -> Any:
     series = _constant(x, _SERIES[0])
     for factor in _SERIES[1:]:
         series = fused(builder, series, part, _constant(x, factor))
-    less_one, power = fused(builder, builder.fmul(series, part), part, part), _power_of_two(builder, whole)
-    result = fused(builder, power, less_one, builder.fsub(power, _constant(x, 1.0)))
-    return builder.select(builder.fcmp_ordered("<=", x, zero), result, x)
+    return fused(builder, builder.fmul(series, part), part, part), _power_of_two(builder, whole)
 
 
 def _power_of_two(builder: Any, whole: Any) -> Any:
