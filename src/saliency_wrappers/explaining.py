@@ -19,7 +19,6 @@ from saliency_wrappers.records import (
     Decision,
     SaliencyMaps,
     StepSaliency,
-    array_of,
     copy_tensor,
     plain_action,
     row_of,
@@ -64,7 +63,7 @@ def pending(clock: EpisodeClock, decision: Decision | AgentPass, action: Any) ->
         raise ValueError("Expected a decision, got a pass without policy output.")
     row = clock.environment if logits.shape[0] > 1 else 0
     numbers = row_of(logits, row, copy=not decision.copied)
-    number = None if value is None else float(array_of(value).item(row))
+    number = None if value is None else row_of(value, row, copy=False).item()
     return StepSaliency(clock.episode, clock.step, plain_action(action), numbers, number, None, clock.environment)
 
 
