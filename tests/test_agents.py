@@ -231,6 +231,7 @@ def test_what_was_seen_does_not_change_when_the_loop_reuses_its_outputs(tiny_lst
         expected = logits.clone()
         logits.zero_()
         value.zero_()
+    assert seen[0].copied
     assert seen[0].logits is not None
     assert torch.equal(seen[0].logits, expected)
 

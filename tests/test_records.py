@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps, StepSaliency, copy_state, copy_tensor, map_state, state_leaves
+from saliency_wrappers.records import (
+    AgentPass,
+    Decision,
+    SaliencyMaps,
+    StepSaliency,
+    copy_state,
+    copy_tensor,
+    map_state,
+    state_leaves,
+)
 
 
 class Memory(NamedTuple):
@@ -107,6 +117,22 @@ def test_the_decision_of_a_pass_is_independent_of_the_callers_buffers():
     assert decision.episode_start is not None
     assert not any(tensor.any() for tensor in (decision.inputs, decision.logits, decision.value))
     assert decision.episode_start.all()
+
+
+def test_the_decision_of_a_pass_of_copies_is_independent_of_its_inputs_and_shares_the_rest():
+    seen = a_pass(copied=True)
+    decision = Decision.of(seen)
+    seen.inputs.fill_(9)
+    assert not decision.inputs.any()
+    assert (decision.logits, decision.value, decision.state) == (seen.logits, seen.value, seen.state)
+
+
+@pytest.mark.parametrize("record", [a_pass(), Decision.of(a_pass()), StepSaliency(0, 0, 0, np.zeros(3, np.float32), 0.0, None)])
+def test_records_are_frozen_and_can_be_replaced(record: Any):
+    for field in fields(record):
+        with pytest.raises(FrozenInstanceError):
+            setattr(record, field.name, None)
+    assert vars(replace(record)) == vars(record)
 
 
 def test_the_decision_of_a_pass_made_in_inference_mode_is_of_ordinary_tensors():

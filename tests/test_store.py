@@ -21,7 +21,7 @@ from counting import CountingAgent, CountingEnv, always_acting, check_maps, play
 
 from saliency_wrappers import Decision, EpisodeStore, FramePreprocessor, StoreError, VectorSaliencyRecorder
 from saliency_wrappers.deferred import compute_saliency
-from saliency_wrappers.records import StateTree, state_leaves
+from saliency_wrappers.records import AgentPass, StateTree, state_leaves
 from saliency_wrappers.storage.chunks import ArrayField
 from saliency_wrappers.storage.headers import SCHEMA
 from saliency_wrappers.storage.locations import Location
@@ -118,6 +118,39 @@ def test_states_of_any_form_come_back(tmp_path: Path, state: StateTree) -> None:
             assert list(found) == list(state)
         elif isinstance(state, tuple):
             assert type(found) is tuple
+
+
+def test_what_is_stored_does_not_change_with_buffers_that_are_filled_anew(tmp_path: Path) -> None:
+    one = decision(0)
+    assert isinstance(one.state, torch.Tensor)
+    assert one.value is not None
+    buffers = {"inputs": one.inputs.clone(), "state": one.state.clone(), "logits": one.logits.clone(), "value": one.value.clone()}
+    with EpisodeStore(tmp_path, frames=True, block=4).new_episode() as episode:
+        for t in range(10):
+            for name, buffer in buffers.items():
+                buffer.copy_(getattr(decision(t), name))
+            episode.append(AgentPass(**buffers), t % 4, t / 2, frame(t))
+    for t, stored in enumerate(EpisodeStore.open(tmp_path).episodes[0].decisions()):
+        check(stored, t)
+
+
+def test_of_a_pass_of_copies_only_the_inputs_are_copied(tmp_path: Path) -> None:
+    inputs = images()
+    with EpisodeStore(tmp_path, frames=True, block=4).new_episode() as episode:
+        for t in range(10):
+            one = decision(t)
+            inputs.copy_(one.inputs)
+            episode.append(AgentPass(inputs, one.state, one.logits, one.value, copied=True), t % 4, t / 2, frame(t))
+    for t, stored in enumerate(EpisodeStore.open(tmp_path).episodes[0].decisions()):
+        check(stored, t)
+
+
+def test_an_action_of_other_parts_than_the_first_is_refused(tmp_path: Path) -> None:
+    with EpisodeStore(tmp_path).new_episode() as episode:
+        episode.append(decision(0), (1, 2), 0.0)
+        for action in ((1,), (1, 2, 3)):
+            with pytest.raises(ValueError, match=f"Expected an action of 2 parts.*got {len(action)}"):
+                episode.append(decision(1), action, 0.0)
 
 
 def test_an_agent_may_begin_with_none(tmp_path: Path) -> None:

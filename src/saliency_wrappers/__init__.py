@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from saliency_wrappers.agents import AgentAdapter, CleanRLAdapter, FunctionAdapter, QNetworkAdapter, RecurrentModuleAdapter, as_adapter
 from saliency_wrappers.deferred import compute_saliency
+from saliency_wrappers.failures import MissingDecisionError
 from saliency_wrappers.hooks import RecurrentAgentHook
 from saliency_wrappers.models import CheckpointError, UnsafeCheckpointError, load_checkpoint, load_pretrained, pretrained_agents
 from saliency_wrappers.overlay import draw
 from saliency_wrappers.perturbation import GaussianBlur, SlidingDisc
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.recorder import SaliencyRecorder
-from saliency_wrappers.recording import MissingDecisionError
 from saliency_wrappers.records import Decision, SaliencyMaps
 from saliency_wrappers.replay import ReplayMismatchError
 from saliency_wrappers.saliency import PerturbationSaliency, SaliencyMethod

@@ -9,7 +9,10 @@ import json
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from saliency_wrappers.agents.base import split_rows
 from saliency_wrappers.clocks import EpisodeClock
@@ -22,6 +25,8 @@ from saliency_wrappers.saliency import SaliencyMethod
 from saliency_wrappers.storage.columns import DecisionLike
 from saliency_wrappers.storage.writing import EpisodeWriter
 from saliency_wrappers.store import EpisodeStore
+
+Mode = Literal["inline", "deferred", "capture"]
 
 
 class NoCapture:
@@ -53,7 +58,7 @@ class Capture(NoCapture):
     """Writes an episode of the store for each episode of each environment that has decisions. Errors are the recording's to handle."""
 
     def __init__(
-        self, store: EpisodeStore, hook: RecurrentAgentHook, method: SaliencyMethod, failures: Failures, env_spec: Any = None
+        self, store: EpisodeStore, hook: RecurrentAgentHook, method: SaliencyMethod, failures: Failures, num_envs: int, env_spec: Any = None
     ) -> None:
         """Write to a store.
 
@@ -62,10 +67,12 @@ class Capture(NoCapture):
             hook: tells the agent and its preprocessor.
             method: what makes the maps that come, if any.
             failures: what becomes of errors.
+            num_envs: how many environments the agent acts for in one pass.
             env_spec: Gymnasium's specification of the environments. None: not known.
         """
         self._store, self._hook, self._method, self._failures = store, hook, method, failures
         self._env_spec = spec_content(env_spec)
+        self._alone = num_envs == 1
         self._agent = KnownAgent()
         self._open: dict[int, _OpenEpisode] = {}
         self._seeds: dict[int, int | None] = {}
@@ -78,28 +85,28 @@ class Capture(NoCapture):
     def decide(self, clocks: Sequence[EpisodeClock], seen: AgentPass, actions: Sequence[Any], frames: FramesNow) -> None:
         """The pass is copied."""
         try:
-            rows: Sequence[DecisionLike] = [seen] if seen.batch == 1 else split_rows(self._hook.adapter, Decision.by_reference(seen))
-            shown = frames() if self._store.frames else ()
-            if self._store.frames and not shown:
-                raise ValueError(
-                    "The store keeps frames, but the environment shows none: make it with render_mode='rgb_array', or the store with "
-                    "EpisodeStore(path, frames=False)."
-                )
+            rows: Sequence[DecisionLike] = [seen] if self._alone else split_rows(self._hook.adapter, Decision.by_reference(seen))
+            shown = self._shown(frames) if self._store.frames else None
             for clock in clocks:
-                index = clock.environment
-                self._episode(clock).decide(clock.step, rows[index], actions[index], shown[index] if shown else None)
+                index, step = clock.environment, clock.step
+                episode = self._open.get(index) or self._begun(clock)
+                frame = None if shown is None else shown[index]
+                episode.rows[step] = episode.writer.decide(step, rows[index], actions[index], frame)
+                episode.awaits_reward = True
         except Exception as error:
             self._handle(error, clocks[0])
 
     def advance(self, rewards: Sequence[Any] | None) -> None:
         """Only of environments whose agent decided; an error is postponed, the transition is not to be lost."""
         for index, episode in self._open.items():
-            if episode.awaits_reward:
-                try:
-                    episode.reward(float("nan") if rewards is None else float(rewards[index]))
-                except Exception as error:
-                    with self._failures.postponed():
-                        self._handle(error, episode.clock)
+            if not episode.awaits_reward:
+                continue
+            try:
+                episode.awaits_reward = False
+                episode.writer.reward(float("nan") if rewards is None else float(rewards[index]))
+            except Exception as error:
+                with self._failures.postponed():
+                    self._handle(error, episode.clock)
 
     def explained(self, saliency: StepSaliency) -> None:
         """They are kept under the fingerprint of method and agent."""
@@ -137,18 +144,25 @@ class Capture(NoCapture):
         with self._handled(clock):
             raise error
 
-    def _episode(self, clock: EpisodeClock) -> _OpenEpisode:
-        episode = self._open.get(clock.environment)
-        if episode is None:
-            agent, preprocessor = self._agent.fingerprint(self._hook.adapter), self._hook.preprocessor
-            writer = self._store.new_episode(
-                episode=clock.episode,
-                seed=self._seeds.pop(clock.environment, None),
-                env_spec=self._env_spec,
-                agent=agent,
-                preprocessor=None if preprocessor is None else dict(vars(preprocessor)),
+    def _shown(self, frames: FramesNow) -> Sequence[NDArray[np.uint8] | None]:
+        shown = frames()
+        if not shown:
+            raise ValueError(
+                "The store keeps frames, but the environment shows none: make it with render_mode='rgb_array', or the store with "
+                "EpisodeStore(path, frames=False)."
             )
-            episode = self._open[clock.environment] = _OpenEpisode(clock, writer, agent)
+        return shown
+
+    def _begun(self, clock: EpisodeClock) -> _OpenEpisode:
+        agent, preprocessor = self._agent.fingerprint(self._hook.adapter), self._hook.preprocessor
+        writer = self._store.new_episode(
+            episode=clock.episode,
+            seed=self._seeds.pop(clock.environment, None),
+            env_spec=self._env_spec,
+            agent=agent,
+            preprocessor=None if preprocessor is None else dict(vars(preprocessor)),
+        )
+        episode = self._open[clock.environment] = _OpenEpisode(clock, writer, agent)
         return episode
 
 
@@ -159,25 +173,26 @@ class _OpenEpisode:
         self.clock, self.writer, self.number = clock, writer, clock.episode
         self.awaits_reward = False
         self.agent = agent
-        self._rows: dict[int, int] = {}
+        self.rows: dict[int, int] = {}
+        """The row of each step with a decision."""
         self._description: dict[str, Any] = {}
-
-    def decide(self, step: int, decision: DecisionLike, action: Any, frame: Any) -> None:
-        self._rows[step] = self.writer.decide(step, decision, action, frame)
-        self.awaits_reward = True
-
-    def reward(self, reward: float) -> None:
-        self.awaits_reward = False
-        self.writer.reward(reward)
 
     def explain(self, saliency: StepSaliency, method: SaliencyMethod) -> None:
         self._description = self._description or method_description(method, self.agent)
-        row = self._rows.get(saliency.step)
+        row = self.rows.get(saliency.step)
         if row is not None and saliency.maps is not None:
             self.writer.explain(row, saliency.maps, fingerprint(self._description), self._description)
 
     def close(self, complete: bool, learned: bool) -> None:
         self.writer.close(complete, learned)
+
+
+def check_mode(mode: str, store: EpisodeStore | None) -> None:
+    """`ValueError` for no mode, or one that needs a store and has none."""
+    if mode not in Mode.__args__:
+        raise ValueError(f"Expected mode to be one of {Mode.__args__}, got {mode!r}.")
+    if mode == "capture" and store is None:
+        raise ValueError('mode="capture" makes no maps here, it keeps decisions for compute_saliency: expected a store to keep them in.')
 
 
 def spec_content(spec: Any) -> dict[str, Any] | None:

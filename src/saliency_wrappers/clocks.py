@@ -20,32 +20,34 @@ class EpisodeClock:
         """How many steps were taken since the episode began."""
         self.ended = False
         """Whether the episode is over: until the next one begins, actions are ignored, or refused."""
+        self.running = False
+        """Whether the next action is one of an episode's."""
         self.triggered = False
         """Whether the episode's decisions are explained, by the trigger for episodes."""
         self.wiring = Wiring()
         self._name = "" if alone else f" of environment {environment}"
 
     @property
-    def running(self) -> bool:
-        """Whether the next action is one of an episode's."""
-        return self.episode >= 0 and not self.ended
-
-    @property
     def in_words(self) -> str:
         """`"episode 3"`, or `"episode 3 of environment 1"`."""
-        return f"episode {self.episode}{self._name}"
+        return self.words_for(self.episode)
+
+    def words_for(self, episode: int) -> str:
+        """The same for any episode of this environment."""
+        return f"episode {episode}{self._name}"
 
     def begin(self) -> None:
         """The next episode."""
         self.episode += 1
         self.step = 0
         self.ended = self.triggered = False
+        self.running = True
         self.wiring = Wiring()
 
     def tick(self, ended: bool) -> None:
         """A step of the episode was taken; `ended` when it was the last."""
         self.step += 1
-        self.ended = ended
+        self.ended, self.running = ended, not ended
 
 
 def chosen_environments(environments: Iterable[int] | None, num_envs: int) -> list[int]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +14,15 @@ import torch
 from saliency_wrappers.agents import AgentAdapter
 from saliency_wrappers.clocks import EpisodeClock
 from saliency_wrappers.failures import Failures
-from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps, StepSaliency, copy_tensor, plain_action, row_of
+from saliency_wrappers.records import (
+    AgentPass,
+    Decision,
+    SaliencyMaps,
+    StepSaliency,
+    copy_tensor,
+    plain_action,
+    row_of,
+)
 from saliency_wrappers.replay import replay_held
 from saliency_wrappers.saliency import SaliencyMethod, maps_of
 
@@ -29,33 +37,34 @@ class Decided:
     """Of one row."""
     adapter: AgentAdapter
     """Of the agent that decided."""
-    place: str
-    """`"step 17 of episode 3"`."""
+    clock: EpisodeClock
+    """Of its environment; it goes on."""
 
     @staticmethod
-    def at(clock: EpisodeClock, row: Decision, action: Any, adapter: AgentAdapter) -> Decided:
+    def at(clock: EpisodeClock, row: Decision | AgentPass, action: Any, adapter: AgentAdapter) -> Decided:
         """The decision of `row`, which is copied, to take `action` now."""
-        decision = row.copy()
-        saliency = pending(clock, decision, action)
-        if isinstance(saliency.action, int):
-            decision = replace(decision, action=copy_tensor(torch.tensor([saliency.action])))
-        return Decided(saliency, decision, adapter, f"step {clock.step} of {clock.in_words}")
+        saliency = pending(clock, row, action)
+        number = torch.tensor([saliency.action]) if isinstance(saliency.action, int) else None
+        if number is not None and number.is_inference():
+            number = copy_tensor(number)
+        decision = Decision.of(row, number)
+        return Decided(saliency, decision, adapter, clock)
+
+    @property
+    def place(self) -> str:
+        """`"step 17 of episode 3"`."""
+        return f"step {self.saliency.step} of {self.clock.words_for(self.saliency.episode)}"
 
 
 def pending(clock: EpisodeClock, decision: Decision | AgentPass, action: Any) -> StepSaliency:
     """What is known of a decision before its maps: of one row, or the row of the clock's environment."""
-    if decision.logits is None:
+    logits, value = decision.logits, decision.value
+    if logits is None:
         raise ValueError("Expected a decision, got a pass without policy output.")
-    row = clock.environment if len(decision.inputs) > 1 else 0
-    return StepSaliency(
-        episode=clock.episode,
-        step=clock.step,
-        action=plain_action(action),
-        logits=row_of(decision.logits, row),
-        value=None if decision.value is None else row_of(decision.value, row).item(),
-        maps=None,
-        environment=clock.environment,
-    )
+    row = clock.environment if logits.shape[0] > 1 else 0
+    numbers = row_of(logits, row, copy=not decision.copied)
+    number = None if value is None else row_of(value, row, copy=False).item()
+    return StepSaliency(clock.episode, clock.step, plain_action(action), numbers, number, None, clock.environment)
 
 
 class SaliencyConsumer(Protocol):
@@ -102,7 +111,7 @@ class Explainer:
 
     def explain_now(self, decided: Sequence[Decided]) -> list[StepSaliency]:
         """The decisions of one step with their maps, from one call of the method."""
-        explained = [replace(one.saliency, maps=maps) for one, maps in zip(decided, self._maps(decided), strict=True)]
+        explained = [one.saliency.explained(maps) for one, maps in zip(decided, self._maps(decided), strict=True)]
         for saliency in explained:
             self._hand_on(saliency, False)
         return explained
@@ -133,7 +142,7 @@ class Explainer:
         finally:
             for one, maps in zip(held, explained, strict=True):
                 with self._failures.handled("Saliency was not handed on", place):
-                    self._hand_on(replace(one.saliency, maps=maps), True)
+                    self._hand_on(one.saliency.explained(maps), True)
 
     def _maps(self, decided: Sequence[Decided]) -> list[SaliencyMaps]:
         return maps_of(self.method, decided[0].adapter, [one.decision for one in decided])

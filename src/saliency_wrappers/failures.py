@@ -1,4 +1,7 @@
-"""`Failures`: what becomes of errors in what a recording does for its user's eyes: raised, raised later, or warned of."""
+"""`Failures`: what becomes of errors in what a recording does for its user's eyes: raised, raised later, or warned of.
+
+`MissingDecisionError` is one that is always raised.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,10 @@ from contextlib import contextmanager
 from typing import Literal
 
 OnError = Literal["raise", "warn"]
+
+
+class MissingDecisionError(RuntimeError):
+    """A step came without a decision although `require_decision=True`."""
 
 
 class Failures:

@@ -7,6 +7,7 @@ import uuid
 import weakref
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -44,10 +45,10 @@ class RecurrentAgentHook:
         self.preprocessor = FramePreprocessor.of(preprocessor)
         self._adapter: AgentAdapter | None = None
         self._detach: Any = None
-        self._windows: weakref.WeakSet[DecisionWindow] = weakref.WeakSet()
+        self._listening: tuple[weakref.ref[DecisionWindow], ...] = ()
         self._paused = 0
         self._closed = False
-        self._process = os.getpid()
+        self._process = _Process.id
         self._state: StateTree = None
         self._state_begins = True
         self._remembers: weakref.ref[DecisionWindow] | None = None
@@ -85,7 +86,7 @@ class RecurrentAgentHook:
         self._closed |= self._adapter is not None
         self._adapter = None
         self._sync()
-        for window in list(self._windows):
+        for window in self._windows():
             window.clear()
 
     def __enter__(self) -> RecurrentAgentHook:
@@ -114,7 +115,7 @@ class RecurrentAgentHook:
 
     def explain(self) -> str:
         """How many passes were seen since the episode began, and how many were rejected, by reason."""
-        text = " ".join(window.explain() for window in list(self._windows)) or "No recorder listens to this hook yet."
+        text = " ".join(window.explain() for window in self._windows()) or "No recorder listens to this hook yet."
         return text if self._adapter is not None else f"{text} {self._without_agent}"
 
     def act(self, observation: NDArray[Any], *, greedy: bool = True) -> int:
@@ -155,7 +156,7 @@ class RecurrentAgentHook:
     def open_window(self, num_envs: int) -> DecisionWindow:
         """A window that sees every pass from now on: what a recorder listens through."""
         window = DecisionWindow(num_envs)
-        self._windows.add(window)
+        self._listening = (*map(weakref.ref, self._windows()), weakref.ref(window))
         forgotten = weakref.finalize(window, _sync_when_alive, weakref.ref(self))
         forgotten.atexit = False
         self._sync()
@@ -163,10 +164,12 @@ class RecurrentAgentHook:
 
     def close_window(self, window: DecisionWindow) -> None:
         """Stop showing passes to a window; with the last one the hook closes."""
-        if window not in self._windows:
+        windows = self._windows()
+        if window not in windows:
             return
-        self._windows.discard(window)
-        if not list(self._windows):
+        windows.remove(window)
+        self._listening = tuple(map(weakref.ref, windows))
+        if not windows:
             self.close()
         self._sync()
 
@@ -182,15 +185,17 @@ class RecurrentAgentHook:
         Raises:
             RuntimeError: the hook is used in another process, or `act` decided with the memory of another recorder's episode.
         """
-        if os.getpid() != self._process:
+        if _Process.id != self._process:
             raise RuntimeError(_ANOTHER_PROCESS)
         decided = window.latest
-        for other in list(self._windows):
-            if other.latest is decided:
+        for listening in self._listening:
+            other = listening()
+            if other is not None and other.latest is decided:
                 other.clear()
-        remembering = None if self._remembers is None else self._remembers()
-        if decided is not None and decided is self._acted and remembering not in (None, window):
-            raise RuntimeError(_ANOTHER_EPISODE)
+        if decided is not None and decided is self._acted:
+            remembering = None if self._remembers is None else self._remembers()
+            if remembering not in (None, window):
+                raise RuntimeError(_ANOTHER_EPISODE)
         return decided
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RecurrentAgentHook:
@@ -222,9 +227,13 @@ class RecurrentAgentHook:
             raise ValueError(f"Expected a network input of finite numbers in {low:g}..{high:g}, got NaN or infinity.")
         return image
 
+    def _windows(self) -> list[DecisionWindow]:
+        """Those that have not been forgotten."""
+        return [window for listening in self._listening if (window := listening()) is not None]
+
     def _sync(self) -> None:
         """Attach or detach, as the agent and the windows want it."""
-        windows = list(self._windows)
+        windows = self._windows()
         idle = bool(windows) and not any(window.enabled for window in windows)
         wanted = self._adapter is not None and not idle
         if self._detach is not None and not wanted:
@@ -232,22 +241,37 @@ class RecurrentAgentHook:
             self._detach = None
         elif self._detach is None and wanted:
             # A method would keep the hook alive as long as the agent lives; a hook that is gone leaves the agent as it was.
-            see = weakref.WeakMethod(self._see)
-            self._detach = weakref.finalize(self, self.adapter.attach(lambda seen: (method := see()) and method(seen)))
+            self._detach = weakref.finalize(self, self.adapter.attach(partial(self._see, weakref.ref(self))))
             self._detach.atexit = False
 
-    def _see(self, seen: AgentPass | UnreadPass) -> None:
-        if os.getpid() != self._process:
+    @staticmethod
+    def _see(watching: weakref.ref[RecurrentAgentHook], seen: AgentPass | UnreadPass) -> None:
+        """A pass of the agent, to be shown to the windows."""
+        hook = watching()
+        if hook is None:
+            return
+        if _Process.id != hook._process:
             raise RuntimeError(_ANOTHER_PROCESS)
-        if self._acting and isinstance(seen, AgentPass):
-            self._acted = seen
-        for window in list(self._windows):
-            if not window.enabled:
+        if hook._acting and isinstance(seen, AgentPass):
+            hook._acted = seen
+        for listening in hook._listening:
+            window = listening()
+            if window is None or not window.enabled:
                 continue
-            if self._paused:
+            if hook._paused:
                 window.reject("made while the hook was paused")
             else:
                 window.see(seen)
+
+
+class _Process:
+    """Which process this is, without asking the system at every pass."""
+
+    id = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):  # where a process can be forked
+    os.register_at_fork(after_in_child=lambda: setattr(_Process, "id", os.getpid()))
 
 
 def _sync_when_alive(hook: weakref.ref[RecurrentAgentHook]) -> None:

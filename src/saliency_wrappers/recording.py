@@ -7,29 +7,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from saliency_wrappers.agents.base import split_rows
-from saliency_wrappers.capturing import Capture, NoCapture
+from saliency_wrappers.capturing import Capture, Mode, NoCapture, check_mode
 from saliency_wrappers.clocks import EpisodeClock, chosen_environments
 from saliency_wrappers.explaining import Decided, Explainer, SaliencyConsumer, pending
-from saliency_wrappers.failures import Failures, OnError
+from saliency_wrappers.failures import Failures, MissingDecisionError, OnError
 from saliency_wrappers.hooks import RecurrentAgentHook
 from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps, StepSaliency
-from saliency_wrappers.replay import FramesNow, ReplayCheck, Verify, frames_of
+from saliency_wrappers.replay import FramesNow, ReplayCheck, Verify, check_outputs, frames_of
 from saliency_wrappers.saliency import SaliencyMethod
 from saliency_wrappers.store import EpisodeStore
 from saliency_wrappers.triggers import Trigger, Triggers
 from saliency_wrappers.wiring import Fault, Wiring
 
-Mode = Literal["inline", "deferred", "capture"]
-
 _BEGINNING = 64
 """Steps of each episode in which the agent is watched in any case: an episode without decisions is to be noticed."""
-
-
-class MissingDecisionError(RuntimeError):
-    """A step came without a decision although `require_decision=True`."""
 
 
 class Recording:
@@ -76,7 +70,7 @@ class Recording:
             store: see there.
             env_spec: what the store is told of the environments.
         """
-        _check_mode(mode, store)
+        check_mode(mode, store)
         chosen = chosen_environments(environments, num_envs)
         self.hook = hook
         self.method = method
@@ -86,6 +80,7 @@ class Recording:
         self.failures = Failures(on_error)
         self.clocks = {index: EpisodeClock(index, alone=num_envs == 1) for index in chosen}
         """The clock of each environment that is recorded, by its number."""
+        self._clocks = list(self.clocks.values())
         self.total_steps = 0
         self._resets_at_once = resets_at_once
         self._triggers = Triggers(episode_trigger, step_trigger)
@@ -97,8 +92,12 @@ class Recording:
         self._consumers: dict[int, list[SaliencyConsumer]] = {index: [] for index in chosen}
         self._kept: dict[tuple[int, int], list[SaliencyMaps]] | None = {} if keep else None
         self._warned: set[Fault] = set()
-        self._capture = NoCapture() if store is None else Capture(store, hook, method, self.failures, env_spec)
+        self._capture = NoCapture() if store is None else Capture(store, hook, method, self.failures, num_envs, env_spec)
+        self._wants_all = not self._triggers.given
+        self._sees_all = require_decision or store is not None or not self._triggers.given
         self._enabled = True
+        self._begun = False
+        self._running: list[EpisodeClock] = []
         self._window = hook.open_window(num_envs)
 
     @property
@@ -115,6 +114,7 @@ class Recording:
     def subscribe(self, consumer: SaliencyConsumer, environment: int = 0) -> None:
         """Hand an environment's decisions to a consumer, too. With no trigger of its own, only what consumers want is explained."""
         self._consumers[self.clock(environment).environment].append(consumer)
+        self._wants_all = False
 
     def clock(self, environment: int) -> EpisodeClock:
         """The clock of an environment; `ValueError` for one that is not recorded."""
@@ -142,23 +142,25 @@ class Recording:
         """
         self.failures.raise_postponed()
         saliencies: list[StepSaliency | None] = [None] * self.num_envs
-        if not self._window.enabled or all(clock.episode < 0 for clock in self.clocks.values()):
+        if not (self._window.enabled and self._begun):
             return saliencies
         seen = self.hook.take(self._window)
-        deciding = [clock for clock in self.clocks.values() if clock.running]  # an autoreset ignores the other actions
+        deciding = self._running  # an autoreset ignores the other actions
         if not deciding:
             return saliencies
         if seen is None and self._require_decision:
             raise MissingDecisionError(f"{self._moment(deciding).capitalize()} came without a decision. {self.hook.explain()}")
         if seen is not None:
             self._capture.decide(deciding, seen, actions, frames)
-        with self.failures.handled("No saliency", f"for {self._moment(deciding)}"):
+        try:
             for clock in deciding:
                 clock.wiring.see(seen is not None, actions[clock.environment])
-            wanted = [] if seen is None else self._wanted(deciding)
-            if seen is not None and (wanted or self._check.unfinished):
-                for saliency in self._record(seen, wanted, actions, frames_of([clock.environment for clock in deciding], frames)):
+            if seen is not None:
+                for saliency in self._explain(seen, deciding, actions, frames):
                     saliencies[saliency.environment] = saliency
+        except Exception:  # at every step entering and leaving a context would take longer than most of what is done in it
+            with self.failures.handled("No saliency", f"for {self._moment(deciding)}"):
+                raise
         return saliencies
 
     def advance(self, ended: Sequence[bool], rewards: Sequence[Any] | None = None) -> None:
@@ -170,15 +172,15 @@ class Recording:
         self.total_steps += 1
         self._window.clear()
         self._capture.advance(rewards)
-        following = [clock for clock in self.clocks.values() if clock.episode >= 0]
-        begun = [clock for clock in following if clock.ended and not ended[clock.environment]]
-        stepped = [clock for clock in following if clock not in begun]
-        for clock in stepped:
-            clock.tick(bool(ended[clock.environment]))
-        over = [clock for clock in stepped if clock.ended]
+        begun = [clock for clock in self._clocks if clock.ended and not ended[clock.environment]]
+        for clock in self._clocks:
+            if clock.episode >= 0 and clock not in begun:
+                clock.tick(bool(ended[clock.environment]))
+        over = [clock for clock in self._clocks if clock.ended and clock not in begun]
         if not (begun or over):
             self._watch()
             return
+        self._running = [clock for clock in self._clocks if clock.running]
         with self.failures.postponed():
             try:
                 self._explainer.explain_held() if over else None
@@ -230,9 +232,12 @@ class Recording:
         return f"step {clocks[0].step} of {clocks[0].in_words}" if self.num_envs == 1 else f"step {self.total_steps} of the vector"
 
     def _begin(self, begun: Sequence[EpisodeClock], seeds: Sequence[int | None] | None = None) -> None:
+        self._begun |= bool(begun)
         for clock in begun:
             clock.begin()
-            if clock is next(iter(self.clocks.values())):  # of many environments, the first sets the pace
+        self._running = [clock for clock in self._clocks if clock.running]
+        for clock in begun:
+            if clock is self._clocks[0]:  # of many environments, the first sets the pace
                 self.failures.new_episode()
                 self._window.forget_counts()
         if begun:
@@ -247,14 +252,14 @@ class Recording:
 
     def _watch(self) -> None:
         """Watch the agent at the step to come, unless nobody wants to know what it will decide: then it costs nothing."""
-        self._triggers.prepare(self.total_steps)
-        if self._window.enabled != (watch := self._enabled and (self._must_see() or self._triggers.may_want([*self.clocks.values()]))):
+        if self._triggers.given:
+            self._triggers.prepare(self.total_steps)
+        watch = self._enabled and (self._sees_all or self._check.unfinished or self._triggers.may_want(self._clocks) or self._begins())
+        if self._window.enabled != watch:
             self.hook.enable_window(self._window, watch)
 
-    def _must_see(self) -> bool:
-        """Whether each decision is looked at, wanted or not."""
-        always = self._require_decision or isinstance(self._capture, Capture) or not self._triggers.given
-        return always or self._check.unfinished or any(clock.wiring.steps < _BEGINNING for clock in self.clocks.values())
+    def _begins(self) -> bool:
+        return any(clock.wiring.steps < _BEGINNING for clock in self._clocks)
 
     def _complain(self, clocks: Iterable[EpisodeClock]) -> None:
         for clock in clocks:
@@ -267,21 +272,20 @@ class Recording:
     def _wanted(self, clocks: list[EpisodeClock]) -> list[EpisodeClock]:
         if self._triggers.given:
             return self._triggers.wanted(clocks)
-        if not any(self._consumers.values()):
-            return clocks
         return [clock for clock in clocks if any(consumer.wants_step() for consumer in self._consumers[clock.environment])]
 
-    def _record(self, seen: AgentPass, wanted: Sequence[EpisodeClock], actions: Sequence[Any], frames: FramesNow) -> Sequence[StepSaliency]:
-        adapter = self.hook.adapter
-        decision = None
-        if self.mode != "capture" or self._check.is_due(adapter):
-            decision = Decision.by_reference(seen)
-            self._check(adapter, decision, self.hook.preprocessor, frames)
-        if decision is None or self.mode == "capture":
-            return [pending(clock, seen, actions[clock.environment]) for clock in wanted]
+    def _explain(self, seen: AgentPass, clocks: list[EpisodeClock], actions: Sequence[Any], frames: FramesNow) -> Sequence[StepSaliency]:
+        """The decisions of these environments that are wanted; a decision that is to be checked is checked in any case."""
+        wanted, adapter = clocks if self._wants_all else self._wanted(clocks), self.hook.adapter
+        if adapter is not self._check.done_for and (wanted or self._check.unfinished):
+            rows = [clock.environment for clock in clocks]
+            self._check(adapter, Decision.by_reference(seen), self.hook.preprocessor, frames_of(rows, frames))
         if not wanted:
             return ()
-        rows = split_rows(adapter, decision)
+        if self.mode == "capture":
+            return [pending(clock, seen, actions[clock.environment]) for clock in wanted]
+        check_outputs(seen)
+        rows = [seen] if self.num_envs == 1 else split_rows(adapter, Decision.by_reference(seen))
         decided = [Decided.at(clock, rows[clock.environment], actions[clock.environment], adapter) for clock in wanted]
         return (self._explainer.explain_now if self.mode == "inline" else self._explainer.explain_later)(decided)
 
@@ -291,10 +295,3 @@ class Recording:
         self._capture.explained(saliency)
         for consumer in self._consumers[saliency.environment]:
             (consumer.explained if pending else consumer.decided)(saliency)
-
-
-def _check_mode(mode: str, store: EpisodeStore | None) -> None:
-    if mode not in Mode.__args__:
-        raise ValueError(f"Expected mode to be one of {Mode.__args__}, got {mode!r}.")
-    if mode == "capture" and store is None:
-        raise ValueError('mode="capture" makes no maps here, it keeps decisions for compute_saliency: expected a store to keep them in.')

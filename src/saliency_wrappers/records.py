@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
@@ -19,9 +20,10 @@ StateTree = Tensor | tuple["StateTree", ...] | Mapping[str, "StateTree"] | None
 """A recurrent state: a tensor, a tuple or NamedTuple of states, a mapping of states, or None for an agent without memory."""
 
 Array = NDArray[np.float32]
+_FLOAT32 = np.dtype(np.float32)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class AgentPass:
     """One forward pass of the agent, as its adapter saw it. Tensors are references; the state is a copy made before the pass."""
 
@@ -37,14 +39,37 @@ class AgentPass:
     """`(n,)` bool, True where an episode begins. None when the agent is not told."""
     scored_action: bool = False
     """True when the pass was given an action to score (`evaluate_actions`): never a decision."""
+    copied: bool = False
+    """True when logits and value are copies, as the state, that nobody else changes: they need not be copied again."""
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        state: StateTree,
+        logits: Tensor | None,
+        value: Tensor | None,
+        episode_start: Tensor | None = None,
+        scored_action: bool = False,
+        copied: bool = False,
+    ) -> None:
+        # Twice a step, amid the agent's own work: all at once, where a frozen dataclass sets one field after another.
+        self.__dict__.update(
+            inputs=inputs,
+            state=state,
+            logits=logits,
+            value=value,
+            episode_start=episode_start,
+            scored_action=scored_action,
+            copied=copied,
+        )
 
     @property
     def batch(self) -> int:
         """The number of rows, n."""
-        return len(self.inputs)
+        return self.inputs.shape[0]  # len() of a tensor takes five times as long
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Decision:
     """One acting forward pass: what went in and what came out, all batched `(n, ...)`."""
 
@@ -61,20 +86,43 @@ class Decision:
     action: Tensor | None = None
     """`(n,)` integers, the actions that were taken. None when unknown; then a map per action gives the greedy action's."""
 
-    def __post_init__(self) -> None:
-        n = len(self.inputs)
-        for name in ("logits", "value", "episode_start", "action"):
-            tensor: Tensor | None = getattr(self, name)
-            if tensor is not None and tensor.shape[:1] != (n,):
-                raise ValueError(f"Expected {name} with {n} rows, as many as inputs {tuple(self.inputs.shape)}, got {tuple(tensor.shape)}.")
+    def __init__(
+        self,
+        inputs: Tensor,
+        state: StateTree,
+        logits: Tensor,
+        value: Tensor | None,
+        episode_start: Tensor | None = None,
+        action: Tensor | None = None,
+    ) -> None:
+        n = inputs.shape[0]
+        for name, tensor in (("logits", logits), ("value", value), ("episode_start", episode_start), ("action", action)):
+            if tensor is not None and ((shape := tensor.shape)[:1] != (n,)):
+                raise ValueError(f"Expected {name} with {n} rows, as many as inputs {tuple(inputs.shape)}, got {tuple(shape)}.")
+        self.__dict__.update(inputs=inputs, state=state, logits=logits, value=value, episode_start=episode_start, action=action)
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return self.inputs.shape[0]
+
+    @property
+    def copied(self) -> bool:
+        """As of an `AgentPass`: False, it is not known whose the tensors are."""
+        return False
 
     @staticmethod
-    def of(seen: AgentPass) -> Decision:
-        """An independent copy of a pass: ordinary tensors, detached from the graph and from the caller's buffers."""
-        return Decision.by_reference(seen).copy()
+    def of(seen: AgentPass | Decision, action: Tensor | None = None) -> Decision:
+        """An independent copy of a pass, with this action: ordinary tensors, detached from the graph and from the caller's buffers."""
+        logits, value, copied = seen.logits, seen.value, seen.copied
+        if logits is None:
+            raise ValueError("Expected a pass with policy output, got one without logits.")
+        return Decision(
+            inputs=copy_tensor(seen.inputs),
+            state=seen.state if copied else copy_state(seen.state),
+            logits=logits if copied else copy_tensor(logits),
+            value=value if copied or value is None else copy_tensor(value),
+            episode_start=None if seen.episode_start is None else copy_tensor(seen.episode_start),
+            action=action,
+        )
 
     @staticmethod
     def by_reference(seen: AgentPass) -> Decision:
@@ -86,14 +134,7 @@ class Decision:
 
     def copy(self) -> Decision:
         """An independent copy: ordinary tensors, detached from the graph and from the caller's buffers."""
-        return Decision(
-            inputs=copy_tensor(self.inputs),
-            state=copy_state(self.state),
-            logits=copy_tensor(self.logits),
-            value=None if self.value is None else copy_tensor(self.value),
-            episode_start=None if self.episode_start is None else copy_tensor(self.episode_start),
-            action=None if self.action is None else copy_tensor(self.action),
-        )
+        return Decision.of(self, None if self.action is None else copy_tensor(self.action))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +147,7 @@ class SaliencyMaps:
     """`(h, w)` float32 for the state value. None when the agent has no value output."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class StepSaliency:
     """One decision with its place in time: the content of `info["saliency"]`."""
 
@@ -125,15 +166,34 @@ class StepSaliency:
     environment: int = 0
     """Which environment of a vector."""
 
+    def __init__(
+        self,
+        episode: int,
+        step: int,
+        action: Any,
+        logits: Array,
+        value: float | None,
+        maps: SaliencyMaps | None,
+        environment: int = 0,
+    ) -> None:
+        # All at once, as `AgentPass`.
+        self.__dict__.update(episode=episode, step=step, action=action, logits=logits, value=value, maps=maps, environment=environment)
+
+    def explained(self, maps: SaliencyMaps | None) -> StepSaliency:
+        """The same decision with these maps."""
+        return StepSaliency(self.episode, self.step, self.action, self.logits, self.value, maps, self.environment)
+
     def info(self) -> dict[str, Any]:
         """The dictionary that goes under `info["saliency"]`, of arrays that its reader may change."""
         content: dict[str, Any] = {"episode": self.episode, "step": self.step, "action": _own_action(self.action)}
         if self.maps is None:
             content["pending"] = True
         else:
-            critic = None if self.maps.critic is None else self.maps.critic.copy()
-            content |= {"actor": self.maps.actor.copy(), "critic": critic}
-        return content | {"logits": self.logits.copy(), "value": self.value}
+            content["actor"] = self.maps.actor.copy()
+            content["critic"] = None if self.maps.critic is None else self.maps.critic.copy()
+        content["logits"] = self.logits.copy()
+        content["value"] = self.value
+        return content
 
 
 def plain_action(action: Any) -> Any:
@@ -146,6 +206,8 @@ def plain_action(action: Any) -> Any:
 
 def _own_action(action: Any) -> Any:
     """A copy of the arrays and tensors of an action, in the same dictionaries and tuples."""
+    if type(action) is int:
+        return action
     if isinstance(action, np.ndarray):
         return cast("NDArray[Any]", action).copy()
     if isinstance(action, Tensor):
@@ -161,25 +223,34 @@ def _own_action(action: Any) -> Any:
 
 def copy_tensor(tensor: Tensor) -> Tensor:
     """An ordinary copy (never an inference tensor), without gradient history."""
-    if not (tensor.is_inference() or torch.is_inference_mode_enabled()):
-        return tensor.detach().clone()  # a third of the time that entering and leaving the two modes takes
-    with torch.inference_mode(False), torch.no_grad():
-        return tensor.detach().clone() if not tensor.is_inference() else tensor.clone()
+    copy = tensor.clone()  # first, and then a look at it: most copies are ordinary, and each call on a tensor takes its time
+    if copy.is_inference():
+        with torch.inference_mode(False), torch.no_grad():
+            return tensor.detach().clone() if not tensor.is_inference() else tensor.clone()
+    return copy.detach() if copy.requires_grad else copy
 
 
-def row_of(tensor: Tensor, row: int) -> Array:
-    """One row of a tensor, as an array of its own."""
-    if tensor.requires_grad or not tensor.is_cpu or tensor.dtype is not torch.float32:
-        tensor = tensor.detach().float().cpu()
-    return tensor.numpy()[row].copy()
+def row_of(tensor: Tensor, row: int, copy: bool = True) -> Array:
+    """One row of a tensor, as an array; of its own when it is to be a copy."""
+    numbers = array_of(tensor)[row]
+    return numbers if not copy and numbers.dtype is _FLOAT32 else numbers.astype(_FLOAT32)
+
+
+def array_of(tensor: Tensor) -> NDArray[Any]:
+    """A tensor's numbers, not copied where they are NumPy's already."""
+    try:
+        return tensor.numpy()
+    except (RuntimeError, TypeError):  # with gradient history, or on another device; NumPy has no bfloat16
+        tensor = tensor.detach().cpu()
+        return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
 def map_state(function: Callable[[Tensor], Tensor], state: StateTree) -> StateTree:
     """Apply `function` to every tensor of a state, keeping its structure (NamedTuple types included)."""
-    if state is None:
-        return None
     if isinstance(state, Tensor):
         return function(state)
+    if state is None:
+        return None
     if isinstance(state, Mapping):
         return {name: map_state(function, branch) for name, branch in state.items()}
     if isinstance(state, tuple):
@@ -192,20 +263,17 @@ def map_state(function: Callable[[Tensor], Tensor], state: StateTree) -> StateTr
 def state_leaves(state: StateTree) -> Iterator[Tensor]:
     """The tensors of a state, in order; none for None."""
     if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, Mapping):
-        for branch in state.values():
-            yield from state_leaves(branch)
-    elif isinstance(state, tuple):
-        for branch in state:
-            yield from state_leaves(branch)
-    elif state is not None:
+        return iter((state,))
+    if state is None:
+        return iter(())
+    if not isinstance(state, Mapping | tuple):
         raise TypeError(_NO_STATE.format(type(state).__name__))
+    return chain.from_iterable(map(state_leaves, state.values() if isinstance(state, Mapping) else state))
 
 
 def copy_state(state: StateTree) -> StateTree:
     """An independent copy of a state, of ordinary tensors."""
-    return map_state(copy_tensor, state)
+    return copy_tensor(state) if isinstance(state, Tensor) else map_state(copy_tensor, state)
 
 
 _NO_STATE = "Expected a recurrent state made of tensors, tuples, mappings or None, got {}."

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from saliency_wrappers.agents import AgentAdapter
 from saliency_wrappers.agents.observations import memory_of
 from saliency_wrappers.preprocessing import FramePreprocessor
-from saliency_wrappers.records import Decision, state_leaves
+from saliency_wrappers.records import AgentPass, Decision, state_leaves
 
 Verify = Literal["first", "always", "never"]
 FramesNow = Callable[[], Sequence[NDArray[np.uint8] | None]]
@@ -42,15 +42,10 @@ class ReplayCheck:
         self._adapter: AgentAdapter | None = None
         self._checked_first = False
         self._checked_memory = False
-
-    @property
-    def unfinished(self) -> bool:
+        self.unfinished = verify == "first"
         """Whether one of the two moments of `verify="first"` is still to come."""
-        return self.verify == "first" and not (self._checked_first and self._checked_memory)
-
-    def is_due(self, adapter: AgentAdapter) -> bool:
-        """Whether the next decision of this agent has something to be checked besides its shapes, or is its first."""
-        return adapter is not self._adapter or self.verify == "always" or self.unfinished
+        self.done_for: AgentAdapter | None = None
+        """The agent of which nothing is left to be checked but the shapes of its outputs. None while there is something left."""
 
     def __call__(
         self, adapter: AgentAdapter, decision: Decision, preprocessor: FramePreprocessor | None = None, frames: FramesNow = tuple
@@ -70,7 +65,9 @@ class ReplayCheck:
         check_outputs(decision)
         if adapter is not self._adapter:
             self._adapter, self._checked_first, self._checked_memory = adapter, False, False
-        if self.verify != "always" and not self.unfinished:
+            self.unfinished = self.verify == "first"
+        self.done_for = None if self.verify == "always" or self.unfinished else adapter
+        if self.done_for is not None:
             return False
         begins = _is_initial(adapter, decision)
         if self.verify == "first" and self._checked_first and begins:
@@ -78,6 +75,8 @@ class ReplayCheck:
         _check_all(adapter, decision, preprocessor, frames)
         self._checked_first = True
         self._checked_memory |= not begins
+        if self._checked_memory and self.verify == "first":
+            self.unfinished, self.done_for = False, adapter
         return True
 
 
@@ -115,13 +114,14 @@ def frames_of(rows: Collection[int], frames: FramesNow) -> FramesNow:
     return lambda: [frame if row in rows else None for row, frame in enumerate(frames())]
 
 
-def check_outputs(decision: Decision) -> None:
+def check_outputs(decision: Decision | AgentPass) -> None:
     """The shapes of what came out; `ValueError` for others."""
     value, logits = decision.value, decision.logits
-    if logits.ndim != 2 or (value is not None and value.numel() != len(decision)):
+    if logits is None or logits.ndim != 2 or (value is not None and value.numel() != decision.inputs.shape[0]):
+        shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (value, logits)]
         raise ValueError(
-            f"Expected value (n,) or (n, 1) and logits (n, num_actions), got {None if value is None else tuple(value.shape)} and "
-            f"{tuple(logits.shape)}: are they swapped? The agent is called as `value, logits, state = model((x, state))`."
+            f"Expected value (n,) or (n, 1) and logits (n, num_actions), got {shapes[0]} and {shapes[1]}: are they swapped? "
+            "The agent is called as `value, logits, state = model((x, state))`."
         )
 
 

@@ -22,11 +22,8 @@ class Triggers:
         self._asked = -1
         self._step_wanted = False
         self._error: Exception | None = None
-
-    @property
-    def given(self) -> bool:
+        self.given = episode_trigger is not None or step_trigger is not None
         """Whether there are any."""
-        return self._episode_trigger is not None or self._step_trigger is not None
 
     def begin(self, clock: EpisodeClock) -> None:
         """An episode begins; raises what its trigger raises."""
@@ -34,7 +31,7 @@ class Triggers:
 
     def prepare(self, step: int) -> None:
         """A step is to come, counted since construction; what its trigger raises is kept for `wanted`."""
-        if step == self._asked or self._step_trigger is None:
+        if self._step_trigger is None or step == self._asked:
             return
         self._asked = step
         try:

@@ -21,17 +21,19 @@ class DecisionWindow:
         self.accepted = 0
         self.rejected: Counter[str] = Counter()
         self.batches: Counter[int] = Counter()
-        """How often policy passes of each batch size were seen."""
+        """How often policy passes of each batch size were rejected."""
 
     def see(self, seen: AgentPass | UnreadPass) -> None:
         """Keep a pass when it can be the decision, count it when not."""
         if isinstance(seen, UnreadPass):
             self.reject(seen.reason)
-        elif reason := self._why_not(seen):
+            return
+        reason = self._why_not(seen)
+        if reason is not None:
             self.reject(reason)
-        else:
-            self.latest = seen
-            self.accepted += 1
+            return
+        self.latest = seen
+        self.accepted += 1
 
     def reject(self, reason: str) -> None:
         """Count a pass that is no decision for a reason of the hook's."""
@@ -71,13 +73,15 @@ class DecisionWindow:
     def _why_not(self, seen: AgentPass) -> str | None:
         if seen.logits is None:
             return "without policy output"
-        if seen.inputs.ndim == 3:
-            return f"with an input {tuple(seen.inputs.shape)} where (n, C, h, w) is expected: add a batch axis"
-        self.batches[seen.batch] += 1
-        if seen.batch != self.num_envs:
-            return f"with a batch other than the number of environments ({seen.batch}, expected {self.num_envs})"
-        if seen.logits.shape[:1] != (self.num_envs,):
-            return f"with logits {tuple(seen.logits.shape)} where ({self.num_envs}, num_actions) is expected"
+        inputs, logits = seen.inputs.shape, seen.logits.shape  # each look at a tensor's shape makes another
+        if len(inputs) == 3:
+            return f"with an input {tuple(inputs)} where (n, C, h, w) is expected: add a batch axis"
+        batch = inputs[0]
+        if batch == self.num_envs and logits and logits[0] == batch and not seen.scored_action:
+            return None
+        self.batches[batch] += 1
+        if batch != self.num_envs:
+            return f"with a batch other than the number of environments ({batch}, expected {self.num_envs})"
         if seen.scored_action:
             return "given an action to score"
-        return None
+        return f"with logits {tuple(logits)} where ({self.num_envs}, num_actions) is expected"

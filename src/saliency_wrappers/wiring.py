@@ -28,7 +28,7 @@ class Wiring:
         self.decisions += decided
         if decided:
             self._irregular |= self._just_decided
-            self._decided = plain_action(action)
+            self._decided = action if type(action) is int else plain_action(action)
         elif self.decisions and not self._irregular:
             self._irregular = isinstance(action, tuple | dict) or not np.array_equal(self._decided, plain_action(action))
             self._repeats += 1

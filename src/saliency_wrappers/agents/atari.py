@@ -72,27 +72,30 @@ class RecurrentModuleAdapter:
     def incoming(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AgentPass | None:
         """What goes in: `((x, state),)`. None for a call of another form."""
         call = args[0] if len(args) == 1 and not kwargs else None
-        if not isinstance(call, tuple | list) or len(call) != 2 or not isinstance(call[0], Tensor) or not call[0].ndim:
+        if not isinstance(call, _SEQUENCE) or len(call) != 2 or not isinstance(call[0], Tensor) or not call[0].ndim:
             return None
-        return AgentPass(call[0].detach(), copy_state(without_lists(call[1])), logits=None, value=None)
+        inputs, state = call
+        return AgentPass(inputs.detach() if inputs.requires_grad else inputs, copy_state(without_lists(state)), logits=None, value=None)
 
     def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
         """What came out: `(value, logits, state)`. A tensor alone, or None for logits, is a pass without policy output."""
         if isinstance(output, Tensor):
             return incoming
-        if not isinstance(output, tuple | list) or len(output) != 3:
+        if not isinstance(output, _SEQUENCE) or len(output) != 3:
             return None
-        value, logits = (None if part is None else copy_tensor(_tensor(name, part)) for name, part in zip(_OUTPUTS, output, strict=False))
-        return AgentPass(incoming.inputs, incoming.state, logits, value)
+        value, logits = _copy("value", output[0]), _copy("logits", output[1])
+        return AgentPass(incoming.inputs, incoming.state, logits, value, copied=True)
 
 
-_OUTPUTS = ("value", "logits")
+_SEQUENCE = (tuple, list)  # a union would be made anew at every pass
 
 
-def _tensor(name: str, output: Any) -> Tensor:
+def _copy(name: str, output: Any) -> Tensor | None:
+    if output is None:
+        return None
     if not isinstance(output, Tensor):
         raise TypeError(f"Expected {name} as a tensor or None, got {type(output).__name__}.")
-    return output
+    return copy_tensor(output)
 
 
 def _known_axes(adapter: RecurrentModuleAdapter) -> list[int]:

@@ -113,6 +113,8 @@ def repeat_rows(adapter: AgentAdapter, state: StateTree, n: int) -> StateTree:
 
 def without_lists(state: Any) -> StateTree:
     """A state whose lists are tuples: a tree that nobody changes in place."""
+    if isinstance(state, Tensor):
+        return state
     if isinstance(state, list):
         return tuple(without_lists(branch) for branch in cast("list[Any]", state))
     if type(state) is tuple:

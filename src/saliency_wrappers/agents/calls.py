@@ -69,14 +69,14 @@ class _CallObserver:
         if self._now.within:
             return method(*args, **kwargs)
         reader, form = self._reader, self._reader.form
-        incoming = read_pass(lambda: reader.entering(name, signature.bind(*args, **kwargs)), form)
+        incoming = read_pass(form, lambda: reader.entering(name, signature.bind(*args, **kwargs)))
         self._now.within = True
         try:
             with outputs_of(**reader.layers) as layers:
                 output = method(*args, **kwargs)
         finally:
             self._now.within = False
-        seen = incoming if isinstance(incoming, UnreadPass) else read_pass(lambda: reader.leaving(name, incoming, output, layers), form)
+        seen = incoming if isinstance(incoming, UnreadPass) else read_pass(form, reader.leaving, name, incoming, output, layers)
         self._on_pass(seen)
         return output
 

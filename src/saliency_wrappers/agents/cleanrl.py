@@ -101,7 +101,7 @@ class CleanRLAdapter:
         if not isinstance(output, tuple) or len(output) < 4:
             return None
         logits, value = copy_tensor(self._logits(layers["actor"])), copy_tensor(output[3])
-        return AgentPass(incoming.inputs, incoming.state, logits, value, incoming.episode_start, incoming.scored_action)
+        return AgentPass(incoming.inputs, incoming.state, logits, value, incoming.episode_start, incoming.scored_action, copied=True)
 
     def _run(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, tuple[Any, ...]]:
         agent: Any = self.module
@@ -164,7 +164,7 @@ class QNetworkAdapter:
     def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
         """The Q-values."""
         is_right = isinstance(output, Tensor) and output.ndim == 2
-        return AgentPass(incoming.inputs, None, copy_tensor(output), None) if is_right else None
+        return AgentPass(incoming.inputs, None, copy_tensor(output), None, copied=True) if is_right else None
 
 
 class _CallForm(NamedTuple):

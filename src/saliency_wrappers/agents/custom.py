@@ -149,7 +149,7 @@ class FunctionAdapter:
         if logits is None:
             logits, returned = self._outgoing(output)
             value = returned if value is None else value
-        return AgentPass(incoming.inputs, incoming.state, _copy(logits), _copy(value), incoming.episode_start)
+        return AgentPass(incoming.inputs, incoming.state, _copy(logits), _copy(value), incoming.episode_start, copied=True)
 
     @contextmanager
     def _remembering(self, memory: StateTree) -> Generator[None]:

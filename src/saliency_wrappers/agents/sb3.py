@@ -64,7 +64,7 @@ class ActorCriticPolicyAdapter(PolicyAdapter):
             observation, _ = self.together(incoming.inputs, incoming.state)
             with undisturbed(policy):
                 value = policy.predict_values(observation)
-        return AgentPass(incoming.inputs, incoming.state, logits, copy_tensor(value), scored_action=incoming.scored_action)
+        return AgentPass(incoming.inputs, incoming.state, logits, copy_tensor(value), scored_action=incoming.scored_action, copied=True)
 
 
 class QPolicyAdapter(PolicyAdapter):
@@ -94,7 +94,7 @@ class QPolicyAdapter(PolicyAdapter):
 
     def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
         """The Q-values behind the action."""
-        return AgentPass(incoming.inputs, incoming.state, copy_tensor(_q_values(layers["network"])), None)
+        return AgentPass(incoming.inputs, incoming.state, copy_tensor(_q_values(layers["network"])), None, copied=True)
 
 
 def _q_values(output: Tensor) -> Tensor:

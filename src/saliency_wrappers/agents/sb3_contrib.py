@@ -85,7 +85,7 @@ class RecurrentPolicyAdapter(PolicyAdapter):
             return incoming
         logits = copy_tensor(policy_output(self.module, layers["actor"]))
         value = self._predicted_value(incoming, output[1]) if method == "get_distribution" else layers["critic"]
-        return AgentPass(incoming.inputs, incoming.state, logits, value, incoming.episode_start, incoming.scored_action)
+        return AgentPass(incoming.inputs, incoming.state, logits, value, incoming.episode_start, incoming.scored_action, copied=True)
 
     def _critic_state(self, actor: LSTMState, start: Tensor) -> LSTMState:
         policy: Any = self.module

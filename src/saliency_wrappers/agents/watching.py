@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
@@ -40,7 +39,7 @@ class PassReader(Protocol):
 def observe(module: nn.Module, reader: PassReader, on_pass: OnPass) -> Callable[[], None]:
     """Call `on_pass` after each forward pass of `module` itself (not of copies of it), until the returned function is called."""
     observer = _Observer(module, reader, on_pass)
-    before, after = cast("tuple[Callable[..., None], ...]", (_BeforePass(observer), _AfterPass(observer)))
+    before, after = cast("tuple[Callable[..., None], ...]", (_Hook(observer.before), _Hook(observer.after)))
     handles = (
         module.register_forward_pre_hook(before, with_kwargs=True),
         module.register_forward_hook(after, with_kwargs=True, always_call=True),  # also when the pass fails
@@ -79,8 +78,9 @@ def undisturbed(module: nn.Module) -> Generator[None]:
     """Run a module for replay: evaluation mode, no gradients, unseen by every hook of ours; everything is restored at the end."""
     training = [part for part in module.modules() if part.training]
     devices = sorted({parameter.device.index or 0 for parameter in module.parameters() if parameter.device.type == "cuda"})
-    before = _replay.active
-    _replay.active = True
+    thread = threading.get_ident()
+    already = thread in _replaying
+    _replaying.add(thread)
     for part in training:
         part.training = False
     try:
@@ -89,28 +89,26 @@ def undisturbed(module: nn.Module) -> Generator[None]:
     finally:
         for part in training:
             part.training = True
-        _replay.active = before
+        if not already:
+            _replaying.discard(thread)
 
 
 def replaying() -> bool:
     """Whether this thread is within an `undisturbed` block: then nothing is to be seen."""
-    return _replay.active
+    return threading.get_ident() in _replaying
 
 
-def read_pass(read: Callable[[], AgentPass | None], form: str) -> AgentPass | UnreadPass:
+def read_pass(form: str, read: Callable[..., AgentPass | None], *what: Any) -> AgentPass | UnreadPass:
     """What a reader finds in a call; an `UnreadPass` that says why when it finds nothing, or fails."""
     try:
-        found = read()
+        found = read(*what)
     except Exception as error:  # it would come out of the user's own call of the agent
         return UnreadPass(f"that could not be captured: {error}")
     return found or UnreadPass(f"of another form than {form}")
 
 
-class _Replay(threading.local):
-    active = False
-
-
-_replay = _Replay()
+_replaying: set[int] = set()
+"""The threads within an `undisturbed` block."""
 
 
 class _Passes(threading.local):
@@ -130,21 +128,23 @@ class _Observer:
         self._passes = _Passes()
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        watched = not _replay.active and module is self._module()
-        self._passes.begun.append(self._read(lambda: self._reader.incoming(args, kwargs)) if watched else None)
+        watched = module is self._module() and not (_replaying and replaying())  # mostly there is none, and nothing to look up
+        self._passes.begun.append(read_pass(self._reader.form, self._reader.incoming, args, kwargs) if watched else None)
 
-    def after(self, output: Any) -> None:
-        incoming = self._passes.begun.pop() if self._passes.begun else None
+    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        begun = self._passes.begun
+        incoming = begun.pop() if begun else None
         if incoming is None or output is None:  # not watched; failed
             return
-        self._on_pass(incoming if isinstance(incoming, UnreadPass) else self._read(lambda: self._reader.outgoing(incoming, output)))
-
-    def _read(self, read: Callable[[], AgentPass | None]) -> AgentPass | UnreadPass:
-        return read_pass(read, self._reader.form)
+        seen = incoming if isinstance(incoming, UnreadPass) else read_pass(self._reader.form, self._reader.outgoing, incoming, output)
+        self._on_pass(seen)
 
 
-class Untraced(ABC):
+class Untraced:
     """What is called within an agent's code, and is not to be traced by `torch.compile`: a call is one of `_see`."""
+
+    _see: Callable[..., Any]
+    """What a call does."""
 
     def __init__(self) -> None:
         self._untraced: Any = None
@@ -161,29 +161,17 @@ class Untraced(ABC):
             self._untraced = dynamo.disable(self._see)
         return self._untraced
 
-    @abstractmethod
-    def _see(self, *args: Any, **kwargs: Any) -> Any:
-        """What a call does."""
-
 
 class _Hook(Untraced):
     """A forward hook that can be copied and pickled with its module: the copy does nothing."""
 
-    def __init__(self, observer: _Observer | None) -> None:
+    def __init__(self, see: Callable[..., None] | None) -> None:
         super().__init__()
-        self._observer = observer
+        self._see = _nothing if see is None else see
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (None,)
 
 
-class _BeforePass(_Hook):
-    def _see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
-        if self._observer is not None:
-            self._observer.before(module, args, kwargs)
-
-
-class _AfterPass(_Hook):
-    def _see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
-        if self._observer is not None:
-            self._observer.after(output)
+def _nothing(*_: Any) -> None:
+    """What the hook of a copy does."""

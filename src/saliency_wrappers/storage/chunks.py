@@ -64,7 +64,7 @@ class ArrayField:
             whole = self.empty()
             whole[: len(rows)] = rows
             rows = whole
-        packed = bytes(_zstd().encode(np.ascontiguousarray(rows, np.dtype(self.dtype).newbyteorder("<"))))
+        packed = bytes(_zstd().encode(np.ascontiguousarray(rows, _on_disk(self.dtype))))
         return packed + _checksum(packed)
 
     @property
@@ -83,7 +83,7 @@ class ArrayField:
         packed, checksum = content[:-_CHECKSUM], content[-_CHECKSUM:]
         if len(content) <= _CHECKSUM or checksum != _checksum(packed):
             raise StoreError(f"A chunk is damaged, its checksum is wrong: {place}.")
-        rows = np.empty((self.block, *self.shape), np.dtype(self.dtype).newbyteorder("<"))
+        rows = np.empty((self.block, *self.shape), _on_disk(self.dtype))
         try:
             _zstd().decode(packed, out=rows)
         except (RuntimeError, ValueError) as error:
@@ -155,6 +155,11 @@ def _at(tree: Any, *keys: str) -> Any:
 
 def _sizes(shape: Any) -> TypeGuard[list[int]]:
     return isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
+
+
+@cache
+def _on_disk(dtype: str) -> np.dtype[Any]:
+    return np.dtype(dtype).newbyteorder("<")
 
 
 @cache

@@ -9,12 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saliency_wrappers.records import StateTree, plain_action, state_leaves
+from saliency_wrappers.records import StateTree, array_of, copy_tensor, plain_action, state_leaves
 from saliency_wrappers.storage.chunks import ArrayField
 from saliency_wrappers.storage.trees import Structure, dtype_name, structure_of
 
 STATE_FORM = "state_form"
 """The field that says which form a state has; not written while there is only one."""
+
+
+_OUTPUTS = ("logits", "value")
 
 
 class DecisionLike(Protocol):
@@ -45,23 +48,61 @@ class DecisionLike(Protocol):
         """`(1,)`. None when the agent is not told."""
         ...
 
+    @property
+    def copied(self) -> bool:
+        """Whether nobody else changes state, logits and value."""
+        ...
+
 
 class _Column:
     """One field: the block that is filled, and the one that is written meanwhile."""
 
-    def __init__(self, field: ArrayField, shape: tuple[int, ...], dtype: torch.dtype | None = None, on_cpu: bool = False) -> None:
+    def __init__(self, field: ArrayField, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> None:
         self.field = field
         self.shape, self.dtype = shape, dtype
         self.blocks = (field.empty(), field.empty())
-        self.views = tuple(block.reshape(field.block, *shape) for block in self.blocks)
+        self._views = tuple(block.reshape(field.block, *shape) for block in self.blocks)
         """The same blocks, with rows of the tensors' own shape."""
-        self._plain = on_cpu and dtype is not torch.bfloat16
 
-    def copy(self, tensor: Tensor, row: int, half: int) -> None:
-        if tensor.shape != self.shape or tensor.dtype is not self.dtype:
-            found = f"{tuple(tensor.shape)} of {tensor.dtype}"
-            raise ValueError(f"Expected {self.field.name} as in the episode's first decision, {self.shape} of {self.dtype}, got {found}.")
-        self.views[half][row] = tensor.numpy() if self._plain and not tensor.requires_grad else _array(tensor)
+    def put(self, tensor: Tensor | None, row: int, half: int, copied: bool) -> None:
+        """Copy a tensor, also one that is a copy; `ValueError` unless it is like the first decision's."""
+        self._views[half][row] = array_of(_alike(self, tensor))
+
+    def rows(self, half: int, count: int) -> NDArray[Any]:
+        """The first rows of a block: a view."""
+        return self.blocks[half][:count]
+
+
+class _Kept:
+    """One field of small tensors, which are mostly copies already: they are kept, and become an array when their block is written."""
+
+    def __init__(self, field: ArrayField, like: Tensor) -> None:
+        self.field = field
+        self.shape, self.dtype = tuple(like.shape), like.dtype
+        self._blocks = tuple([torch.zeros_like(like)] * field.block for _ in range(2))
+
+    def put(self, tensor: Tensor | None, row: int, half: int, copied: bool) -> None:
+        """Keep a tensor, or a copy of one that is not copied yet; `ValueError` unless it is like the first decision's."""
+        alike = _alike(self, tensor)
+        self._blocks[half][row] = alike if copied else copy_tensor(alike)
+
+    def rows(self, half: int, count: int) -> NDArray[Any]:
+        """The first rows of a block."""
+        tensors = self._blocks[half][:count]
+        try:
+            together = torch.stack(tensors)
+        except RuntimeError:  # the agent was moved to another device meanwhile
+            together = torch.stack([tensor.cpu() for tensor in tensors])
+        return array_of(together).reshape(count, *self.field.shape)
+
+
+def _alike(column: _Column | _Kept, tensor: Tensor | None) -> Tensor:
+    if tensor is None:
+        raise ValueError(f"Expected {column.field.name}, as in the episode's first decision, got None.")
+    if tensor.shape != column.shape or tensor.dtype is not column.dtype:
+        like, found = (f"{tuple(one.shape)} of {one.dtype}" for one in (column, tensor))
+        raise ValueError(f"Expected {column.field.name} as in the episode's first decision, {like}, got {found}.")
+    return tensor
 
 
 class DecisionColumns:
@@ -70,7 +111,7 @@ class DecisionColumns:
     def __init__(self, block: int, frames: bool, decision: DecisionLike, action: Any, frame: NDArray[np.uint8] | None) -> None:
         """Make room for decisions like this one; it is not put in."""
         self._block = block
-        self._columns: dict[str, _Column] = {}
+        self._columns: dict[str, _Column | _Kept] = {}
         self.states: list[Structure] = []
         """The forms of the incoming state so far."""
         self.second_form: int | None = None
@@ -78,35 +119,35 @@ class DecisionColumns:
         self.outputs: dict[str, str | None] = {}
         """The names of the dtypes of inputs, logits, value and episode_start."""
         self.action: Structure = structure_of(_action_tree(action))
-        for name in ("inputs", "logits", "value", "episode_start"):
+        for name in ("inputs", "episode_start", "logits", "value"):
             tensor: Tensor | None = getattr(decision, name)
             self.outputs[name] = None if tensor is None else dtype_name(tensor)
             if tensor is not None:
                 if tensor.shape[:1] != (1,):
                     raise ValueError(f"Expected {name} of one row, got {tuple(tensor.shape)}.")
-                self._add(name, tensor, tensor.shape[1:])
-        for name, dtype in (("step", "int64"), (STATE_FORM, "uint8"), ("reward", "float64")):
-            self._columns[name] = _Column(ArrayField(name, (), dtype, block), ())
-        self._numbers = [self._columns[name] for name in ("step", STATE_FORM, "reward")]
-        for index, leaf in enumerate(state_leaves(_action_tree(action))):
-            self._add(f"action.{index}", leaf, leaf.shape)
+                field = self._field(name, tensor, tensor.shape[1:])
+                self._columns[name] = _Kept(field, tensor) if name in _OUTPUTS else _Column(field, tuple(tensor.shape), tensor.dtype)
+        self._steps, self._forms, self._rewards = (
+            self._numbers(name, dtype) for name, dtype in (("step", "int64"), (STATE_FORM, "uint8"), ("reward", "float64"))
+        )
+        self._actions = [self._action(index, leaf) for index, leaf in enumerate(state_leaves(_action_tree(action)))]
+        self._frames: _Column | None = None
         if frames:
             shape = check_shown(frame).shape
-            self._columns["frames"] = _Column(ArrayField("frames", shape, "uint8", block), shape)
-        self._frames = self._columns.get("frames")
+            self._columns["frames"] = self._frames = _Column(ArrayField("frames", shape, "uint8", block), shape)
         self._tensors = [(name, self._columns[name]) for name, dtype in self.outputs.items() if dtype is not None]
         self._missing = [name for name, dtype in self.outputs.items() if dtype is None]
-        self._leaves: list[list[_Column]] = []
+        self._leaves: list[list[_Kept]] = []
 
     @property
     def fields(self) -> list[ArrayField]:
         """All fields so far: a new form of the state brings new ones."""
         return [column.field for column in list(self._columns.values())]  # the background asks while columns may be added
 
-    def rows(self, block: int, count: int) -> dict[ArrayField, NDArray[Any]]:
-        """The first rows of a block, by field: views. Without forms of the state while there is only one."""
+    def rows(self, block: int, count: int) -> list[tuple[ArrayField, NDArray[Any]]]:
+        """The first rows of a block, of each field. Without forms of the state while there is only one."""
         columns = [column for name, column in list(self._columns.items()) if name != STATE_FORM or self.second_form is not None]
-        return {column.field: column.blocks[block % 2][:count] for column in columns}
+        return [(column.field, column.rows(block % 2, count)) for column in columns]
 
     def put(self, index: int, step: int, decision: DecisionLike, action: Any, frame: NDArray[np.uint8] | None) -> None:
         """Copy a decision, the index-th of the episode; its reward is not known yet.
@@ -115,25 +156,26 @@ class DecisionColumns:
             TypeError, ValueError: other shapes or dtypes than the first decision's.
         """
         row, half = index % self._block, index // self._block % 2
+        copied = decision.copied
         for name, column in self._tensors:
-            column.copy(_there(name, getattr(decision, name)), row, half)
+            column.put(getattr(decision, name), row, half, copied)
         for name in self._missing:
             if getattr(decision, name) is not None:
                 raise ValueError(f"Expected no {name}, as in the episode's first decision, got one.")
-        steps, forms, rewards = self._numbers
-        steps.blocks[half][row] = step
-        forms.blocks[half][row] = self._put_state(decision.state, index // self._block, row)
-        rewards.blocks[half][row] = np.nan
+        self._steps[half][row] = step
+        form = self._put_state(decision.state, index // self._block, row, copied)
+        if self.second_form is not None:
+            self._forms[half][row] = form
         self._put_action(action, row, half)
         if self._frames is not None:
             self._frames.blocks[half][row] = check_shown(frame, self._frames.shape)
 
     def put_reward(self, index: int, reward: float) -> None:
         """The reward that followed the index-th decision."""
-        self._numbers[2].blocks[index // self._block % 2][index % self._block] = reward
+        self._rewards[index // self._block % 2][index % self._block] = reward
 
-    def _put_state(self, state: StateTree, block: int, row: int) -> int:
-        leaves, half = list(state_leaves(state)), block % 2
+    def _put_state(self, state: StateTree, block: int, row: int, copied: bool) -> int:
+        leaves, half = [state] if isinstance(state, Tensor) else list(state_leaves(state)), block % 2
         for form, columns in enumerate(self._leaves):
             if len(columns) == len(leaves) and (leaves or state is self.states[form]):
                 break
@@ -142,27 +184,39 @@ class DecisionColumns:
             if form == 1:
                 self.second_form = block
         for column, leaf in zip(columns, leaves, strict=True):
-            column.copy(leaf, row, half)
+            column.put(leaf, row, half, copied)
         return form
 
-    def _add_form(self, state: StateTree, leaves: list[Tensor]) -> tuple[int, list[_Column]]:
+    def _add_form(self, state: StateTree, leaves: list[Tensor]) -> tuple[int, list[_Kept]]:
         form = len(self.states)
         self.states.append(structure_of(state))
-        self._leaves.append([self._add(f"state.{form}.{index}", leaf, leaf.shape) for index, leaf in enumerate(leaves)])
-        return form, self._leaves[form]
+        names = [f"state.{form}.{index}" for index in range(len(leaves))]
+        columns = [_Kept(self._field(name, leaf, leaf.shape), leaf) for name, leaf in zip(names, leaves, strict=True)]
+        self._columns.update(zip(names, columns, strict=True))
+        self._leaves.append(columns)
+        return form, columns
 
     def _put_action(self, action: Any, row: int, half: int) -> None:
         if isinstance(action, int) and self.action == "int64":
-            self._columns["action.0"].blocks[half][row] = action
+            self._actions[0].blocks[half][row] = action
             return
-        for index, leaf in enumerate(state_leaves(_action_tree(action))):
-            self._columns[f"action.{index}"].copy(leaf, row, half)
+        leaves = list(state_leaves(_action_tree(action)))
+        if len(leaves) != len(self._actions):
+            raise ValueError(f"Expected an action of {len(self._actions)} parts, as with the episode's first decision, got {len(leaves)}.")
+        for column, leaf in zip(self._actions, leaves, strict=True):
+            column.put(leaf, row, half, copied=False)
 
-    def _add(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> _Column:
-        dtype = str(_array(tensor).dtype)
-        column = _Column(ArrayField(name, tuple(shape), dtype, self._block), tuple(tensor.shape), tensor.dtype, tensor.is_cpu)
-        self._columns[name] = column
+    def _numbers(self, name: str, dtype: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        column = self._columns[name] = _Column(ArrayField(name, (), dtype, self._block), ())
+        return column.blocks
+
+    def _action(self, index: int, leaf: Tensor) -> _Column:
+        name = f"action.{index}"
+        column = self._columns[name] = _Column(self._field(name, leaf, leaf.shape), tuple(leaf.shape), leaf.dtype)
         return column
+
+    def _field(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> ArrayField:
+        return ArrayField(name, tuple(shape), str(array_of(tensor).dtype), self._block)
 
 
 def check_shown(frame: Any, shape: tuple[int, ...] | None = None) -> NDArray[np.uint8]:
@@ -173,17 +227,6 @@ def check_shown(frame: Any, shape: tuple[int, ...] | None = None) -> NDArray[np.
     if frame.ndim != 3 or frame.shape[2] != 3 or (shape is not None and frame.shape != shape):
         raise ValueError(f"Expected a frame of shape {'(H, W, 3)' if shape is None else shape}, got {frame.shape}.")
     return frame
-
-
-def _there(name: str, tensor: Tensor | None) -> Tensor:
-    if tensor is None:
-        raise ValueError(f"Expected {name}, as in the episode's first decision, got None.")
-    return tensor
-
-
-def _array(tensor: Tensor) -> NDArray[Any]:
-    tensor = tensor.detach().cpu() if tensor.requires_grad or not tensor.is_cpu else tensor
-    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()  # NumPy has no bfloat16
 
 
 def _action_tree(action: Any) -> StateTree:

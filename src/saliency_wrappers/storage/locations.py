@@ -5,6 +5,7 @@ What is read is bounded, and stays within the store; `StoreError` says what was 
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import secrets
@@ -14,6 +15,8 @@ from typing import Any
 from gymnasium.error import DependencyNotInstalled
 
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+_RUN = secrets.token_hex(8)
+_NUMBERS = itertools.count()
 
 
 class StoreError(ValueError):
@@ -138,18 +141,30 @@ class Location:
 
     def _put_file(self, key: str, content: bytes) -> None:
         """As Zarr's own store does it. Four calls of the system: at each the agent's thread and this one change places."""
-        folder, _, name = f"{self.folder}/{key}".rpartition("/")
+        folder, _, name = f"{self.name}/{key}".rpartition("/")
         if folder not in self._inside:
-            self._check(key)
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            self._inside.add(folder)
-        partial = Path(f"{folder}/.{name}.{secrets.token_hex(8)}.partial")  # not one of `names`; nobody else's, on any machine
+            self._enter(folder)
+        partial = f"{folder}/.{name}.{_RUN}-{os.getpid()}-{next(_NUMBERS)}.partial"  # not one of `names`; nobody else's, on any machine
         try:
             _write(partial, content)
-            partial.replace(f"{folder}/{name}")
+            Path(partial).replace(f"{folder}/{name}")
         except BaseException:
-            partial.unlink(missing_ok=True)
+            Path(partial).unlink(missing_ok=True)
             raise
+
+    def _enter(self, folder: str) -> None:
+        """Have a folder within the store; one that is made here is no link, and need not be looked at."""
+        if folder == self.name:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        else:
+            above, _, _ = folder.rpartition("/")
+            if above not in self._inside:
+                self._enter(above)
+            try:
+                Path(folder).mkdir()
+            except FileExistsError:
+                self._check(folder[len(self.name) + 1 :])
+        self._inside.add(folder)
 
     def _check(self, key: str) -> None:
         """Keys are made here, but what lies under them may come from a stranger."""
@@ -162,11 +177,11 @@ class Location:
             raise StoreError(f"Expected a plain name in the store {self}, got {key!r}.")
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: str, content: bytes) -> None:
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(file, rest) :]
+        written = os.write(file, content)
+        while written < len(content):
+            written += os.write(file, memoryview(content)[written:])
     finally:
         os.close(file)

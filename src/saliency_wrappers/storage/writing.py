@@ -119,7 +119,8 @@ class _Rows:
         self._process = os.getpid()
 
     def decide(self, step: int, decision: DecisionLike, action: Any, frame: NDArray[np.uint8] | None) -> int:
-        self._raise_failure()
+        if self._failure is not None:
+            self._raise_failure()
         if self._pending:
             self.reward(np.nan)
         if self._columns is None:
@@ -238,7 +239,7 @@ class _EpisodeFiles:
             forms = next(one for one in columns.fields if one.name == STATE_FORM)
             for before in range(columns.second_form):
                 self.location.put(f"{self.name}/{forms.key(before)}", forms.encode(forms.empty()))
-        for one, rows in columns.rows(block, count - block * self._block).items():
+        for one, rows in columns.rows(block, count - block * self._block):
             self.location.put(f"{self.name}/{one.key(block)}", one.encode(rows))
         self.location.put(f"{self.name}/{LENGTH.key(0)}", LENGTH.encode(np.array([count])))
 
