@@ -29,7 +29,7 @@ WORTHWHILE = 0.5
 POSITIONS = 300_000
 """How many changed pixels the incremental path takes at a time with PyTorch: more would not stay in the processor's cache."""
 
-COMPILED_POSITIONS = 1_500_000
+COMPILED_POSITIONS = 2_500_000
 """The same with compiled kernels, which gather nothing; divided by the channels."""
 
 _logger = logging.getLogger(__name__)
