@@ -134,6 +134,20 @@ def test_masks_are_applied_as_layers_need_them(frames: int, channels: int, share
         torch.testing.assert_close(given.settled.dense(), images)
 
 
+def test_changes_that_do_not_count_are_seen_where_others_are():
+    """What a tolerance leaves out is not followed, but where something is computed the input is what it is."""
+    given, images = masked(1, 2, shared=True)
+    changed = torch.zeros_like(given.batch.changed)
+    changed[1:, 4, 5] = True
+    network = nn.Sequential(nn.Conv2d(2, 16, 3, 3), nn.ReLU())
+    with torch.inference_mode(), workspace.run():
+        batch = Masked(Batch.of(changed, given.batch.frames), given.parts)
+        made, expected = network(IncrementalBatch(batch)).whole_batch(), network(images)
+    assert "settled" not in vars(batch)
+    torch.testing.assert_close(made[:, :, 1, 1], expected[:, :, 1, 1], rtol=1e-5, atol=1e-5)
+    assert torch.equal(made[1:, :, 0], made[:1, :, 0].expand(len(made) - 1, -1, -1))
+
+
 def test_decisions_with_masks_of_their_own_are_run_together():
     torch.manual_seed(1)
     adapter = as_adapter(BabyA3CGRU(4).eval())

@@ -108,13 +108,14 @@ def run_layers(
         if frames[i] != frame:
             frame = frames[i]
             _transfer(references[frame], memory)
-        top, bottom, left, right = _box(changed[i], tall)
+        y0, y1, x0, x1 = _box(changed[i], tall)
+        top, bottom, left, right = _seen(layers[0], y0, y1, x0, x1)
         first = layers[0]
         if len(shares):
             _mask(first, images[frame], change[frame], shares[masks[i]], memory, top, bottom, left, right)
         else:
             _put(first, images[i], memory, top, bottom, left, right)
-        marks, y0, y1, x0, x1 = changed[i].reshape(-1), top, bottom, left, right
+        marks = changed[i].reshape(-1)
         for number in range(len(layers)):
             layer = layers[number]
             y0, y1, x0, x1 = _reach(layer, marks, flags[layer.marks :], tall, y0, y1, x0, x1)
@@ -162,6 +163,15 @@ def _box(changed: Any, columns: Any) -> Any:
     while right > left and not columns[right - 1]:
         right -= 1
     return top, bottom, left, right
+
+
+@compiled
+def _seen(layer: Any, top: int, bottom: int, left: int, right: int) -> Any:
+    """The box of what outputs that see something of a box see: also of changes that do not count."""
+    if top >= bottom:
+        return top, bottom, left, right
+    tall, wide = (layer.size_y - 1) * layer.dilation_y, (layer.size_x - 1) * layer.dilation_x
+    return max(0, top - tall), min(layer.height, bottom + tall), max(0, left - wide), min(layer.width, right + wide)
 
 
 @compiled
