@@ -18,7 +18,7 @@ from reporting import FOLDER, markdown, say, thread_counts, write
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from saliency_wrappers import Decision, PerturbationSaliency, as_adapter
-from saliency_wrappers.incremental import features, masking, places, products
+from saliency_wrappers.incremental import features, layers, masking, places, products
 from saliency_wrappers.incremental.threads import share
 
 STAGES: dict[str, tuple[str, ...]] = {
@@ -31,6 +31,7 @@ STAGES: dict[str, tuple[str, ...]] = {
         "mkldnn_convolution",
         "_slow_conv2d_forward",
         "thnn_conv2d",
+        "kernels of layers",
         "kernels of products",
         "kernels of features",
     ),
@@ -42,10 +43,13 @@ STAGES: dict[str, tuple[str, ...]] = {
     "perturbing": ("addcmul", "kernels of masking"),
     "where masks reach, compiled": ("kernels of places",),
 }
-"""PyTorch's operators, and this library's kernels, by what they are for. Kernels of products do the activations, too."""
+"""PyTorch's operators, and this library's kernels, by what they are for.
+
+Kernels of layers apply the masks, find where they reach and do the activations, too, those of features the cells.
+"""
 
 OTHER = "other operators: copies, sums, where masks reach"
-OUTSIDE = "outside operators: Python, NumPy, SciPy"
+OUTSIDE = "outside operators: Python, NumPy, SciPy, adding up masks"
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def both_paths(agent: Any, decisions: Sequence[Decision], threads: int) -> list[
 @contextmanager
 def kernels_named() -> Iterator[None]:
     """Let the profiler see the kernels, by the module that has them run."""
-    modules = (features, masking, places, products)
+    modules = (features, layers, masking, places, products)
     for module in modules:
         module.share = _named(module)
     try:
