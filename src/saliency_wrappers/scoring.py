@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifierConfidenceSaliency
 
 from saliency_wrappers.incremental.compiled import kernels
+from saliency_wrappers.incremental.threads import share
 from saliency_wrappers.perturbation import Masks
 from saliency_wrappers.records import Array
 
@@ -75,7 +76,7 @@ def _weighed(scores: Array, masks: Masks) -> Array:
         # By torch: NumPy's BLAS has threads of its own, which go on spinning beside torch's for a while.
         return torch.mv(replaced.flatten(1).T, torch.from_numpy(scores)).numpy().reshape(masks.coverage.shape)
     total = np.empty_like(masks.coverage)
-    compiled.weigh(masks.replaced, masks.boxes, scores, total, 0, len(total))
+    share(lambda begin, end: compiled.weigh(masks.replaced, masks.boxes, scores, total, begin, end), len(total), 20)
     return total
 
 

@@ -102,7 +102,7 @@ def window_tile(height: int, vectors: int) -> Any:
 
 
 def function_of(written: Callable[[Any, Any], Any]) -> Any:
-    """A function of a float32 for kernels, from one that writes it."""
+    """A function of a number for kernels, from one that writes it."""
 
     @_extending.intrinsic
     def function(context: Any, x: Any) -> Any:

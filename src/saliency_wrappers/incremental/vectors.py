@@ -1,4 +1,4 @@
-"""Functions of float32 and of vectors of them, as LLVM instructions: `fused` multiplies and adds, `relu` and `elu` are activations."""
+"""Functions of numbers and of vectors of float32, as LLVM instructions: `fused` multiplies and adds, `relu` and `elu` are activations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MULTIPLIES_AND_ADDS = _features.get("fma", False) or platform.machine() in ("aar
 """Whether the processor does both in one instruction; else the kernels would be slower than PyTorch."""
 LANES = 16 if WIDE else 8
 """How many float32 are in a vector."""
-_FLOAT = _ir.FloatType()
+_FLOAT, _DOUBLE = _ir.FloatType(), _ir.DoubleType()
 VECTOR = _ir.VectorType(_FLOAT, LANES)
 
 IDENTITY, RELU, ELU = 0, 1, 2
@@ -73,15 +73,18 @@ def _power_of_e(builder: Any, x: Any) -> tuple[Any, Any]:
 
 
 def _power_of_two(builder: Any, whole: Any) -> Any:
-    integers = _ir.IntType(32) if whole.type == _FLOAT else _ir.VectorType(_ir.IntType(32), LANES)
-    bits = builder.add(builder.fptosi(whole, integers), _repeated(integers, 127))
-    return builder.bitcast(builder.shl(bits, _repeated(integers, 23)), whole.type)
+    # There is an instruction to make a long of a double on few processors: an int is made first.
+    kind, bits, middle, shift = (_DOUBLE, 64, 1023, 52) if whole.type == _DOUBLE else (whole.type, 32, 127, 23)
+    short, integers = (_ir.IntType(size) if kind != VECTOR else _ir.VectorType(_ir.IntType(size), LANES) for size in (32, bits))
+    exponent = builder.fptosi(whole, short)
+    exponent = builder.sext(exponent, integers) if bits > 32 else exponent
+    return builder.bitcast(builder.shl(builder.add(exponent, _repeated(integers, middle)), _repeated(integers, shift)), whole.type)
 
 
 def _called(builder: Any, name: str, arguments: Sequence[Any]) -> Any:
     kind = arguments[0].type
     function = _ir.FunctionType(kind, [kind] * len(arguments))
-    suffix = "f32" if kind == _FLOAT else f"v{LANES}f32"
+    suffix = {_FLOAT: "f32", _DOUBLE: "f64"}.get(kind, f"v{LANES}f32")
     return builder.call(_core.get_or_insert_function(builder.module, function, f"llvm.{name}.{suffix}"), arguments)
 
 
