@@ -17,7 +17,7 @@ from torch import Tensor
 from saliency_wrappers.incremental.layers import Images, Layer, run_layers
 from saliency_wrappers.incremental.masking import MaskedInput, masked_images
 from saliency_wrappers.incremental.places import Batch, Kernel, Places, dilated, slide
-from saliency_wrappers.incremental.products import Pointwise, Product, Reduce, Seen, compute, elu, relu
+from saliency_wrappers.incremental.products import Pointwise, Product, Reduce, Seen, at_once, compute
 from saliency_wrappers.incremental.workspace import workspace
 
 
@@ -192,7 +192,7 @@ class Pending:
         """The layer, and the first function if one of those that can be with it."""
         if not isinstance(self.reduce, Product):
             return None
-        return Layer(self.kernel, self.reduce, next((one for one in self.functions[:1] if one in (relu, elu)), None))
+        return Layer(self.kernel, self.reduce, at_once(self.functions))
 
     def _alone(self) -> Changes:
         """This layer only, of images that are computed."""

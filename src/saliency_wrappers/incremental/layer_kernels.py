@@ -177,12 +177,10 @@ def _seen(layer: Any, top: int, bottom: int, left: int, right: int) -> Any:
 @compiled
 def _put(layer: Any, image: Any, memory: Any, top: int, bottom: int, left: int, right: int) -> None:
     """Some rows and columns of an image `(positions + 1, C)`."""
-    length = np.uintp((right - left) * layer.channels)
+    length = (right - left) * layer.channels
     for y in range(top, bottom):
-        row = image.reshape(-1)[(y * layer.width + left) * layer.channels :]
-        line = memory[_corner(layer, y, left) :]
-        for x in range(length):
-            line[x] = row[x]
+        first = (y * layer.width + left) * layer.channels
+        _transfer(image.reshape(-1)[first : first + length], memory[_corner(layer, y, left) :])
 
 
 @compiled

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from torch.nn import functional
 from saliency_wrappers.incremental.layouts import LayerForm, layout
 from saliency_wrappers.incremental.masking import MaskedInput, rows_of
 from saliency_wrappers.incremental.places import Batch, Kernel
-from saliency_wrappers.incremental.products import Product, direct, elu, packed, relu
+from saliency_wrappers.incremental.products import Pointwise, Product, code_of, direct, packed
 from saliency_wrappers.incremental.threads import share
 from saliency_wrappers.incremental.workspace import workspace
 
@@ -41,8 +40,8 @@ class Layer:
 
     kernel: Kernel
     product: Product
-    function: Callable[[Tensor], Tensor] | None
-    """`relu`, `elu`, or None."""
+    function: Pointwise | None
+    """One that kernels do with the product, or None."""
 
     @property
     def outputs(self) -> int:
@@ -99,8 +98,7 @@ def run_layers(layers: Sequence[Layer], images: Images, batch: Batch) -> tuple[T
         return None
     n, height, width = batch.changed.shape
     channels = images.pictures.shape[2]
-    codes: dict[Any, int] = {None: compiled.IDENTITY, relu: compiled.RELU, elu: compiled.ELU}
-    forms = tuple(LayerForm(one.kernel, one.outputs, codes[one.function]) for one in layers)
+    forms = tuple(LayerForm(one.kernel, one.outputs, code_of(compiled, one.function)) for one in layers)
     found = layout(forms, channels, height, width, compiled)
     positions = found.height * found.width
     if found.size > _LARGEST or positions * found.channels > _WIDENING * height * width * channels:
@@ -109,7 +107,7 @@ def run_layers(layers: Sequence[Layer], images: Images, batch: Batch) -> tuple[T
     reached = workspace.take((n, positions), batch.changed)
     memory = workspace.take((len(batch.first), found.size), out).zero_()
     weights = torch.cat([packed(compiled, one.product.matrix) for one in layers])
-    biases = torch.cat([weights.new_zeros(one.outputs) if one.product.bias is None else one.product.bias for one in layers])
+    biases = torch.cat([one.product.biases for one in layers])
     known = (weights.detach().numpy(), biases.detach().numpy(), found.runs)
     references, first = images.references.numpy(), memory.numpy()
     share(lambda begin, end: compiled.run_references(found.table, references, *known, first, begin, end), len(first), 1)

@@ -69,6 +69,11 @@ class Product:
     matrix: Tensor
     bias: Tensor | None
 
+    @property
+    def biases(self) -> Tensor:
+        """What sums begin with, `(C_out,)`: the bias, or 0."""
+        return self.matrix.new_zeros(self.matrix.shape[1]) if self.bias is None else self.bias
+
     def __call__(self, seen: Tensor, out: Tensor) -> None:
         """From `(m, taps, C)` into `(m, C_out)`."""
         torch.mm(seen.flatten(1), self.matrix, out=out)
@@ -107,6 +112,17 @@ def elu(rows: Tensor) -> Tensor:
     return torch.maximum(rows, rows.clamp(max=0).exp_().sub_(1), out=rows)
 
 
+def at_once(functions: Sequence[Pointwise]) -> Pointwise | None:
+    """The first function, if it is one that kernels do with their product; else None."""
+    return functions[0] if functions and functions[0] in (relu, elu) else None
+
+
+def code_of(compiled: ModuleType, function: Pointwise | None) -> int:
+    """The kernels' number for what `at_once` gives."""
+    codes: dict[Pointwise | None, int] = {None: compiled.IDENTITY, relu: compiled.RELU, elu: compiled.ELU}
+    return codes[function]
+
+
 def _piece_by_piece(seen: Seen, reduce: Reduce, functions: Sequence[Pointwise], out: Tensor) -> None:
     m, taps, channels = len(out), seen.taps.shape[1], seen.rows.shape[1]
     size = max(1, PIECE // (taps * channels + 2 * out.shape[1]))
@@ -125,12 +141,10 @@ def _apply(function: Pointwise, rows: Tensor) -> None:
 
 
 def _at_once(compiled: ModuleType, seen: Seen, product: Product, functions: Sequence[Pointwise], out: Tensor) -> None:
-    known: dict[Pointwise, int] = {relu: compiled.RELU, elu: compiled.ELU}
-    first: int = known[functions[0]] if functions and functions[0] in known else compiled.IDENTITY
-    biases = (out.new_zeros(out.shape[1]) if product.bias is None else product.bias)[None]
+    first = at_once(functions)
     begins = seen.taps.new_zeros(seen.images)
-    multiply(compiled, seen, packed(compiled, product.matrix), biases, begins, out, first)
-    for function in functions[first != compiled.IDENTITY :]:
+    multiply(compiled, seen, packed(compiled, product.matrix), product.biases[None], begins, out, code_of(compiled, first))
+    for function in functions[first is not None :]:
         _apply(function, out)
 
 
