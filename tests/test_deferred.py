@@ -71,7 +71,7 @@ class Suicide:
 
 def count_into(folder: Path, steps: int = 21, block: int = 8, frames: bool = False) -> tuple[CountingEnv, CountingAgent]:
     env, agent = CountingEnv((steps,)), CountingAgent()
-    with recorded(env, agent, mode="capture", store=EpisodeStore(folder, block=block, frames=frames)) as recorder:
+    with recorded(env, agent, mode="capture", store=EpisodeStore(folder, block=2 * block, frames=frames)) as recorder:
         play(recorder, agent)
     return env, agent
 
@@ -137,7 +137,7 @@ def test_a_computation_that_failed_goes_on(tmp_path: Path) -> None:
 
 def test_an_episode_that_is_still_recorded_is_explained_as_far_as_it_is(tmp_path: Path) -> None:
     env, agent = CountingEnv((30,)), CountingAgent()
-    store = EpisodeStore(tmp_path, block=8)
+    store = EpisodeStore(tmp_path, block=16)
     counts: list[int] = []
 
     def between() -> None:
@@ -374,7 +374,7 @@ def tiny(tmp_path: Path) -> tuple[Path, Any]:
     agent = seeded(BabyA3CGRU, 4)
     adapter = as_adapter(agent)
     state = adapter.initial_state(1)
-    with EpisodeStore(tmp_path / "store", block=4).new_episode(agent=agent_fingerprint(adapter)) as episode:
+    with EpisodeStore(tmp_path / "store", block=8).new_episode(agent=agent_fingerprint(adapter)) as episode:
         for t in range(16):
             inputs = torch.rand(1, 1, 80, 80, generator=torch.Generator().manual_seed(t))
             logits, value = adapter.evaluate(inputs, state, None)

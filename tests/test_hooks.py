@@ -94,6 +94,28 @@ def test_the_decision_is_the_latest_acting_pass(agent: CountingAgent, hook: Recu
     assert seen(hook, window) == 7
 
 
+def test_the_decision_does_not_change_when_the_loop_reuses_the_outputs(hook: RecurrentAgentHook, window: DecisionWindow) -> None:
+    with torch.no_grad():
+        value, logits, _ = hook.adapter.module((torch.full((1, 1, 8, 8), 5 / 255), torch.zeros(1, 2)))  # type: ignore[attr-defined]
+    expected = logits.clone(), value.clone()
+    logits.fill_(-1)
+    value.fill_(-1)
+    decided = hook.take(window)
+    assert decided is not None
+    assert decided.numbers == (expected[0].tolist(), expected[1].tolist())
+    for made in (Decision.of(decided), Decision.by_reference(decided)):
+        assert made.value is not None
+        assert torch.equal(made.logits, expected[0])
+        assert torch.equal(made.value, expected[1])
+
+
+def test_outputs_that_cannot_be_read_are_no_decision(agent: CountingAgent, window: DecisionWindow) -> None:
+    logits = torch.zeros(1, 3, device="meta")
+    window.see(AgentPass(torch.zeros(1, 1, 8, 8), None, logits, None))
+    assert window.latest is None
+    assert "could not be captured" in window.explain()
+
+
 def test_a_decision_is_taken_once(agent: CountingAgent, hook: RecurrentAgentHook, window: DecisionWindow) -> None:
     act(agent)
     assert [seen(hook, window), seen(hook, window)] == [1, None]

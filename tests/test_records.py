@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from saliency_wrappers.records import (
     copy_state,
     copy_tensor,
     map_state,
+    numbers_of,
+    row_of,
     state_leaves,
 )
 
@@ -119,15 +122,51 @@ def test_the_decision_of_a_pass_is_independent_of_the_callers_buffers():
     assert decision.episode_start.all()
 
 
-def test_the_decision_of_a_pass_of_copies_is_independent_of_its_inputs_and_shares_the_rest():
-    seen = a_pass(copied=True)
-    decision = Decision.of(seen)
-    seen.inputs.fill_(9)
-    assert not decision.inputs.any()
-    assert (decision.logits, decision.value, decision.state) == (seen.logits, seen.value, seen.state)
+@pytest.mark.parametrize("make", [Decision.of, Decision.by_reference])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_outputs_that_were_kept_are_those_of_the_pass(make: Callable[[AgentPass], Decision], dtype: torch.dtype):
+    logits, value = torch.randn(2, 3).to(dtype), torch.randn(2).to(dtype)
+    seen = a_pass(inputs=torch.zeros(2, 1, 2, 2), logits=logits.clone(), value=value.clone())
+    seen.keep()
+    for buffer in (seen.logits, seen.value):
+        assert buffer is not None
+        buffer.fill_(9)
+    decision = make(seen)
+    assert decision.value is not None
+    assert torch.equal(decision.logits, logits)
+    assert torch.equal(decision.value, value)
+    assert (decision.logits.dtype, decision.value.dtype) == (dtype, dtype)
 
 
-@pytest.mark.parametrize("record", [a_pass(), Decision.of(a_pass()), StepSaliency(0, 0, 0, np.zeros(3, np.float32), 0.0, None)])
+def test_a_state_that_is_a_copy_is_not_copied_again():
+    state = (torch.zeros(1, 2),)
+    assert Decision.of(a_pass(state=state, copied=True)).state is state
+    assert Decision.of(a_pass(state=state)).state is not state
+
+
+@pytest.mark.parametrize("value", [None, torch.tensor([1.0, 2.0]), torch.tensor([[1.0], [2.0]]), torch.tensor([[[1.0]], [[2.0]]])])
+def test_a_row_of_outputs(value: Any):
+    logits, number = row_of(numbers_of(torch.tensor([[1, 2, 3], [4, 5, 6]]), value), 1)
+    assert logits.dtype == np.float32
+    assert logits.tolist() == [4, 5, 6]
+    assert number == (None if value is None else 2.0)
+
+
+def test_more_than_one_value_a_row_is_refused():
+    with pytest.raises(ValueError, match="Expected one value in each row"):
+        row_of(numbers_of(torch.zeros(1, 3), torch.zeros(1, 2)), 0)
+
+
+def test_outputs_of_a_pass_are_tensors_without_history():
+    seen = a_pass(logits=None, value=None)
+    assert seen.gave(torch.zeros(1, 3, requires_grad=True) * 2, None) is seen
+    assert seen.logits is not None
+    assert not seen.logits.requires_grad
+    with pytest.raises(TypeError, match="Expected value as a tensor or None, got float"):
+        seen.gave(torch.zeros(1, 3), 0.5)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("record", [Decision.of(a_pass()), StepSaliency(0, 0, 0, np.zeros(3, np.float32), 0.0, None)])
 def test_records_are_frozen_and_can_be_replaced(record: Any):
     for field in fields(record):
         with pytest.raises(FrozenInstanceError):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def check(stored: Any, t: int) -> None:
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 16, 21])
 def test_what_is_appended_is_read(tmp_path: Path, count: int) -> None:
-    write(EpisodeStore(tmp_path, frames=True, block=8), count)
+    write(EpisodeStore(tmp_path, frames=True, block=16), count)
     (episode,) = EpisodeStore.open(tmp_path).episodes
     assert len(episode) == count
     assert episode.header.complete
@@ -78,7 +79,7 @@ def test_what_is_appended_is_read(tmp_path: Path, count: int) -> None:
 
 @pytest.mark.parametrize(("start", "end"), [(0, 1), (5, 9), (7, 8), (8, 16), (15, 17), (20, 99), (21, None), (3, 3)])
 def test_a_range_is_read_by_its_steps(tmp_path: Path, start: int, end: int | None) -> None:
-    write(EpisodeStore(tmp_path, frames=True, block=8), 21)
+    write(EpisodeStore(tmp_path, frames=True, block=16), 21)
     found = list(EpisodeStore.open(tmp_path).episodes[0].decisions(start, end))
     assert [stored.step for stored in found] == list(range(start, 21))[: None if end is None else max(end - start, 0)]
     for stored in found:
@@ -86,7 +87,7 @@ def test_a_range_is_read_by_its_steps(tmp_path: Path, start: int, end: int | Non
 
 
 def test_steps_without_a_decision_are_left_out(tmp_path: Path) -> None:
-    with EpisodeStore(tmp_path, block=4).new_episode() as episode:
+    with EpisodeStore(tmp_path, block=8).new_episode() as episode:
         for t in range(0, 40, 3):
             episode.decide(t, decision(t), 0)
             episode.reward(1.0)
@@ -107,7 +108,7 @@ def test_steps_without_a_decision_are_left_out(tmp_path: Path) -> None:
     ],
 )
 def test_states_of_any_form_come_back(tmp_path: Path, state: StateTree) -> None:
-    with EpisodeStore(tmp_path, block=2).new_episode() as episode:
+    with EpisodeStore(tmp_path, block=4).new_episode() as episode:
         for t in range(5):
             episode.append(decision(t, state), 0, 0.0)
     for stored in EpisodeStore.open(tmp_path).episodes[0].decisions():
@@ -125,7 +126,7 @@ def test_what_is_stored_does_not_change_with_buffers_that_are_filled_anew(tmp_pa
     assert isinstance(one.state, torch.Tensor)
     assert one.value is not None
     buffers = {"inputs": one.inputs.clone(), "state": one.state.clone(), "logits": one.logits.clone(), "value": one.value.clone()}
-    with EpisodeStore(tmp_path, frames=True, block=4).new_episode() as episode:
+    with EpisodeStore(tmp_path, frames=True, block=8).new_episode() as episode:
         for t in range(10):
             for name, buffer in buffers.items():
                 buffer.copy_(getattr(decision(t), name))
@@ -136,7 +137,7 @@ def test_what_is_stored_does_not_change_with_buffers_that_are_filled_anew(tmp_pa
 
 def test_of_a_pass_of_copies_only_the_inputs_are_copied(tmp_path: Path) -> None:
     inputs = images()
-    with EpisodeStore(tmp_path, frames=True, block=4).new_episode() as episode:
+    with EpisodeStore(tmp_path, frames=True, block=8).new_episode() as episode:
         for t in range(10):
             one = decision(t)
             inputs.copy_(one.inputs)
@@ -145,16 +146,18 @@ def test_of_a_pass_of_copies_only_the_inputs_are_copied(tmp_path: Path) -> None:
         check(stored, t)
 
 
-def test_an_action_of_other_parts_than_the_first_is_refused(tmp_path: Path) -> None:
-    with EpisodeStore(tmp_path).new_episode() as episode:
-        episode.append(decision(0), (1, 2), 0.0)
-        for action in ((1,), (1, 2, 3)):
-            with pytest.raises(ValueError, match=f"Expected an action of 2 parts.*got {len(action)}"):
-                episode.append(decision(1), action, 0.0)
+@pytest.mark.parametrize("action", [(1,), (1, 2, 3)])
+def test_an_action_of_other_parts_than_the_first_ends_the_episode(tmp_path: Path, action: tuple[int, ...]) -> None:
+    episode = EpisodeStore(tmp_path).new_episode()
+    episode.append(decision(0), (1, 2), 0.0)
+    episode.append(decision(1), action, 0.0)
+    with pytest.raises(RuntimeError, match=f"ended early.*Expected an action of 2 parts.*got {len(action)}"):
+        episode.close()
+    assert len(EpisodeStore.open(tmp_path).episodes[0]) == 1
 
 
 def test_an_agent_may_begin_with_none(tmp_path: Path) -> None:
-    with EpisodeStore(tmp_path, block=4).new_episode() as episode:
+    with EpisodeStore(tmp_path, block=8).new_episode() as episode:
         for t in range(10):
             one = decision(t, None if t == 5 else torch.full((1, 3), float(t)))
             episode.append(Decision(one.inputs, None if t in (0, 5) else one.state, one.logits, one.value), 0, 0.0)
@@ -163,7 +166,7 @@ def test_an_agent_may_begin_with_none(tmp_path: Path) -> None:
 
 
 def test_a_state_may_take_another_form_late(tmp_path: Path) -> None:
-    with EpisodeStore(tmp_path, block=4).new_episode() as episode:
+    with EpisodeStore(tmp_path, block=8).new_episode() as episode:
         for t in range(22):
             one = decision(t)
             episode.append(Decision(one.inputs, None if t in (14, 21) else one.state, one.logits, one.value), 0, 0.0)
@@ -220,23 +223,45 @@ def test_appending_copies(tmp_path: Path) -> None:
     check(next(EpisodeStore.open(tmp_path).episodes[0].decisions()), 3)
 
 
-@pytest.mark.parametrize("change", ["inputs", "logits", "value", "dtype", "state"])
-def test_decisions_of_another_shape_are_refused(tmp_path: Path, change: str) -> None:
-    other = {
-        "inputs": Decision(images(size=6), torch.zeros(1, 3), torch.zeros(1, 3), torch.zeros(1, 1)),
-        "logits": Decision(images(), torch.zeros(1, 3), torch.zeros(1, 4), torch.zeros(1, 1)),
-        "value": Decision(images(), torch.zeros(1, 3), torch.zeros(1, 3), None),
-        "dtype": Decision(images().double(), torch.zeros(1, 3), torch.zeros(1, 3), torch.zeros(1, 1)),
-        "state": Decision(images(), torch.zeros(1, 5), torch.zeros(1, 3), torch.zeros(1, 1)),
-    }[change]
-    with EpisodeStore(tmp_path).new_episode() as episode:
-        episode.append(decision(0), 0, 0.0)
-        with pytest.raises(ValueError, match="as in the episode's first decision"):
-            episode.append(other, 0, 0.0)
+OTHERS = {
+    "inputs": {"inputs": images(size=6)},
+    "dtype": {"inputs": images().double()},
+    "logits": {"logits": torch.zeros(1, 4)},
+    "dtype of logits": {"logits": torch.zeros(1, 3, dtype=torch.float64)},
+    "one logit": {"logits": torch.zeros(1, 1)},
+    "no value": {"value": None},
+    "state": {"state": torch.zeros(1, 5)},
+    "start": {"episode_start": torch.tensor([True])},
+}
+"""What one decision is changed in."""
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_a_decision_that_is_not_like_the_first_ends_the_episode(tmp_path: Path, change: str) -> None:
+    episode = EpisodeStore(tmp_path, frames=True, block=16).new_episode()
+    for t in range(8):
+        one = decision(t)
+        episode.append(replace(one, **OTHERS[change]) if t == 5 else one, t % 4, t / 2, frame(t))
+    with pytest.raises(RuntimeError, match=r"ended early, writing it failed: Expected .* as in the episode's first decision"):
+        episode.flush()
+    found = list(EpisodeStore.open(tmp_path).episodes[0].decisions())
+    assert len(found) == 5  # those before it
+    for t, stored in enumerate(found):
+        check(stored, t)
+
+
+def test_what_cannot_be_stored_is_refused_at_the_first_decision(tmp_path: Path) -> None:
+    with EpisodeStore(tmp_path, frames=True).new_episode() as episode:
+        with pytest.raises(ValueError, match="Expected inputs of one row"):
+            episode.append(Decision(images().repeat(2, 1, 1, 1), None, torch.zeros(2, 3), None), 0, 0.0, frame(0))
+        with pytest.raises(TypeError, match="Expected the frame of each decision"):
+            episode.append(decision(0), 0, 0.0)
+        episode.append(decision(0), 0, 0.0, frame(0))
+    check(next(EpisodeStore.open(tmp_path).episodes[0].decisions()), 0)
 
 
 def test_another_zarr_reads_the_arrays(tmp_path: Path) -> None:
-    name = write(EpisodeStore(tmp_path, frames=True, block=8), 21, seed=7)
+    name = write(EpisodeStore(tmp_path, frames=True, block=16), 21, seed=7)
     group = zarr.open_group(tmp_path / name, mode="r")
     np.testing.assert_array_equal(group["inputs"][:], torch.cat([decision(t).inputs for t in range(21)]).numpy())
     np.testing.assert_array_equal(group["frames"][:], np.stack([frame(t) for t in range(21)]))
@@ -246,7 +271,7 @@ def test_another_zarr_reads_the_arrays(tmp_path: Path) -> None:
 
 
 def test_what_another_zarr_writes_in_our_layout_is_read(tmp_path: Path) -> None:
-    name = write(EpisodeStore(tmp_path, frames=True, block=8), 8)
+    name = write(EpisodeStore(tmp_path, frames=True, block=16), 8)
     array = zarr.open_array(tmp_path / name / "reward", mode="r+")
     array[:] = np.arange(8.0)[::-1]
     assert [stored.reward for stored in EpisodeStore.open(tmp_path).episodes[0].decisions()] == list(range(8))[::-1]
@@ -254,7 +279,7 @@ def test_what_another_zarr_writes_in_our_layout_is_read(tmp_path: Path) -> None:
 
 def test_a_store_can_be_in_memory(tmp_path: Path) -> None:
     place = f"memory://{tmp_path.name}"
-    write(EpisodeStore(place, frames=True, block=4), 10)
+    write(EpisodeStore(place, frames=True, block=8), 10)
     (episode,) = EpisodeStore.open(place).episodes
     for t, stored in enumerate(episode.decisions()):
         check(stored, t)
@@ -262,7 +287,7 @@ def test_a_store_can_be_in_memory(tmp_path: Path) -> None:
 
 
 def test_blocks_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
-    name = write(EpisodeStore(tmp_path, frames=True, block=8), 24)
+    name = write(EpisodeStore(tmp_path, frames=True, block=16), 24)
     for file in (tmp_path / name / "inputs/c/2").rglob("*"):
         file.unlink() if file.is_file() else None
     shutil.rmtree(tmp_path / name / "frames")
@@ -278,7 +303,7 @@ def test_blocks_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
 
 
 def test_what_is_written_is_read_while_more_is_written(tmp_path: Path) -> None:
-    store = EpisodeStore(tmp_path, frames=True, block=8)
+    store = EpisodeStore(tmp_path, frames=True, block=16)
     episode = store.new_episode()
     assert EpisodeStore.open(tmp_path).episodes == []
     for t in range(100):
@@ -294,18 +319,18 @@ def test_what_is_written_is_read_while_more_is_written(tmp_path: Path) -> None:
 
 
 def test_less_than_a_block_waits(tmp_path: Path) -> None:
-    store = EpisodeStore(tmp_path, frames=True, block=8)
+    store = EpisodeStore(tmp_path, frames=True, block=16)
     episode = store.new_episode()
     for t in range(50):
         episode.append(decision(t), 0, 0.0, frame(t))
         store._background.wait()
         there = EpisodeStore.open(tmp_path).episodes
-        assert t + 1 - (len(there[0]) if there else 0) < 4  # half a block waits; another half may be under way
+        assert t + 1 - (len(there[0]) if there else 0) < 8  # half a block waits; another half may be under way
     episode.close()
 
 
 def test_arrays_that_were_enlarged_are_read_up_to_the_committed_length(tmp_path: Path) -> None:
-    store = EpisodeStore(tmp_path, frames=True, block=8)
+    store = EpisodeStore(tmp_path, frames=True, block=16)
     episode = store.new_episode()
     for t in range(8):
         episode.append(decision(t), 0, 0.0, frame(t))
@@ -319,7 +344,7 @@ def test_arrays_that_were_enlarged_are_read_up_to_the_committed_length(tmp_path:
 def test_several_processes_write_into_one_store(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); from test_store import EpisodeStore, write\n"
-        "store = EpisodeStore(Path(sys.argv[1]), frames=True, block=8)\n"
+        "store = EpisodeStore(Path(sys.argv[1]), frames=True, block=16)\n"
         "for _ in range(3): write(store, 12)"
     )
     command = [sys.executable, "-c", program, str(tmp_path), str(Path(__file__).parent)]
@@ -337,23 +362,23 @@ def test_a_store_that_another_process_makes_meanwhile_is_joined(tmp_path: Path, 
 
     def late_names(location: Location, key: str = "") -> list[str]:
         monkeypatch.setattr(Location, "names", names)
-        write(EpisodeStore(tmp_path, block=8), 12)
+        write(EpisodeStore(tmp_path, block=16), 12)
         return names(location, key)
 
     monkeypatch.setattr(Location, "names", late_names)
-    write(EpisodeStore(tmp_path, block=8), 12)
+    write(EpisodeStore(tmp_path, block=16), 12)
     assert len(EpisodeStore.open(tmp_path).episodes) == 2
 
 
 def test_a_store_whose_making_was_killed_or_is_under_way_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = []
 
-    def replace(partial: Path, target: str) -> None:
+    def fail(partial: str, target: str) -> None:
         kept.append(shutil.copy(partial, f"{partial}.killed"))
         raise OSError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", replace)
+        patch.setattr(os, "replace", fail)
         with pytest.raises(OSError, match="killed"):
             EpisodeStore(tmp_path)
     assert [str(file) for file in tmp_path.iterdir()] == kept  # and what is no use to anybody is gone
@@ -386,7 +411,7 @@ def test_a_program_that_ends_without_closing_writes_what_it_has(tmp_path: Path, 
 
 
 def test_a_forked_child_leaves_the_episode_to_its_parent(tmp_path: Path) -> None:
-    store = EpisodeStore(tmp_path, frames=True, block=8)
+    store = EpisodeStore(tmp_path, frames=True, block=16)
     episode = store.new_episode()
     for t in range(9):
         episode.append(decision(t), t % 4, t / 2, frame(t))
@@ -406,7 +431,7 @@ def test_a_forked_child_leaves_the_episode_to_its_parent(tmp_path: Path) -> None
 def test_the_recorder_stores_every_decision_with_its_reward(tmp_path: Path) -> None:
     env, agent = CountingEnv((5, 3)), CountingAgent()
     with recorded(
-        env, agent, mode="capture", store=EpisodeStore(tmp_path, frames=True, block=2), step_trigger=lambda s: s == 1
+        env, agent, mode="capture", store=EpisodeStore(tmp_path, frames=True, block=4), step_trigger=lambda s: s == 1
     ) as recorder:
         infos = play(recorder, agent, episodes=2)
     assert [["saliency" in info for info in episode] for episode in infos] == [[False, False, True, *[False] * 3], [False] * 4]
@@ -429,7 +454,7 @@ def test_the_recorder_stores_every_decision_with_its_reward(tmp_path: Path) -> N
 @pytest.mark.parametrize("mode", ["inline", "deferred"])
 def test_maps_that_are_made_while_recording_are_stored_too(tmp_path: Path, mode: str) -> None:
     env, agent = CountingEnv((11,)), CountingAgent()
-    store = EpisodeStore(tmp_path, block=4)
+    store = EpisodeStore(tmp_path, block=8)
     with recorded(env, agent, mode=mode, store=store, block=3, step_trigger=lambda step: step not in (2, 5)) as recorder:
         play(recorder, agent)
         method = recorder.recording.method
@@ -479,7 +504,7 @@ def test_vectors_store_an_episode_for_each_of_each_environment(tmp_path: Path) -
 
     envs = gym.vector.SyncVectorEnv([lambda: CountingEnv((4,), per_episode=100), lambda: CountingEnv((6,))])
     agent = CountingAgent()
-    recorder = VectorSaliencyRecorder(envs, RecurrentAgentHook(agent), mode="capture", store=EpisodeStore(tmp_path, frames=False, block=4))
+    recorder = VectorSaliencyRecorder(envs, RecurrentAgentHook(agent), mode="capture", store=EpisodeStore(tmp_path, frames=False, block=8))
     with torch.no_grad():
         observations, _ = recorder.reset(seed=3)
         state = agent.initial_state(2)
@@ -530,7 +555,7 @@ def read_all(folder: Path) -> list[Any]:
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
     """The folder of an episode of 21 decisions in blocks of 8."""
-    return tmp_path / write(EpisodeStore(tmp_path, frames=True, block=8), 21)
+    return tmp_path / write(EpisodeStore(tmp_path, frames=True, block=16), 21)
 
 
 def chunks(meta: dict[str, Any]) -> list[int]:
@@ -585,7 +610,7 @@ HOSTILE_HEADERS: dict[str, Any] = {
 
 @pytest.mark.parametrize("what", HOSTILE_HEADERS)
 def test_hostile_headers_are_refused(tmp_path: Path, what: str) -> None:
-    name = write(EpisodeStore(tmp_path, frames=True, block=8), 9, preprocessor=dict(vars(FramePreprocessor(size=(8, 8)))))
+    name = write(EpisodeStore(tmp_path, frames=True, block=16), 9, preprocessor=dict(vars(FramePreprocessor(size=(8, 8)))))
     tampered(tmp_path / name / "zarr.json", lambda group: HOSTILE_HEADERS[what](group["attributes"]["saliency_wrappers"]))
     with pytest.raises(StoreError):
         read_all(tmp_path)

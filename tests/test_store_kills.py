@@ -165,4 +165,4 @@ def test_a_full_disk_ends_a_computation_that_can_go_on(tmp_path: Path, full_afte
     FullFileSystem.left = 10**9
     done = compute_saliency(place, agent, method=Counted(tmp_path / "explained"))
     assert done.reused > 0
-    assert size(tmp_path / "explained") - STEPS == BLOCK
+    assert size(tmp_path / "explained") - STEPS == BLOCK // 2

@@ -22,7 +22,6 @@ from saliency_wrappers.hooks import RecurrentAgentHook
 from saliency_wrappers.records import AgentPass, Decision, StepSaliency
 from saliency_wrappers.replay import FramesNow
 from saliency_wrappers.saliency import SaliencyMethod
-from saliency_wrappers.storage.columns import DecisionLike
 from saliency_wrappers.storage.writing import EpisodeWriter
 from saliency_wrappers.store import EpisodeStore
 
@@ -85,7 +84,7 @@ class Capture(NoCapture):
     def decide(self, clocks: Sequence[EpisodeClock], seen: AgentPass, actions: Sequence[Any], frames: FramesNow) -> None:
         """The pass is copied."""
         try:
-            rows: Sequence[DecisionLike] = [seen] if self._alone else split_rows(self._hook.adapter, Decision.by_reference(seen))
+            rows: Sequence[AgentPass | Decision] = [seen] if self._alone else split_rows(self._hook.adapter, Decision.by_reference(seen))
             shown = self._shown(frames) if self._store.frames else None
             for clock in clocks:
                 index, step = clock.environment, clock.step

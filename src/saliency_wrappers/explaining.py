@@ -16,10 +16,11 @@ from saliency_wrappers.clocks import EpisodeClock
 from saliency_wrappers.failures import Failures
 from saliency_wrappers.records import (
     AgentPass,
+    Captured,
     Decision,
+    Numbers,
     SaliencyMaps,
     StepSaliency,
-    copy_tensor,
     plain_action,
     row_of,
 )
@@ -33,7 +34,7 @@ class Decided:
 
     saliency: StepSaliency
     """Without maps."""
-    decision: Decision
+    captured: Captured
     """Of one row."""
     adapter: AgentAdapter
     """Of the agent that decided."""
@@ -43,12 +44,14 @@ class Decided:
     @staticmethod
     def at(clock: EpisodeClock, row: Decision | AgentPass, action: Any, adapter: AgentAdapter) -> Decided:
         """The decision of `row`, which is copied, to take `action` now."""
-        saliency = pending(clock, row, action)
-        number = torch.tensor([saliency.action]) if isinstance(saliency.action, int) else None
-        if number is not None and number.is_inference():
-            number = copy_tensor(number)
-        decision = Decision.of(row, number)
-        return Decided(saliency, decision, adapter, clock)
+        captured = Captured(row)
+        return Decided(pending(clock, captured.numbers, action), captured, adapter, clock)
+
+    def decision(self) -> Decision:
+        """The record of it."""
+        action = self.saliency.action
+        with torch.inference_mode(False):
+            return self.captured.decision(torch.tensor([action]) if isinstance(action, int) else None)
 
     @property
     def place(self) -> str:
@@ -56,15 +59,10 @@ class Decided:
         return f"step {self.saliency.step} of {self.clock.words_for(self.saliency.episode)}"
 
 
-def pending(clock: EpisodeClock, decision: Decision | AgentPass, action: Any) -> StepSaliency:
-    """What is known of a decision before its maps: of one row, or the row of the clock's environment."""
-    logits, value = decision.logits, decision.value
-    if logits is None:
-        raise ValueError("Expected a decision, got a pass without policy output.")
-    row = clock.environment if logits.shape[0] > 1 else 0
-    numbers = row_of(logits, row, copy=not decision.copied)
-    number = None if value is None else row_of(value, row, copy=False).item()
-    return StepSaliency(clock.episode, clock.step, plain_action(action), numbers, number, None, clock.environment)
+def pending(clock: EpisodeClock, numbers: Numbers, action: Any) -> StepSaliency:
+    """What is known of a decision before its maps; `numbers` are of one row, or have one for each environment."""
+    logits, value = row_of(numbers, clock.environment if len(numbers[0]) > 1 else 0)
+    return StepSaliency(clock.episode, clock.step, plain_action(action), logits, value, None, clock.environment)
 
 
 class SaliencyConsumer(Protocol):
@@ -137,7 +135,7 @@ class Explainer:
         try:
             with self._failures.handled("No saliency", place):
                 if self._replay_tolerance is not None:
-                    replay_held(held[0].adapter, held[0].decision, self._replay_tolerance)
+                    replay_held(held[0].adapter, held[0].decision(), self._replay_tolerance)
                 explained = [*self._maps(held)]
         finally:
             for one, maps in zip(held, explained, strict=True):
@@ -145,4 +143,4 @@ class Explainer:
                     self._hand_on(one.saliency.explained(maps), True)
 
     def _maps(self, decided: Sequence[Decided]) -> list[SaliencyMaps]:
-        return maps_of(self.method, decided[0].adapter, [one.decision for one in decided])
+        return maps_of(self.method, decided[0].adapter, [one.decision() for one in decided])

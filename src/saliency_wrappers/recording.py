@@ -15,7 +15,7 @@ from saliency_wrappers.clocks import EpisodeClock, chosen_environments
 from saliency_wrappers.explaining import Decided, Explainer, SaliencyConsumer, pending
 from saliency_wrappers.failures import Failures, MissingDecisionError, OnError
 from saliency_wrappers.hooks import RecurrentAgentHook
-from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps, StepSaliency
+from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps, StepSaliency, numbers_of
 from saliency_wrappers.replay import FramesNow, ReplayCheck, Verify, check_outputs, frames_of
 from saliency_wrappers.saliency import SaliencyMethod
 from saliency_wrappers.store import EpisodeStore
@@ -283,7 +283,8 @@ class Recording:
         if not wanted:
             return ()
         if self.mode == "capture":
-            return [pending(clock, seen, actions[clock.environment]) for clock in wanted]
+            numbers = seen.numbers or numbers_of(seen.logits, seen.value)
+            return [pending(clock, numbers, actions[clock.environment]) for clock in wanted]
         check_outputs(seen)
         rows = [seen] if self.num_envs == 1 else split_rows(adapter, Decision.by_reference(seen))
         decided = [Decided.at(clock, rows[clock.environment], actions[clock.environment], adapter) for clock in wanted]

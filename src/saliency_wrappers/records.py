@@ -19,11 +19,13 @@ from torch import Tensor
 StateTree = Tensor | tuple["StateTree", ...] | Mapping[str, "StateTree"] | None
 """A recurrent state: a tensor, a tuple or NamedTuple of states, a mapping of states, or None for an agent without memory."""
 
+Numbers = tuple[Any, Any]
+"""Logits and value as lists of their numbers, in lists as deep as the tensors have axes; None for what there is not."""
+
 Array = NDArray[np.float32]
-_FLOAT32 = np.dtype(np.float32)
 
 
-@dataclass(frozen=True, eq=False, init=False)
+@dataclass(eq=False)
 class AgentPass:
     """One forward pass of the agent, as its adapter saw it. Tensors are references; the state is a copy made before the pass."""
 
@@ -32,7 +34,7 @@ class AgentPass:
     state: StateTree
     """The incoming state. None for an agent without memory."""
     logits: Tensor | None
-    """The policy output, `(n, num_actions)`. None when the pass gave no policy output (a value-only call)."""
+    """The policy output, `(n, num_actions)`. None when the pass gave no policy output (a value-only call), or none yet."""
     value: Tensor | None
     """The state value, `(n,)` or `(n, 1)`. None when the agent has no value output."""
     episode_start: Tensor | None = None
@@ -40,33 +42,23 @@ class AgentPass:
     scored_action: bool = False
     """True when the pass was given an action to score (`evaluate_actions`): never a decision."""
     copied: bool = False
-    """True when logits and value are copies, as the state, that nobody else changes: they need not be copied again."""
-
-    def __init__(
-        self,
-        inputs: Tensor,
-        state: StateTree,
-        logits: Tensor | None,
-        value: Tensor | None,
-        episode_start: Tensor | None = None,
-        scored_action: bool = False,
-        copied: bool = False,
-    ) -> None:
-        # Twice a step, amid the agent's own work: all at once, where a frozen dataclass sets one field after another.
-        self.__dict__.update(
-            inputs=inputs,
-            state=state,
-            logits=logits,
-            value=value,
-            episode_start=episode_start,
-            scored_action=scored_action,
-            copied=copied,
-        )
+    """True when the state is in fact a copy, which nobody else changes: it need not be copied again."""
+    numbers: Numbers | None = None
+    """The outputs as they came out, once `keep` was called: what has the tensors may change them."""
 
     @property
     def batch(self) -> int:
         """The number of rows, n."""
         return self.inputs.shape[0]  # len() of a tensor takes five times as long
+
+    def gave(self, logits: Tensor | None, value: Tensor | None) -> AgentPass:
+        """The pass itself, with its outputs, detached from the graph; `TypeError` for what is no tensor."""
+        self.logits, self.value = _detached("logits", logits), _detached("value", value)
+        return self
+
+    def keep(self) -> None:
+        """Take down the outputs, before anyone can change the tensors."""
+        self.numbers = numbers_of(self.logits, self.value)
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -109,32 +101,55 @@ class Decision:
         """As of an `AgentPass`: False, it is not known whose the tensors are."""
         return False
 
+    @property
+    def numbers(self) -> Numbers:
+        """As of an `AgentPass`: the outputs as they are now."""
+        return numbers_of(self.logits, self.value)
+
     @staticmethod
     def of(seen: AgentPass | Decision, action: Tensor | None = None) -> Decision:
         """An independent copy of a pass, with this action: ordinary tensors, detached from the graph and from the caller's buffers."""
-        logits, value, copied = seen.logits, seen.value, seen.copied
-        if logits is None:
-            raise ValueError("Expected a pass with policy output, got one without logits.")
-        return Decision(
-            inputs=copy_tensor(seen.inputs),
-            state=seen.state if copied else copy_state(seen.state),
-            logits=logits if copied else copy_tensor(logits),
-            value=value if copied or value is None else copy_tensor(value),
-            episode_start=None if seen.episode_start is None else copy_tensor(seen.episode_start),
-            action=action,
-        )
+        return Captured(seen).decision(action)
 
     @staticmethod
     def by_reference(seen: AgentPass) -> Decision:
-        """The pass itself, detached from the graph: its tensors may change when the agent runs again."""
+        """The pass itself, detached from the graph: its inputs may change when the agent runs again."""
         if seen.logits is None:
             raise ValueError("Expected a pass with policy output, got one without logits.")
-        value = None if seen.value is None else seen.value.detach()
-        return Decision(seen.inputs.detach(), seen.state, seen.logits.detach(), value, seen.episode_start)
+        logits, value = seen.logits.detach(), None if seen.value is None else seen.value.detach()
+        if seen.numbers is not None:
+            logits, value = _tensors(seen.numbers, (logits.dtype, None if value is None else value.dtype), logits.device)
+        return Decision(seen.inputs.detach(), seen.state, logits, value, seen.episode_start)
 
     def copy(self) -> Decision:
         """An independent copy: ordinary tensors, detached from the graph and from the caller's buffers."""
         return Decision.of(self, None if self.action is None else copy_tensor(self.action))
+
+
+class Captured:
+    """What decided, copied at its step, in the forms that take least time then; `decision` makes the record of it.
+
+    At a step the agent's pass has emptied the caches, and each call takes several times as long as in a loop. To read a small tensor as
+    lists takes a fifth of the time of a copy and its array.
+    """
+
+    def __init__(self, seen: AgentPass | Decision) -> None:
+        """Copy a pass: its inputs in any case, the rest unless it is a copy already; `ValueError` for one without policy output."""
+        logits, value, start = seen.logits, seen.value, seen.episode_start
+        if logits is None:
+            raise ValueError("Expected a pass with policy output, got one without logits.")
+        self.inputs = copy_tensor(seen.inputs)
+        """`(n, C, h, w)`."""
+        self.state = seen.state if seen.copied else copy_state(seen.state)
+        self.episode_start = None if start is None else copy_tensor(start)
+        self.numbers = seen.numbers or numbers_of(logits, value)
+        self.dtypes = logits.dtype, None if value is None else value.dtype
+        """Of logits and value."""
+
+    def decision(self, action: Tensor | None = None) -> Decision:
+        """The decision, with this action: ordinary tensors, which nobody else changes."""
+        logits, value = _tensors(self.numbers, self.dtypes, self.inputs.device)
+        return Decision(self.inputs, self.state, logits, value, self.episode_start, action)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,10 +245,36 @@ def copy_tensor(tensor: Tensor) -> Tensor:
     return copy.detach() if copy.requires_grad else copy
 
 
-def row_of(tensor: Tensor, row: int, copy: bool = True) -> Array:
-    """One row of a tensor, as an array; of its own when it is to be a copy."""
-    numbers = array_of(tensor)[row]
-    return numbers if not copy and numbers.dtype is _FLOAT32 else numbers.astype(_FLOAT32)
+def numbers_of(logits: Tensor | None, value: Tensor | None) -> Numbers:
+    """The numbers of an agent's outputs."""
+    return None if logits is None else logits.tolist(), None if value is None else value.tolist()
+
+
+def row_of(numbers: Numbers, row: int) -> tuple[Array, float | None]:
+    """One row of an agent's outputs: logits `(num_actions,)` and the value; `ValueError` for more than one number as value."""
+    logits, value = numbers
+    number = None if value is None else value[row]
+    while isinstance(number, list):
+        if len(cast("list[Any]", number)) != 1:
+            raise ValueError(f"Expected one value in each row, got {number}.")
+        number = number[0]
+    return np.array(logits[row], np.float32), number
+
+
+def _detached(name: str, output: Any) -> Tensor | None:
+    if isinstance(output, Tensor):
+        return output.detach() if output.requires_grad else output
+    if output is not None:
+        raise TypeError(f"Expected {name} as a tensor or None, got {type(output).__name__}.")
+    return None
+
+
+def _tensors(numbers: Numbers, dtypes: tuple[torch.dtype, torch.dtype | None], device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Logits and value of their numbers, as ordinary tensors."""
+    logits, value = numbers
+    with torch.inference_mode(False):
+        made = None if value is None else torch.tensor(value, dtype=dtypes[1], device=device)
+        return torch.tensor(logits, dtype=dtypes[0], device=device), made
 
 
 def array_of(tensor: Tensor) -> NDArray[Any]:

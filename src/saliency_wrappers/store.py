@@ -25,13 +25,13 @@ class EpisodeStore:
     It is a Zarr v3 hierarchy, one group for each episode, readable while it is written. Nothing in it is ever executed.
     """
 
-    def __init__(self, place: str | os.PathLike[str], *, frames: bool = False, block: int = 64) -> None:
+    def __init__(self, place: str | os.PathLike[str], *, frames: bool = False, block: int = 128) -> None:
         """Make a store, or add to one. Several processes may write to it at a time.
 
         Args:
             place: a folder, or a URL that fsspec knows, such as `memory://name` or `s3://bucket/name`.
             frames: also keep the frames that a person sees.
-            block: decisions in a chunk; a kill loses that many at most.
+            block: a kill loses so many decisions at most: half as many are a chunk, one is written while the next is filled.
 
         Raises:
             DependencyNotInstalled: Zarr, or what the URL needs, is not installed.
@@ -58,7 +58,7 @@ class EpisodeStore:
         if attributes(location) is None:
             raise FileNotFoundError(f"Expected a store of saliency_wrappers, found none: {location}.")
         store = EpisodeStore.__new__(EpisodeStore)
-        store._prepare(location, frames=False, block=64)
+        store._prepare(location, frames=False, block=128)
         return store
 
     @staticmethod
@@ -107,7 +107,7 @@ class EpisodeStore:
         number = self._begun
         self._begun += 1
         name = f"{self._run}-{number:06d}"
-        return EpisodeWriter(self.location, name, self._background, self.block, self.frames, **{"episode": number, **known})
+        return EpisodeWriter(self.location, name, self._background, max(1, self.block // 2), self.frames, **{"episode": number, **known})
 
     def close(self) -> None:
         """Wait for what is being written. Its episodes are closed by whoever began them; more can be begun."""

@@ -175,9 +175,8 @@ def _render(
 
 
 def _step_saliency(episode: StoredEpisode, stored: StoredDecision, maps: SaliencyMaps) -> StepSaliency:
-    decision = stored.decision
-    value = None if decision.value is None else row_of(decision.value, 0).item()
-    return StepSaliency(0, stored.step, stored.action, row_of(decision.logits, 0), value, maps)
+    logits, value = row_of(stored.decision.numbers, 0)
+    return StepSaliency(0, stored.step, stored.action, logits, value, maps)
 
 
 def _facts(episode: StoredEpisode) -> dict[str, Any]:

@@ -32,6 +32,11 @@ class DecisionWindow:
         if reason is not None:
             self.reject(reason)
             return
+        try:
+            seen.keep()
+        except Exception as error:  # it would come out of the user's own call of the agent
+            self.reject(f"that could not be captured: {error}")
+            return
         self.latest = seen
         self.accepted += 1
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from saliency_wrappers.agents.base import OnPass, batch_axes, without_lists, zero_state
 from saliency_wrappers.agents.watching import observe, undisturbed
-from saliency_wrappers.records import AgentPass, StateTree, copy_state, copy_tensor, map_state, state_leaves
+from saliency_wrappers.records import AgentPass, StateTree, copy_state, map_state, state_leaves
 
 
 class RecurrentModuleAdapter:
@@ -75,7 +75,7 @@ class RecurrentModuleAdapter:
         if not isinstance(call, _SEQUENCE) or len(call) != 2 or not isinstance(call[0], Tensor) or not call[0].ndim:
             return None
         inputs, state = call
-        return AgentPass(inputs.detach() if inputs.requires_grad else inputs, copy_state(without_lists(state)), logits=None, value=None)
+        return AgentPass(inputs.detach() if inputs.requires_grad else inputs, copy_state(without_lists(state)), None, None, copied=True)
 
     def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
         """What came out: `(value, logits, state)`. A tensor alone, or None for logits, is a pass without policy output."""
@@ -83,19 +83,10 @@ class RecurrentModuleAdapter:
             return incoming
         if not isinstance(output, _SEQUENCE) or len(output) != 3:
             return None
-        value, logits = _copy("value", output[0]), _copy("logits", output[1])
-        return AgentPass(incoming.inputs, incoming.state, logits, value, copied=True)
+        return incoming.gave(output[1], output[0])
 
 
 _SEQUENCE = (tuple, list)  # a union would be made anew at every pass
-
-
-def _copy(name: str, output: Any) -> Tensor | None:
-    if output is None:
-        return None
-    if not isinstance(output, Tensor):
-        raise TypeError(f"Expected {name} as a tensor or None, got {type(output).__name__}.")
-    return copy_tensor(output)
 
 
 def _known_axes(adapter: RecurrentModuleAdapter) -> list[int]:

@@ -34,7 +34,7 @@ class CallReader(Protocol):
         ...
 
     def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
-        """The pass with its outputs, as `PassReader.outgoing`; `layers`: what those that ran gave, by name, tensors as copies."""
+        """The same pass with its outputs, as `PassReader.outgoing`; `layers`: what those that ran gave, by name, tensors as copies."""
         ...
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from saliency_wrappers.agents.base import OnPass, zero_state
 from saliency_wrappers.agents.calls import observe_calls
 from saliency_wrappers.agents.watching import observe, outputs_of, undisturbed
-from saliency_wrappers.records import AgentPass, StateTree, copy_state, copy_tensor, map_state
+from saliency_wrappers.records import AgentPass, StateTree, copy_state, map_state
 
 
 def adapt(agent: Any) -> CleanRLAdapter | None:
@@ -89,10 +89,10 @@ class CleanRLAdapter:
         if not isinstance(images, Tensor) or images.ndim != 4:
             return None
         if method == "get_value":
-            return AgentPass(images.detach(), None, None, None)
+            return AgentPass(images.detach(), None, None, None, copied=True)
         state = None if form.state is None else copy_state(arguments[form.state])
         start = None if form.done is None else arguments[form.done].detach().bool()
-        return AgentPass(images.detach(), state, None, None, start, scored_action=arguments.get("action") is not None)
+        return AgentPass(images.detach(), state, None, None, start, scored_action=arguments.get("action") is not None, copied=True)
 
     def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
         """Logits from the actor's layer, the value from what was returned."""
@@ -100,8 +100,7 @@ class CleanRLAdapter:
             return incoming
         if not isinstance(output, tuple) or len(output) < 4:
             return None
-        logits, value = copy_tensor(self._logits(layers["actor"])), copy_tensor(output[3])
-        return AgentPass(incoming.inputs, incoming.state, logits, value, incoming.episode_start, incoming.scored_action, copied=True)
+        return incoming.gave(self._logits(layers["actor"]), output[3])
 
     def _run(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, tuple[Any, ...]]:
         agent: Any = self.module
@@ -159,12 +158,11 @@ class QNetworkAdapter:
     def incoming(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AgentPass | None:
         """The images, by reference."""
         images = args[0] if len(args) == 1 and not kwargs else None
-        return AgentPass(images.detach(), None, None, None) if isinstance(images, Tensor) and images.ndim == 4 else None
+        return AgentPass(images.detach(), None, None, None, copied=True) if isinstance(images, Tensor) and images.ndim == 4 else None
 
     def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
         """The Q-values."""
-        is_right = isinstance(output, Tensor) and output.ndim == 2
-        return AgentPass(incoming.inputs, None, copy_tensor(output), None, copied=True) if is_right else None
+        return incoming.gave(output, None) if isinstance(output, Tensor) and output.ndim == 2 else None
 
 
 class _CallForm(NamedTuple):

@@ -13,7 +13,7 @@ from saliency_wrappers.agents.base import OnPass, repeat_rows, without_lists
 from saliency_wrappers.agents.calls import observe_calls
 from saliency_wrappers.agents.observations import DictObservation
 from saliency_wrappers.agents.watching import undisturbed
-from saliency_wrappers.records import AgentPass, StateTree, copy_state, copy_tensor
+from saliency_wrappers.records import AgentPass, StateTree, copy_state
 
 Evaluate = Callable[[Any, Any, Tensor | None], tuple[Tensor, Tensor | None]]
 """`evaluate(observation, state, episode_start) -> (logits, value)`."""
@@ -141,7 +141,7 @@ class FunctionAdapter:
             what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
             raise TypeError(f"expected images (n, C, h, w) from incoming, got {what}")
         images = images.detach().permute(0, 3, 1, 2) if self._channels_last else images.detach()
-        return AgentPass(images, whole, None, None, None if start is None else start.detach().bool())
+        return AgentPass(images, whole, None, None, None if start is None else start.detach().bool(), copied=True)
 
     def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
         """What came out, by the agent's `outgoing`, or of its layers."""
@@ -149,7 +149,7 @@ class FunctionAdapter:
         if logits is None:
             logits, returned = self._outgoing(output)
             value = returned if value is None else value
-        return AgentPass(incoming.inputs, incoming.state, _copy(logits), _copy(value), incoming.episode_start, copied=True)
+        return incoming.gave(logits, value)
 
     @contextmanager
     def _remembering(self, memory: StateTree) -> Generator[None]:
@@ -167,7 +167,3 @@ class FunctionAdapter:
 
 def _modules_of(agent: Any) -> list[nn.Module]:
     return [agent] if isinstance(agent, nn.Module) else [part for part in vars(agent).values() if isinstance(part, nn.Module)]
-
-
-def _copy(output: Any) -> Tensor | None:
-    return None if output is None else copy_tensor(output)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from saliency_wrappers.agents.policies import PolicyAdapter, kept, policy_of, policy_output
 from saliency_wrappers.agents.watching import outputs_of, undisturbed
-from saliency_wrappers.records import AgentPass, StateTree, copy_tensor
+from saliency_wrappers.records import AgentPass, StateTree
 
 
 def adapt(agent: Any) -> PolicyAdapter | None:
@@ -52,19 +52,19 @@ class ActorCriticPolicyAdapter(PolicyAdapter):
     def entering(self, method: str, call: BoundArguments) -> AgentPass | None:
         """The images, by reference."""
         read = self.apart(call)
-        return None if read is None else AgentPass(*read, None, None, scored_action=method == "evaluate_actions")
+        return None if read is None else AgentPass(*read, None, None, scored_action=method == "evaluate_actions", copied=True)
 
     def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
         """Logits and value from the heads that ran; the value of a prediction is computed now."""
         policy: Any = self.module
         if method == "predict_values":
             return incoming
-        logits, value = copy_tensor(policy_output(policy, layers["actor"])), layers.get("critic")
+        value = layers.get("critic")
         if value is None:
             observation, _ = self.together(incoming.inputs, incoming.state)
             with undisturbed(policy):
                 value = policy.predict_values(observation)
-        return AgentPass(incoming.inputs, incoming.state, logits, copy_tensor(value), scored_action=incoming.scored_action, copied=True)
+        return incoming.gave(policy_output(policy, layers["actor"]), value)
 
 
 class QPolicyAdapter(PolicyAdapter):
@@ -90,11 +90,11 @@ class QPolicyAdapter(PolicyAdapter):
     def entering(self, method: str, call: BoundArguments) -> AgentPass | None:
         """The images, by reference."""
         read = self.apart(call)
-        return None if read is None else AgentPass(*read, None, None)
+        return None if read is None else AgentPass(*read, None, None, copied=True)
 
     def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
         """The Q-values behind the action."""
-        return AgentPass(incoming.inputs, incoming.state, copy_tensor(_q_values(layers["network"])), None, copied=True)
+        return incoming.gave(_q_values(layers["network"]), None)
 
 
 def _q_values(output: Tensor) -> Tensor:

@@ -72,20 +72,19 @@ class RecurrentPolicyAdapter(PolicyAdapter):
         """The images, by reference; the states of actor and critic, copied."""
         if method == "predict_values":
             read = self.apart(call)
-            return None if read is None else AgentPass(*read, None, None)
+            return None if read is None else AgentPass(*read, None, None, copied=True)
         state, start = call.arguments["lstm_states"], call.arguments["episode_starts"].detach().bool()
         if method == "get_distribution":
             state = RNNStates(state, self._critic_state(state, start))
         read = self.apart(call, copy_state(RNNStates(*state)))
-        return None if read is None else AgentPass(*read, None, None, start, scored_action=method == "evaluate_actions")
+        return None if read is None else AgentPass(*read, None, None, start, scored_action=method == "evaluate_actions", copied=True)
 
     def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
         """Logits and value from the heads that ran; after a prediction the critic's pass is made up for."""
         if method == "predict_values":
             return incoming
-        logits = copy_tensor(policy_output(self.module, layers["actor"]))
         value = self._predicted_value(incoming, output[1]) if method == "get_distribution" else layers["critic"]
-        return AgentPass(incoming.inputs, incoming.state, logits, value, incoming.episode_start, incoming.scored_action, copied=True)
+        return incoming.gave(policy_output(self.module, layers["actor"]), value)
 
     def _critic_state(self, actor: LSTMState, start: Tensor) -> LSTMState:
         policy: Any = self.module

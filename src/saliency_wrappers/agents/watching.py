@@ -32,7 +32,7 @@ class PassReader(Protocol):
         ...
 
     def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
-        """The pass with its outputs, copied; without logits when there are none (a value-only call). None for an output of another form."""
+        """The same pass with its outputs; without logits when there are none (a value-only call). None for an output of another form."""
         ...
 
 

@@ -147,7 +147,7 @@ class Location:
         partial = f"{folder}/.{name}.{_RUN}-{os.getpid()}-{next(_NUMBERS)}.partial"  # not one of `names`; nobody else's, on any machine
         try:
             _write(partial, content)
-            Path(partial).replace(f"{folder}/{name}")
+            os.replace(partial, f"{folder}/{name}")  # noqa: PTH105 - a Path takes longer to make than the call
         except BaseException:
             Path(partial).unlink(missing_ok=True)
             raise

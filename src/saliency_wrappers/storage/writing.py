@@ -1,7 +1,7 @@
 """`EpisodeWriter`: one episode's decisions into a store, written in blocks by a background thread.
 
-When half a block is full it is handed over, and a committed length, in a file of its own, follows what was written: whoever reads sees
-whole decisions only, and a kill loses less than the half that is written and the half that is filled.
+When a block is full it is handed over, and a committed length, in a file of its own, follows what was written: whoever reads sees whole
+decisions only, and a kill loses the block that is being written and the one that is being filled at most.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from saliency_wrappers.records import SaliencyMaps
+from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps
 from saliency_wrappers.storage.background import Background
 from saliency_wrappers.storage.chunks import ArrayField
-from saliency_wrappers.storage.columns import STATE_FORM, DecisionColumns, DecisionLike
+from saliency_wrappers.storage.columns import STATE_FORM, DecisionColumns, Row
 from saliency_wrappers.storage.headers import GROUP, EpisodeHeader, write_group
 from saliency_wrappers.storage.locations import Location
 from saliency_wrappers.storage.map_layers import MapLayer
@@ -50,7 +50,7 @@ class EpisodeWriter:
     def __len__(self) -> int:
         return self._rows.count
 
-    def append(self, decision: DecisionLike, action: Any, reward: float, frame: NDArray[np.uint8] | None = None) -> None:
+    def append(self, decision: AgentPass | Decision, action: Any, reward: float, frame: NDArray[np.uint8] | None = None) -> None:
         """One decision, its action, and the reward that followed; its step is their number so far.
 
         Args:
@@ -60,13 +60,13 @@ class EpisodeWriter:
             frame: `(H, W, 3)` uint8, what the agent saw. None when frames are not stored.
 
         Raises:
-            TypeError, ValueError: other shapes or dtypes than the first decision's.
-            OSError: what came before could not be written.
+            TypeError, ValueError: the first decision has more than one row, or shapes that cannot be stored; a frame is none.
+            OSError, RuntimeError: what came before could not be written, or had other shapes or dtypes than the first decision.
         """
         self.decide(len(self), decision, action, frame)
         self.reward(reward)
 
-    def decide(self, step: int, decision: DecisionLike, action: Any, frame: NDArray[np.uint8] | None = None) -> int:
+    def decide(self, step: int, decision: AgentPass | Decision, action: Any, frame: NDArray[np.uint8] | None = None) -> int:
         """The same before the environment steps: its reward follows by `reward`. Returns its row; steps may be left out, rows not."""
         return self._rows.decide(step, decision, action, frame)
 
@@ -109,33 +109,35 @@ class _Rows:
         self.count = 0
         self._files = _EpisodeFiles(location, name, block, frames, known)
         self._background = background
-        self._block, self._half, self._frames = block, -(-block // 2), frames
+        self._block, self._frames = block, frames
         self._columns: DecisionColumns | None = None
-        self._pending = False
-        self._handed_over = 0
+        self._decided: Row | None = None
+        """The decision whose reward is not known yet."""
+        self._rows: list[tuple[Row, float]] = []
+        """Those that are not handed over yet."""
         self._failure: Exception | None = None
         self._told = False
         self._explained: _ExplainedBlock | None = None
         self._process = os.getpid()
 
-    def decide(self, step: int, decision: DecisionLike, action: Any, frame: NDArray[np.uint8] | None) -> int:
+    def decide(self, step: int, decision: AgentPass | Decision, action: Any, frame: NDArray[np.uint8] | None) -> int:
         if self._failure is not None:
             self._raise_failure()
-        if self._pending:
+        if self._decided is not None:
             self.reward(np.nan)
+        row = Row.of(step, decision, action, frame)
         if self._columns is None:
-            self._columns = DecisionColumns(self._block, self._frames, decision, action, frame)
-        self._columns.put(self.count, step, decision, action, frame)
-        self._pending = True
+            self._columns = DecisionColumns(self._block, self._frames, row)
+        self._decided = row
         return self.count
 
     def reward(self, reward: float) -> None:
-        if not self._pending or self._columns is None:
+        if self._decided is None:
             raise ValueError("Expected one reward after each decision, got one without.")
-        self._columns.put_reward(self.count, reward)
-        self._pending = False
+        self._rows.append((self._decided, reward))
+        self._decided = None
         self.count += 1
-        if self.count % self._block in (0, self._half):
+        if self.count % self._block == 0:
             self._hand_over()
 
     def explain(self, row: int, maps: SaliencyMaps, fingerprint: str, method: dict[str, Any]) -> None:
@@ -156,25 +158,23 @@ class _Rows:
         self._wait()
 
     def close(self, complete: bool = False, learned: bool = False) -> None:
-        columns, count = self._columns, self.count
+        columns = self._columns
         if columns is None or self._told or self._process != os.getpid():  # in a forked child the episode is its parent's
             return
-        if self._pending:
+        if self._decided is not None:
             self.reward(np.nan)
-            count = self.count
         self._hand_over()
         self._hand_over_maps()
-        self._do(lambda: self._files.finish(columns, count, complete, learned))
+        self._do(lambda: self._files.finish(columns, complete, learned))
         self._columns = None
         self._wait()
 
     def _hand_over(self) -> None:
-        columns, count = self._columns, self.count
-        if columns is None or count == self._handed_over:
+        columns, rows = self._columns, self._rows
+        if columns is None or not rows:
             return
-        self._handed_over = count
-        block = (count - 1) // self._block
-        self._do(lambda: self._files.write(columns, block, count))
+        self._rows = []
+        self._do(lambda: self._files.append(columns, rows))
 
     def _hand_over_maps(self) -> None:
         explained, self._explained, count = self._explained, None, self.count
@@ -220,18 +220,31 @@ class _EpisodeFiles:
     def __init__(self, location: Location, name: str, block: int, frames: bool, known: dict[str, Any]) -> None:
         self.location, self.name = location, name
         self._block, self._frames, self._known = block, frames, known
+        self._count = 0
+        """How many decisions are written, or in the columns to be."""
         self._capacity = 0
         self._fields = 0
         self._forms = 0
         self._backfilled = False
 
-    def write(self, columns: DecisionColumns, block: int, count: int) -> None:
-        """The rows of a block up to `count`; the length comes last."""
+    def append(self, columns: DecisionColumns, rows: list[tuple[Row, float]]) -> None:
+        """More decisions, all of one block. The first that is not like the others is an error; those before it are written."""
+        before = self._count
+        try:
+            for row, reward in rows:
+                columns.put(self._count, row, reward)
+                self._count += 1
+        finally:
+            if self._count > before:
+                self._write(columns, (self._count - 1) // self._block)
+
+    def _write(self, columns: DecisionColumns, block: int) -> None:
+        """The rows of a block, as far as there are; the length comes last."""
         if self._forms != len(columns.states):
             self._forms = len(columns.states)
             write_group(self.location, self.name, self._header(columns).content())
-        if count > self._capacity or self._fields != len(columns.fields):
-            while count > self._capacity:
+        if self._count > self._capacity or self._fields != len(columns.fields):
+            while self._count > self._capacity:
                 self._capacity = max(_FIRST_BLOCKS * self._block, 2 * self._capacity)
             self._make_arrays(columns, self._capacity)
         if columns.second_form is not None and not self._backfilled:
@@ -239,18 +252,18 @@ class _EpisodeFiles:
             forms = next(one for one in columns.fields if one.name == STATE_FORM)
             for before in range(columns.second_form):
                 self.location.put(f"{self.name}/{forms.key(before)}", forms.encode(forms.empty()))
-        for one, rows in columns.rows(block, count - block * self._block):
+        for one, rows in columns.rows(self._count - block * self._block):
             self.location.put(f"{self.name}/{one.key(block)}", one.encode(rows))
-        self.location.put(f"{self.name}/{LENGTH.key(0)}", LENGTH.encode(np.array([count])))
+        self.location.put(f"{self.name}/{LENGTH.key(0)}", LENGTH.encode(np.array([self._count])))
 
     def write_maps(self, explained: _ExplainedBlock, count: int) -> None:
         """The maps of a block, of an episode of so many decisions by now."""
         layer = MapLayer(self.location, self.name, explained.fingerprint, self._block)
         layer.write(explained.block, explained.rows, explained.maps, max(count, 1), explained.method)
 
-    def finish(self, columns: DecisionColumns, count: int, complete: bool, learned: bool) -> None:
+    def finish(self, columns: DecisionColumns, complete: bool, learned: bool) -> None:
         """The arrays' final length, and what is known in the end."""
-        self._make_arrays(columns, count)
+        self._make_arrays(columns, self._count)
         write_group(self.location, self.name, replace(self._header(columns), complete=complete, learned=learned).content())
 
     def _make_arrays(self, columns: DecisionColumns, rows: int) -> None:
