@@ -1,7 +1,9 @@
 """What recording into a store costs, what it takes on disk, and how computing scales: `python benchmarks/bench_store.py`.
 
-Whole episodes of a real agent, flushes included, in one process, in turns: with nothing, with a recorder that keeps nothing,
-with a store, with a store that keeps frames. Ratios compare the episodes of one round; a run of other programs hits all of it.
+Whole episodes of a real agent, from making the environment until everything is written and closed, in one process: with nothing, with a
+recorder that keeps nothing, with a store, with a store that keeps frames. The ways take turns of a few dozen steps of the same episode
+and the same agent: what else the machine does changes within seconds, and so it hits all of them. Ratios compare the whole episodes of one
+round.
 """
 
 from __future__ import annotations
@@ -44,6 +46,9 @@ CHECKPOINT = ROOT.parent / "shared" / "agents" / "breakout-v4.model.80.tar"
 OUTPUT = ROOT / "runs" / "bench" / "store.json"
 ENV_ID = "ALE/Breakout-v5"
 WAYS = ("nothing", "recorder", "store", "store with frames")
+
+TURN, OFFSET = 64, 32
+"""Steps in a turn, and by how many the first is shorter: blocks become full amid a turn, and are written before the next way's begins."""
 
 gym.register_envs(ale_py)
 
@@ -105,20 +110,73 @@ def reference_agent() -> tuple[nn.Module, FramePreprocessor]:
     return load_pretrained(ENV_ID)
 
 
-def play_round(agent: nn.Module, preprocessor: FramePreprocessor, steps: int, number: int, folder: Path) -> Iterator[Lap]:
-    """An episode in each way; every other round the other way round. Round -1 warms up, with few steps."""
-    for way in WAYS[:: 1 if number % 2 else -1]:
-        place = folder / way.replace(" ", "-")
-        shutil.rmtree(place, ignore_errors=True)
-        env: gym.Env[Any, Any] = gym.make(ENV_ID, frameskip=4, repeat_action_probability=0.0, render_mode="rgb_array")
+class Playing:
+    """An episode that is played one way, as the published loop does it. Its recorder sees the agent in its own turns only."""
+
+    def __init__(self, way: str, agent: nn.Module, preprocessor: FramePreprocessor, folder: Path) -> None:
+        """Make the environment, and begin."""
+        self.way, self.steps, self.seconds, self.ended = way, 0, 0.0, False
+        self._agent: Any = agent
+        self._preprocessor = preprocessor
+        self._place = folder / way.replace(" ", "-")
+        shutil.rmtree(self._place, ignore_errors=True)
+        with self._timed():
+            self._env: gym.Env[Any, Any] = gym.make(ENV_ID, frameskip=4, repeat_action_probability=0.0, render_mode="rgb_array")
+            if way != WAYS[0]:
+                self._env = recorder(self._env, RecurrentAgentHook(agent, preprocessor), way, self._place)
+            self._frame, _ = self._env.reset(seed=1)
+            self._state = self._agent.initial_state(1)
+        self._watch(False)
+
+    def advance(self, steps: int) -> None:
+        """Take so many steps, unless the episode ends."""
+        self._watch(True)
+        with self._timed():
+            for _ in range(steps):
+                with torch.no_grad():
+                    _, logits, self._state = self._agent((torch.from_numpy(self._preprocessor(self._frame))[None], self._state))
+                self._frame, _, terminated, truncated, _ = self._env.step(int(logits.argmax()))
+                self.steps += 1
+                self.ended = terminated or truncated
+                if self.ended:
+                    break
+        self._watch(False)
+
+    def close(self, number: int) -> Lap:
+        """Write what there is, and tell what all of it took."""
+        with self._timed():
+            self._env.close()
+        size = sum(file.stat().st_size for file in self._place.rglob("*") if file.is_file())
+        return Lap(self.way, number, self.steps, 1000 * self.seconds / self.steps, size / self.steps)
+
+    def _watch(self, enabled: bool) -> None:
+        if isinstance(self._env, SaliencyRecorder):
+            self._env.enabled = enabled
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
         start = time.perf_counter()
-        if way != "nothing":
-            env = recorder(env, RecurrentAgentHook(agent, preprocessor), way, place)
-        count = play(env, agent, preprocessor, steps if number >= 0 else 100)
-        env.close()
-        seconds = time.perf_counter() - start
-        size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
-        yield Lap(way, number, count, 1000 * seconds / count, size / count)
+        yield
+        self.seconds += time.perf_counter() - start
+
+
+def play_round(agent: nn.Module, preprocessor: FramePreprocessor, steps: int, number: int, folder: Path) -> Iterator[Lap]:
+    """An episode in each way, in turns, each turn beginning with another way. Round -1 warms up, with few steps."""
+    steps = steps if number >= 0 else 100
+    playing = [Playing(way, agent, preprocessor, folder) for way in WAYS]
+    for turn in itertools.count(number):
+        for one in rotated(playing, turn):
+            one.advance(min(TURN if one.steps else TURN - OFFSET, steps - one.steps))
+        if all(one.ended or one.steps == steps for one in playing):
+            break
+    for one in rotated(playing, number):
+        yield one.close(number)
+
+
+def rotated(playing: list[Playing], turn: int) -> list[Playing]:
+    """The same, beginning with another one at each turn, and every other turn the other way round."""
+    first = turn % len(playing)
+    return (playing[first:] + playing[:first])[:: 1 if turn % 2 else -1]
 
 
 def recorder(env: gym.Env[Any, Any], hook: RecurrentAgentHook, way: str, place: Path) -> SaliencyRecorder[Any, Any]:
@@ -126,19 +184,6 @@ def recorder(env: gym.Env[Any, Any], hook: RecurrentAgentHook, way: str, place: 
     if way == "recorder":
         return SaliencyRecorder(env, hook, step_trigger=lambda step: False)
     return SaliencyRecorder(env, hook, mode="capture", store=EpisodeStore(place, frames=way == "store with frames"))
-
-
-def play(env: gym.Env[Any, Any], agent: Any, preprocessor: FramePreprocessor, steps: int) -> int:
-    """The published loop; how many steps the episode had."""
-    frame, _ = env.reset(seed=1)
-    state = agent.initial_state(1)
-    for step in range(1, steps + 1):
-        with torch.no_grad():
-            _, logits, state = agent((torch.from_numpy(preprocessor(frame))[None], state))
-        frame, _, terminated, truncated, _ = env.step(int(logits.argmax()))
-        if terminated or truncated:
-            return step
-    return steps
 
 
 def overhead(laps: list[Lap], way: str, base: str) -> float:

@@ -223,9 +223,39 @@ def test_appending_copies(tmp_path: Path) -> None:
     check(next(EpisodeStore.open(tmp_path).episodes[0].decisions()), 3)
 
 
+@pytest.mark.parametrize("other", [{"inputs": images(size=6)}, {"inputs": images().double()}, {"inputs": images(channels=3)}])
+def test_inputs_that_are_not_like_the_first_are_refused(tmp_path: Path, other: dict[str, Any]) -> None:
+    write_one_other(tmp_path, other, None, "Expected inputs as in the episode's first decision")
+
+
+@pytest.mark.parametrize("other", [None, np.zeros((4, 6, 3)), np.zeros((4, 6), np.uint8), np.zeros((4, 7, 3), np.uint8), [[[0]]]])
+def test_frames_that_are_not_like_the_first_are_refused(tmp_path: Path, other: Any) -> None:
+    write_one_other(tmp_path, {}, (other,), "Expected (frames as in|a frame of shape|the frame of each)")
+
+
+def write_one_other(folder: Path, other: dict[str, Any], shown: tuple[Any] | None, error: str) -> None:
+    """Decisions, of which one is refused; the others are stored."""
+    with EpisodeStore(folder, frames=True, block=16).new_episode() as episode:
+        for t in range(8):
+            if t == 5:
+                with pytest.raises((TypeError, ValueError), match=error):
+                    episode.append(replace(decision(5), **other), 1, 2.5, frame(5) if shown is None else shown[0])
+            episode.append(decision(t), t % 4, t / 2, frame(t))
+    found = list(EpisodeStore.open(folder).episodes[0].decisions())
+    assert len(found) == 8
+    for t, stored in enumerate(found):
+        check(stored, t)
+
+
+def test_a_frame_may_be_read_only(tmp_path: Path) -> None:
+    shown = frame(0)[::-1]
+    shown.flags.writeable = False
+    with EpisodeStore(tmp_path, frames=True).new_episode() as episode:
+        episode.append(decision(0), 0, 0.0, shown)
+    check(next(EpisodeStore.open(tmp_path).episodes[0].decisions()), 0)
+
+
 OTHERS = {
-    "inputs": {"inputs": images(size=6)},
-    "dtype": {"inputs": images().double()},
     "logits": {"logits": torch.zeros(1, 4)},
     "dtype of logits": {"logits": torch.zeros(1, 3, dtype=torch.float64)},
     "one logit": {"logits": torch.zeros(1, 1)},

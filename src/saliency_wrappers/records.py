@@ -133,12 +133,12 @@ class Captured:
     lists takes a fifth of the time of a copy and its array.
     """
 
-    def __init__(self, seen: AgentPass | Decision) -> None:
-        """Copy a pass: its inputs in any case, the rest unless it is a copy already; `ValueError` for one without policy output."""
+    def __init__(self, seen: AgentPass | Decision, inputs: Tensor | None = None) -> None:
+        """Copy a pass with policy output: the state unless it is a copy already, the inputs unless `inputs` are the copy."""
         logits, value, start = seen.logits, seen.value, seen.episode_start
         if logits is None:
             raise ValueError("Expected a pass with policy output, got one without logits.")
-        self.inputs = copy_tensor(seen.inputs)
+        self.inputs = copy_tensor(seen.inputs) if inputs is None else inputs
         """`(n, C, h, w)`."""
         self.state = seen.state if seen.copied else copy_state(seen.state)
         self.episode_start = None if start is None else copy_tensor(start)

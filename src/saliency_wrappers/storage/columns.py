@@ -1,6 +1,7 @@
-"""`Row`: a decision on its way to a store, as it is kept at its step. `DecisionColumns`: a block of them, as one array for each field.
+"""`DecisionColumns`: the decisions of an episode on their way to a store, as one array for each field.
 
-A step copies what may change, and nothing else; the thread that writes looks at shapes, and makes arrays.
+What is large is copied into its array at the step. Of the rest a step keeps a `Row`, what may change copied; the thread that writes looks
+at it and makes arrays.
 """
 
 from __future__ import annotations
@@ -20,27 +21,22 @@ from saliency_wrappers.storage.trees import Structure, dtype_name, structure_of
 STATE_FORM = "state_form"
 """The field that says which form a state has; not written while there is only one."""
 
+_PARTS = ("episode_start", "logits", "value")
+
 
 @dataclass(eq=False)
 class Row:
-    """A decision on its way to a store. What it holds is its own: nobody else changes it."""
+    """What a step keeps of a decision. It is its own: nobody else changes it."""
 
     step: int
     captured: Captured
-    """Of one row."""
+    """Of one row. The inputs lie in their column."""
     action: int | StateTree
     """An int when it is one, otherwise a tree of tensors."""
-    frame: NDArray[np.uint8] | None
-
-    @staticmethod
-    def of(step: int, seen: AgentPass | Decision, action: Any, frame: NDArray[np.uint8] | None) -> Row:
-        """Copy a decision, its action and its frame."""
-        own = action if type(action) is int else _action_tree(action)
-        return Row(step, Captured(seen), own, None if frame is None else check_shown(frame).copy())
 
 
 class _Column:
-    """One field: the block that is filled, and written."""
+    """One field of small rows: the block that is filled and written, in turns."""
 
     def __init__(self, field: ArrayField, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> None:
         self.field = field
@@ -56,41 +52,78 @@ class _Column:
         else:
             array = np.asarray(content, self.block.dtype)
         if array.shape != self.shape or dtype is not self.dtype:
-            like, found = (f"{shape} of {dtype}" for shape, dtype in ((self.shape, self.dtype), (array.shape, dtype)))
-            raise ValueError(f"Expected {self.field.name} as in the episode's first decision, {like}, got {found}.")
+            raise _unlike(self, array.shape, dtype)
         self._rows[row] = array
+
+    def filled(self, block: int, count: int) -> NDArray[Any]:
+        """The first rows of a block: a view."""
+        return self.block[:count]
+
+
+class _LargeColumn:
+    """One field of large rows: a block is filled while the one before is written."""
+
+    def __init__(self, field: ArrayField, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.field = field
+        self.shape, self.dtype = shape, dtype
+        self._blocks = field.empty(), field.empty()
+        self._rows = [list(torch.from_numpy(block.reshape(field.block, *shape))) for block in self._blocks]
+
+    def put(self, block: int, row: int, tensor: Tensor) -> Tensor:
+        """Copy a tensor, and return the copy; `ValueError` unless it is like the first decision's."""
+        if tensor.shape != self.shape or tensor.dtype is not self.dtype:
+            raise _unlike(self, tuple(tensor.shape), tensor.dtype)
+        return self._rows[block % 2][row].copy_(tensor)
+
+    def put_frame(self, block: int, row: int, frame: NDArray[np.uint8]) -> None:
+        """The same with a frame, which may be one that nobody may write to, as torch would have it."""
+        if frame.shape != self.shape:
+            raise _unlike(self, frame.shape, self.dtype)
+        self._blocks[block % 2][row] = frame
+
+    def filled(self, block: int, count: int) -> NDArray[Any]:
+        """The first rows of a block: a view."""
+        return self._blocks[block % 2][:count]
+
+
+def _unlike(column: _Column | _LargeColumn, shape: tuple[int, ...], dtype: torch.dtype | None) -> ValueError:
+    """What is said of a row that is not like the first."""
+    like, found = f"{column.shape} of {column.dtype}", f"{shape} of {dtype}"
+    return ValueError(f"Expected {column.field.name} as in the episode's first decision, {like}, got {found}.")
 
 
 class DecisionColumns:
-    """A block of decisions, filled row by row, in turn with being written. Shapes and dtypes are those of the first decision."""
+    """Blocks of decisions. Shapes and dtypes are those of the first decision."""
 
-    def __init__(self, block: int, frames: bool, first: Row) -> None:
+    def __init__(self, block: int, frames: bool, first: AgentPass | Decision, action: Any, frame: NDArray[np.uint8] | None) -> None:
         """Make room for decisions like this one; it is not put in."""
         self._block = block
-        self._columns: dict[str, _Column] = {}
+        self._columns: dict[str, _Column | _LargeColumn] = {}
         self.states: list[Structure] = []
         """The forms of the incoming state so far."""
         self.second_form: int | None = None
         """The block in which the state first had another form than before. None: not yet."""
         self.outputs: dict[str, str | None] = {}
         """The names of the dtypes of inputs, logits, value and episode_start."""
-        self.action: Structure = structure_of(_action_tree(first.action))
-        decision = first.captured.decision()
+        self.action: Structure = structure_of(_action_tree(action))
         for name in ("inputs", "episode_start", "logits", "value"):
-            tensor: Tensor | None = getattr(decision, name)
+            tensor: Tensor | None = getattr(first, name)
             self.outputs[name] = None if tensor is None else dtype_name(tensor)
-            if tensor is not None:
-                if tensor.shape[:1] != (1,):
-                    raise ValueError(f"Expected {name} of one row, got {tuple(tensor.shape)}.")
-                self._add(name, tensor, tensor.shape[1:])
+            if tensor is not None and tensor.shape[:1] != (1,):
+                raise ValueError(f"Expected {name} of one row, got {tuple(tensor.shape)}.")
+        inputs = first.inputs
+        self._inputs = _LargeColumn(self._field("inputs", inputs, inputs.shape[1:]), tuple(inputs.shape), inputs.dtype)
+        self._parts = {name: self._add(name, part, part.shape[1:]) for name in _PARTS if (part := getattr(first, name)) is not None}
         self._steps, self._forms, self._rewards = (
             self._numbers(name, dtype) for name, dtype in (("step", "int64"), (STATE_FORM, "uint8"), ("reward", "float64"))
         )
-        self._actions = [self._add(f"action.{index}", leaf) for index, leaf in enumerate(state_leaves(_action_tree(first.action)))]
-        self._frames: _Column | None = None
+        self._actions = [self._add(f"action.{index}", leaf) for index, leaf in enumerate(state_leaves(_action_tree(action)))]
+        self._frames: _LargeColumn | None = None
         if frames:
-            shape = check_shown(first.frame).shape
-            self._columns["frames"] = self._frames = _Column(ArrayField("frames", shape, "uint8", block), shape)
+            shape = check_shown(frame).shape
+            self._frames = _LargeColumn(ArrayField("frames", shape, "uint8", block), shape, torch.uint8)
+            self._columns["frames"] = self._frames
+        self._columns["inputs"] = self._inputs
         self._leaves: list[list[_Column]] = []
 
     @property
@@ -98,31 +131,40 @@ class DecisionColumns:
         """All fields so far: a new form of the state brings new ones."""
         return [column.field for column in self._columns.values()]
 
-    def rows(self, count: int) -> list[tuple[ArrayField, NDArray[Any]]]:
-        """The first rows of the block, of each field. Without forms of the state while there is only one."""
+    def rows(self, block: int, count: int) -> list[tuple[ArrayField, NDArray[Any]]]:
+        """The first rows of a block, of each field. Without forms of the state while there is only one."""
         columns = [column for name, column in self._columns.items() if name != STATE_FORM or self.second_form is not None]
-        return [(column.field, column.block[:count]) for column in columns]
+        return [(column.field, column.filled(block, count)) for column in columns]
+
+    def take(self, index: int, step: int, seen: AgentPass | Decision, action: Any, frame: NDArray[np.uint8] | None) -> Row:
+        """At a step: copy a decision, the index-th of the episode.
+
+        Raises:
+            TypeError, ValueError: an input or a frame of another shape or dtype than the first decision's.
+        """
+        block, place = divmod(index, self._block)
+        if self._frames is not None:
+            self._frames.put_frame(block, place, check_shown(frame))
+        inputs = self._inputs.put(block, place, seen.inputs)
+        return Row(step, Captured(seen, inputs), action if type(action) is int else _action_tree(action))
 
     def put(self, index: int, row: Row, reward: float) -> None:
-        """Fill in a decision, the index-th of the episode, and the reward that followed.
+        """Later, elsewhere: fill in what was kept of the decision, and the reward that followed.
 
         Raises:
             TypeError, ValueError: other shapes or dtypes than the first decision's.
         """
         place, captured = index % self._block, row.captured
         (logits, value), dtypes = captured.numbers, captured.dtypes
-        self._put_part("inputs", place, captured.inputs)
         self._put_part("episode_start", place, captured.episode_start)
         self._put_part("logits", place, logits, dtypes[0])
         self._put_part("value", place, value, dtypes[1])
         self._put_action(place, row.action)
-        if self._frames is not None:
-            self._frames.block[place] = check_shown(row.frame, self._frames.shape)
         self._forms[place] = self._put_state(place, captured.state, index // self._block)
         self._steps[place], self._rewards[place] = row.step, reward
 
     def _put_part(self, name: str, place: int, content: Any, dtype: torch.dtype | None = None) -> None:
-        column = self._columns.get(name)
+        column = self._parts.get(name)
         if (column is None) != (content is None):
             first, found = ("one", "none") if content is None else ("none", "one")
             raise ValueError(f"Expected {name} as in the episode's first decision, {first}, got {found}.")
@@ -164,18 +206,21 @@ class DecisionColumns:
 
     def _add(self, name: str, like: Tensor, shape: tuple[int, ...] | None = None) -> _Column:
         """A column for tensors like this one, in rows of this shape. None: of the tensors' own."""
-        field = ArrayField(name, tuple(like.shape if shape is None else shape), str(array_of(like).dtype), self._block)
+        field = self._field(name, like, like.shape if shape is None else shape)
         column = self._columns[name] = _Column(field, tuple(like.shape), like.dtype)
         return column
 
+    def _field(self, name: str, like: Tensor, shape: tuple[int, ...]) -> ArrayField:
+        return ArrayField(name, tuple(shape), str(array_of(like).dtype), self._block)
 
-def check_shown(frame: Any, shape: tuple[int, ...] | None = None) -> NDArray[np.uint8]:
-    """The frame, when it is one of this shape; `TypeError` or `ValueError` when not."""
+
+def check_shown(frame: Any) -> NDArray[np.uint8]:
+    """The frame, when it is one; `TypeError` or `ValueError` when not."""
     if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8:
         found = f"an array of {frame.dtype}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise TypeError(f"Expected the frame of each decision, (H, W, 3) of uint8, since the store keeps frames, got {found}.")
-    if frame.ndim != 3 or frame.shape[2] != 3 or (shape is not None and frame.shape != shape):
-        raise ValueError(f"Expected a frame of shape {'(H, W, 3)' if shape is None else shape}, got {frame.shape}.")
+    if frame.ndim != 3 or frame.shape[2] != 3:
+        raise ValueError(f"Expected a frame of shape (H, W, 3), got {frame.shape}.")
     return frame
 
 

@@ -125,10 +125,9 @@ class _Rows:
             self._raise_failure()
         if self._decided is not None:
             self.reward(np.nan)
-        row = Row.of(step, decision, action, frame)
         if self._columns is None:
-            self._columns = DecisionColumns(self._block, self._frames, row)
-        self._decided = row
+            self._columns = DecisionColumns(self._block, self._frames, decision, action, frame)
+        self._decided = self._columns.take(self.count, step, decision, action, frame)
         return self.count
 
     def reward(self, reward: float) -> None:
@@ -252,7 +251,7 @@ class _EpisodeFiles:
             forms = next(one for one in columns.fields if one.name == STATE_FORM)
             for before in range(columns.second_form):
                 self.location.put(f"{self.name}/{forms.key(before)}", forms.encode(forms.empty()))
-        for one, rows in columns.rows(self._count - block * self._block):
+        for one, rows in columns.rows(block, self._count - block * self._block):
             self.location.put(f"{self.name}/{one.key(block)}", one.encode(rows))
         self.location.put(f"{self.name}/{LENGTH.key(0)}", LENGTH.encode(np.array([self._count])))
 
