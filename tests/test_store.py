@@ -18,7 +18,7 @@ import pytest
 import torch
 import zarr
 from conftest import images
-from counting import CountingAgent, CountingEnv, always_acting, check_maps, play, recorded
+from counting import Blackout, CountingAgent, CountingEnv, always_acting, check_maps, play, recorded
 
 from saliency_wrappers import Decision, EpisodeStore, FramePreprocessor, StoreError, VectorSaliencyRecorder
 from saliency_wrappers.deferred import compute_saliency
@@ -272,7 +272,7 @@ def test_a_decision_that_is_not_like_the_first_ends_the_episode(tmp_path: Path, 
     for t in range(8):
         one = decision(t)
         episode.append(replace(one, **OTHERS[change]) if t == 5 else one, t % 4, t / 2, frame(t))
-    with pytest.raises(RuntimeError, match=r"ended early, writing it failed: Expected .* as in the episode's first decision"):
+    with pytest.raises(RuntimeError, match=r"ended early, writing it failed: Expected .*as in the episode's first decision"):
         episode.flush()
     found = list(EpisodeStore.open(tmp_path).episodes[0].decisions())
     assert len(found) == 5  # those before it
@@ -318,8 +318,7 @@ def test_a_store_can_be_in_memory(tmp_path: Path) -> None:
 
 def test_blocks_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
     name = write(EpisodeStore(tmp_path, frames=True, block=16), 24)
-    for file in (tmp_path / name / "inputs/c/2").rglob("*"):
-        file.unlink() if file.is_file() else None
+    (tmp_path / name / "inputs/c.2.0.0.0").unlink()
     shutil.rmtree(tmp_path / name / "frames")
     decisions = EpisodeStore.open(tmp_path).episodes[0].decisions()
     assert [next(decisions).decision.logits[0, 0].item() for _ in range(16)] == list(range(16))
@@ -566,6 +565,39 @@ def test_frames_need_an_environment_that_shows_them(tmp_path: Path) -> None:
         play(recorder, agent)
 
 
+# Earlier versions
+
+
+def as_written_before(folder: Path) -> None:
+    """Chunks in folders of their own, as they once were: the same arrays with slashes between the numbers of chunks."""
+    for file in folder.rglob("zarr.json"):
+        meta = json.loads(file.read_text())
+        if meta["node_type"] == "array":
+            meta["chunk_key_encoding"]["configuration"]["separator"] = "/"
+            file.write_text(json.dumps(meta))
+    for chunk in folder.rglob("c.*"):
+        place = chunk.parent / chunk.name.replace(".", "/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        chunk.rename(place)
+
+
+def test_a_store_of_an_earlier_version_is_read_and_computed_on(tmp_path: Path) -> None:
+    env, agent = CountingEnv((21,)), CountingAgent()
+    with recorded(env, agent, mode="capture", store=EpisodeStore(tmp_path, block=16)) as recorder:
+        play(recorder, agent)
+    compute_saliency(tmp_path, agent, perturber=Blackout(), fill=0.0, decisions=slice(0, 10))
+    as_written_before(tmp_path)
+    assert not list(tmp_path.rglob("c.*"))
+    done = compute_saliency(tmp_path, agent, perturber=Blackout(), fill=0.0)
+    assert (done.explained, done.reused) == (11, 10)
+    assert not list(tmp_path.rglob("c.*"))
+    (episode,) = EpisodeStore.open(tmp_path).episodes
+    found = list(episode.maps())
+    assert [stored.step for stored, _ in found] == list(range(21))
+    for stored, maps in found:
+        check_maps(maps, always_acting(env, 0, stored.step))
+
+
 # Strangers
 
 
@@ -611,7 +643,9 @@ HOSTILE_ARRAYS: dict[str, tuple[Any, str]] = {
     "too few rows": (lambda meta: meta["shape"].__setitem__(0, 4), "Expected .* rows in blocks"),
     "another version": (lambda meta: meta.update(zarr_format=2), "Expected zarr_format"),
     "storage transformers": (lambda meta: meta.update(storage_transformers=[{"name": "x"}]), "Expected storage_transformers"),
-    "other keys": (lambda meta: meta["chunk_key_encoding"]["configuration"].update(separator="."), "chunk_key_encoding"),
+    "other keys": (lambda meta: meta["chunk_key_encoding"].update(name="v2"), "chunk_key_encoding"),
+    "keys that climb": (lambda meta: meta["chunk_key_encoding"]["configuration"].update(separator="/../"), "a slash or a dot"),
+    "no separator": (lambda meta: meta["chunk_key_encoding"].pop("configuration"), "a slash or a dot"),
 }
 
 
@@ -653,8 +687,8 @@ DAMAGES.remove(("length", "removed"))  # an episode whose length was not committ
 
 @pytest.mark.parametrize(("array", "damage"), DAMAGES)
 def test_a_damaged_chunk_is_an_error_and_never_zeros(written: Path, array: str, damage: str) -> None:
-    folder = written / array / "c" / ("0" if array == "length" else "1")
-    (chunk,) = [folder] if folder.is_file() else [file for file in folder.rglob("*") if file.is_file()]
+    block = 0 if array == "length" else 1
+    (chunk,) = [*(written / array).glob(f"c.{block}.*"), *(written / array / "c").glob(f"{block}")]
     content = chunk.read_bytes()
     flipped = content[:5] + bytes([content[5] ^ 1]) + content[6:]
     changed = {"truncated": content[:-1], "emptied": b"", "flipped": flipped, "grown": content + bytes(2**22)}

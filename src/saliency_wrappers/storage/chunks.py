@@ -37,6 +37,9 @@ class ArrayField:
     dtype: str
     """NumPy's name of it."""
     block: int
+    separator: str | None = None
+    """What is between the numbers in a chunk's name, `"/"` or `"."`. None: a dot where there are several, so that a chunk needs no folders
+    of its own; stores of earlier versions have slashes."""
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
@@ -56,7 +59,11 @@ class ArrayField:
 
     def key(self, block: int) -> str:
         """The file of a chunk, beneath the array's group."""
-        return "/".join([self.name, "c", str(block), *("0" for _ in self.shape)])
+        return f"{self.name}/{self._between.join(['c', str(block), *('0' for _ in self.shape)])}"
+
+    @property
+    def _between(self) -> str:
+        return self.separator or ("." if self.shape else "/")
 
     def encode(self, rows: NDArray[Any]) -> bytes:
         """A chunk as bytes; fewer rows than a block are filled up with zeros."""
@@ -92,7 +99,7 @@ class ArrayField:
 
     def metadata(self, rows: int) -> bytes:
         """The array's `zarr.json`, for so many rows."""
-        return json.dumps(_metadata([rows, *self.shape], [self.block, *self.shape], self.dtype)).encode()
+        return json.dumps(_metadata([rows, *self.shape], [self.block, *self.shape], self.dtype, self._between)).encode()
 
 
 def read_metadata(name: str, content: bytes, place: str) -> tuple[ArrayField, int]:
@@ -110,10 +117,13 @@ def read_metadata(name: str, content: bytes, place: str) -> tuple[ArrayField, in
         raise StoreError(f"Expected at most {LARGEST_LENGTH} rows in {place}, got {shape[0]}.")
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise StoreError(f"Expected a data type among {', '.join(_DTYPES)} in {place}, got {dtype!r}.")
-    for key, value in _metadata(shape, chunk, dtype).items():
+    separator = _at(found, "chunk_key_encoding", "configuration", "separator")
+    if separator not in ("/", "."):
+        raise StoreError(f"Expected a slash or a dot between the numbers of chunks in {place}, got {separator!r}.")
+    for key, value in _metadata(shape, chunk, dtype, separator).items():
         if found.get(key) != value:
             raise StoreError(f"Expected {key} {json.dumps(value)} in {place}, got {json.dumps(found.get(key))}.")
-    return ArrayField(name, tuple(shape[1:]), dtype, chunk[0]), shape[0]
+    return ArrayField(name, tuple(shape[1:]), dtype, chunk[0], separator), shape[0]
 
 
 def read_json(content: bytes, place: str) -> dict[str, Any]:
@@ -127,7 +137,7 @@ def read_json(content: bytes, place: str) -> dict[str, Any]:
     return found
 
 
-def _metadata(shape: list[int], chunk: list[int], dtype: str) -> dict[str, Any]:
+def _metadata(shape: list[int], chunk: list[int], dtype: str, separator: str) -> dict[str, Any]:
     fill: Any = False if dtype == "bool" else 0.0 if dtype.startswith("float") else 0
     return {
         "zarr_format": 3,
@@ -135,7 +145,7 @@ def _metadata(shape: list[int], chunk: list[int], dtype: str) -> dict[str, Any]:
         "shape": shape,
         "data_type": dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": separator}},
         "fill_value": fill,
         "codecs": [
             {"name": "bytes", "configuration": {"endian": "little"}},

@@ -6,6 +6,7 @@ at it and makes arrays.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,15 +46,22 @@ class _Column:
         self._rows = self.block.reshape(field.block, *shape)
         """The same block, with rows of the tensors' own shape."""
 
-    def put(self, row: int, content: Any, dtype: torch.dtype | None = None) -> None:
-        """Fill in a row, by a tensor or by the numbers of one of this dtype; `ValueError` unless it is like the first decision's."""
-        if isinstance(content, Tensor):
-            array, dtype = array_of(content), content.dtype
-        else:
-            array = np.asarray(content, self.block.dtype)
-        if array.shape != self.shape or dtype is not self.dtype:
-            raise _unlike(self, array.shape, dtype)
-        self._rows[row] = array
+    def put(self, places: NDArray[np.intp], tensors: Sequence[Tensor]) -> None:
+        """Fill in rows; `ValueError` unless they are like the first decision's."""
+        for tensor in tensors:
+            self._check(tensor.shape, tensor.dtype)
+        self._rows[places] = array_of(torch.stack([*tensors]))
+
+    def put_numbers(self, places: NDArray[np.intp], numbers: Sequence[Any], dtypes: Sequence[torch.dtype | None]) -> None:
+        """The same with the numbers of tensors of these dtypes."""
+        array = np.array(numbers, self.block.dtype)
+        for dtype in dtypes:
+            self._check(array.shape[1:], dtype)
+        self._rows[places] = array
+
+    def _check(self, shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
+        if shape != self.shape or dtype is not self.dtype:
+            raise _unlike(self, tuple(shape), dtype)
 
     def filled(self, block: int, count: int) -> NDArray[Any]:
         """The first rows of a block: a view."""
@@ -148,57 +156,61 @@ class DecisionColumns:
         inputs = self._inputs.put(block, place, seen.inputs)
         return Row(step, Captured(seen, inputs), action if type(action) is int else _action_tree(action))
 
-    def put(self, index: int, row: Row, reward: float) -> None:
-        """Later, elsewhere: fill in what was kept of the decision, and the reward that followed.
+    def put(self, index: int, rows: Sequence[tuple[Row, float]]) -> None:
+        """Later, elsewhere: fill in what was kept of decisions, all of one block, from the index-th on, and the rewards that followed.
 
         Raises:
             TypeError, ValueError: other shapes or dtypes than the first decision's.
         """
-        place, captured = index % self._block, row.captured
-        (logits, value), dtypes = captured.numbers, captured.dtypes
-        self._put_part("episode_start", place, captured.episode_start)
-        self._put_part("logits", place, logits, dtypes[0])
-        self._put_part("value", place, value, dtypes[1])
-        self._put_action(place, row.action)
-        self._forms[place] = self._put_state(place, captured.state, index // self._block)
-        self._steps[place], self._rewards[place] = row.step, reward
+        places = index % self._block + np.arange(len(rows))
+        kept, (logits, values) = [row.captured for row, _ in rows], zip(*(row.captured.numbers for row, _ in rows), strict=True)
+        starts = [one.episode_start for one in kept]
+        self._put_numbers("logits", places, logits, [one.dtypes[0] for one in kept])
+        self._put_numbers("value", places, values, [one.dtypes[1] for one in kept])
+        self._put_numbers("episode_start", places, [None if one is None else one.tolist() for one in starts], [torch.bool] * len(rows))
+        self._put_actions(places, [row.action for row, _ in rows])
+        self._put_states(places, [one.state for one in kept], index // self._block)
+        self._steps[places] = [row.step for row, _ in rows]
+        self._rewards[places] = [reward for _, reward in rows]
 
-    def _put_part(self, name: str, place: int, content: Any, dtype: torch.dtype | None = None) -> None:
-        column = self._parts.get(name)
-        if (column is None) != (content is None):
-            first, found = ("one", "none") if content is None else ("none", "one")
-            raise ValueError(f"Expected {name} as in the episode's first decision, {first}, got {found}.")
+    def _put_numbers(self, name: str, places: NDArray[np.intp], numbers: Sequence[Any], dtypes: Sequence[torch.dtype | None]) -> None:
+        column, missing = self._parts.get(name), [one is None for one in numbers]
+        if (column is None and not all(missing)) or (column is not None and any(missing)):
+            raise ValueError(f"Expected {'no ' if column is None else ''}{name}, as in the episode's first decision.")
         if column is not None:
-            column.put(place, content, dtype)
+            column.put_numbers(places, numbers, dtypes)
 
-    def _put_state(self, place: int, state: StateTree, block: int) -> int:
-        leaves = list(state_leaves(state))
+    def _put_actions(self, places: NDArray[np.intp], actions: Sequence[int | StateTree]) -> None:
+        if self.action == "int64" and all(isinstance(action, int) for action in actions):
+            self._actions[0].block[places] = actions
+            return
+        leaves = [[torch.tensor(action)] if isinstance(action, int) else list(state_leaves(action)) for action in actions]
+        for one in leaves:
+            if len(one) != len(self._actions):
+                raise ValueError(f"Expected an action of {len(self._actions)} parts, as with the episode's first decision, got {len(one)}.")
+        for column, tensors in zip(self._actions, zip(*leaves, strict=True), strict=True):
+            column.put(places, tensors)
+
+    def _put_states(self, places: NDArray[np.intp], states: Sequence[StateTree], block: int) -> None:
+        leaves = [list(state_leaves(state)) for state in states]
+        forms = [self._form(state, one, block) for state, one in zip(states, leaves, strict=True)]
+        self._forms[places] = forms
+        for form in set(forms):
+            own = [row for row, one in enumerate(forms) if one == form]
+            for number, column in enumerate(self._leaves[form]):
+                column.put(places[own], [leaves[row][number] for row in own])
+
+    def _form(self, state: StateTree, leaves: list[Tensor], block: int) -> int:
+        """Which of the forms a state has; one that none had before is added."""
         for form, columns in enumerate(self._leaves):
             if len(columns) == len(leaves) and (leaves or state is self.states[form]):
-                break
-        else:
-            form, columns = self._add_form(state, leaves)
-            if form == 1:
-                self.second_form = block
-        for column, leaf in zip(columns, leaves, strict=True):
-            column.put(place, leaf)
-        return form
-
-    def _add_form(self, state: StateTree, leaves: list[Tensor]) -> tuple[int, list[_Column]]:
+                return form
         form = len(self.states)
         self.states.append(structure_of(state))
         self._leaves.append([self._add(f"state.{form}.{index}", leaf) for index, leaf in enumerate(leaves)])
-        return form, self._leaves[form]
-
-    def _put_action(self, place: int, action: int | StateTree) -> None:
-        if isinstance(action, int) and self.action == "int64":
-            self._actions[0].block[place] = action
-            return
-        leaves = list(state_leaves(_action_tree(action)))
-        if len(leaves) != len(self._actions):
-            raise ValueError(f"Expected an action of {len(self._actions)} parts, as with the episode's first decision, got {len(leaves)}.")
-        for column, leaf in zip(self._actions, leaves, strict=True):
-            column.put(place, leaf)
+        if form == 1:
+            self.second_form = block
+        return form
 
     def _numbers(self, name: str, dtype: str) -> NDArray[Any]:
         column = self._columns[name] = _Column(ArrayField(name, (), dtype, self._block), ())

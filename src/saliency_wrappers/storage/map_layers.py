@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from saliency_wrappers.records import SaliencyMaps
+from saliency_wrappers.records import Array, SaliencyMaps
 from saliency_wrappers.storage.chunks import ArrayField, read_metadata
 from saliency_wrappers.storage.headers import GROUP, LARGEST_JSON, attributes, write_group
 from saliency_wrappers.storage.locations import Location, StoreError
@@ -85,7 +85,7 @@ class MapLayer:
         """The arrays, made when they are not there, or too short."""
         heads = {"actor": maps.actor, "critic": maps.critic}
         block = self._done.block
-        fields = {head: ArrayField(head, one.shape, "float32", block) for head, one in heads.items() if one is not None}
+        fields = {head: self._made_like(head, one) for head, one in heads.items() if one is not None}
         rows = -(-length // block) * block
         if rows > self._rows:
             if self._field("actor") is None:
@@ -95,6 +95,10 @@ class MapLayer:
             self._rows = rows
             self._fields.clear()
         return fields
+
+    def _made_like(self, head: str, one: Array) -> ArrayField:
+        there = self._field(head)
+        return ArrayField(head, one.shape, "float32", self._done.block, None if there is None else there.separator)
 
     def _chunk(self, head: str, block: int) -> NDArray[Any] | None:
         field = self._field(head)

@@ -230,9 +230,13 @@ class _EpisodeFiles:
         """More decisions, all of one block. The first that is not like the others is an error; those before it are written."""
         before = self._count
         try:
-            for row, reward in rows:
-                columns.put(self._count, row, reward)
-                self._count += 1
+            try:
+                columns.put(before, rows)
+                self._count += len(rows)
+            except (TypeError, ValueError):  # one by one it shows which
+                for row in rows:
+                    columns.put(self._count, [row])
+                    self._count += 1
         finally:
             if self._count > before:
                 self._write(columns, (self._count - 1) // self._block)
