@@ -1,12 +1,12 @@
 """What a recorder costs a step of Breakout when it has nothing to explain: `python benchmarks/bench_recorder.py`.
 
-Each way plays its own environment with its own copy of the agent; they take turns by a few steps of the same episode, which comes out the
-same for all of them. Videos are encoded by another process, which would disturb the others' turns: they are timed by whole episodes.
+Each way plays its own environment; they take turns by a few steps of the same episode, which comes out the same for all of them. All ask
+the same agent, whose copies would differ by where they lie in memory; a recorder sees it in its own turns. Videos are encoded by another
+process, which would disturb the others' turns: they are timed by whole episodes.
 """
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +30,7 @@ from saliency_wrappers.agents import AgentAdapter
 ALONE = "without anything"
 IDLE = "recorder, trigger off"
 CAPTURE = "recorder, capture without maps"
+INLINE = "recorder, inline, maps that cost nothing"
 FILMED = "video of plain frames, per step of an episode"
 UNFILMED = "without anything, per step of an episode"
 
@@ -53,18 +54,20 @@ class Playing:
     """An agent that plays an environment with given actions, as its user's own loop would."""
 
     def __init__(self, player: Player, wrap: Wrap) -> None:
-        """Begin an episode with a copy of the player's agent, in an environment that `wrap` puts something around."""
-        self._agent = copy.deepcopy(player.agent)
+        """Begin an episode with the player's agent, in an environment that `wrap` puts something around."""
+        self._agent = player.agent
         self._actions = player.actions
         self._preprocessor = FramePreprocessor.named("greydanus2018")
         self.env = wrap(gym.make(BREAKOUT, render_mode="rgb_array", **PUBLISHED_GAME), self._agent)
         self._frame, _ = self.env.reset(seed=1)
         self._state: Any = self._agent.initial_state(1)
         self._step = 0
+        self._watch(False)
 
     def advance(self, steps: int) -> float:
         """Take so many steps; what the agent said and earned in them, in one number."""
         total = 0.0
+        self._watch(True)
         for action in self._actions[self._step : self._step + steps]:
             with torch.no_grad():
                 inputs = torch.from_numpy(self._preprocessor(self._frame))[None]
@@ -75,7 +78,12 @@ class Playing:
                 self._frame, _ = self.env.reset()
                 self._state = self._agent.initial_state(1)
         self._step += steps
+        self._watch(False)
         return total
+
+    def _watch(self, enabled: bool) -> None:
+        if isinstance(self.env, SaliencyRecorder):
+            self.env.enabled = enabled
 
 
 @click.command()
@@ -98,7 +106,7 @@ def main(turns: int, steps: int, episodes: int, episode_steps: int, output: Path
 
 def take_turns(player: Player, turns: int, steps: int) -> list[Lap]:
     """The laps of the ways without video; `ValueError` where they played different games."""
-    ways: dict[str, Wrap] = {ALONE: lambda env, agent: env, IDLE: idle, CAPTURE: capturing}
+    ways: dict[str, Wrap] = {ALONE: lambda env, agent: env, IDLE: idle, CAPTURE: capturing, INLINE: explaining}
     playing = {name: Playing(player, wrap) for name, wrap in ways.items()}
     laps: list[Lap] = []
     for turn in range(-1, min(turns, len(player.actions) // steps - 1)):  # the first is to warm up
@@ -139,7 +147,12 @@ def idle(env: gym.Env[Any, Any], agent: nn.Module) -> gym.Env[Any, Any]:
 
 
 def capturing(env: gym.Env[Any, Any], agent: nn.Module) -> gym.Env[Any, Any]:
-    """A recorder that copies each decision and puts it into `info`, with maps that cost nothing."""
+    """A recorder that copies each decision, puts it into `info`, and holds it for maps, which come by the block and cost nothing."""
+    return SaliencyRecorder(env, RecurrentAgentHook(agent, "greydanus2018"), method=zero_maps, mode="deferred", verify="never")
+
+
+def explaining(env: gym.Env[Any, Any], agent: nn.Module) -> gym.Env[Any, Any]:
+    """A recorder that copies each decision and puts it into `info` with two maps, whose making costs nothing."""
     return SaliencyRecorder(env, RecurrentAgentHook(agent, "greydanus2018"), method=zero_maps, verify="never")
 
 

@@ -335,21 +335,22 @@ def test_a_recorder_is_compared_on_the_same_game(load: Load, tmp_path: Path, mon
     bench, cases = load("bench_recorder"), load("cases")
     monkeypatch.setattr(bench, "breakout_player", lambda: cases.Player(TinyAgent(), np.array([1, 2, 3, 0] * 3), "a tiny agent"))
     report, cells = run(bench, tmp_path / "r.json", "--turns", "5", "--steps", "3", "--episodes", "1", "--episode-steps", "3")
-    ways = [bench.ALONE, bench.IDLE, bench.CAPTURE, bench.UNFILMED, bench.FILMED]
+    ways = [bench.ALONE, bench.IDLE, bench.CAPTURE, bench.INLINE, bench.UNFILMED, bench.FILMED]
     assert [result["way"] for result in report["results"]] == ways == [row[0] for row in cells[1:]]
-    assert [result["turns"] for result in report["results"]] == [3, 3, 3, 1, 1]  # 12 actions: 4 turns of 3, one to warm up
+    assert [result["turns"] for result in report["results"]] == [3, 3, 3, 3, 1, 1]  # 12 actions: 4 turns of 3, one to warm up
 
 
 def test_the_recorders_do_what_their_names_say(load: Load) -> None:
     bench, cases = load("bench_recorder"), load("cases")
     player = cases.Player(TinyAgent(), np.array([1, 2]), "a tiny agent")
-    for wrap, wanted in ((bench.idle, False), (bench.capturing, True)):
+    for wrap, wanted in ((bench.idle, False), (bench.capturing, True), (bench.explaining, True)):
         playing = bench.Playing(player, wrap)
         infos: list[dict[str, Any]] = []
         step = playing.env.step
         playing.env.step = lambda action, step=step, infos=infos: (out := step(action), infos.append(out[4]))[0]
         playing.advance(2)
         assert ["saliency" in info for info in infos] == [wanted] * 2
+        assert ["pending" in info.get("saliency", {}) for info in infos] == [wrap is bench.capturing] * 2
         playing.env.close()
     assert not infos[1]["saliency"]["actor"].any()
     assert infos[1]["saliency"]["logits"].any()

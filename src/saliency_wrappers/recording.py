@@ -172,11 +172,15 @@ class Recording:
         self.total_steps += 1
         self._window.clear()
         self._capture.advance(rewards)
-        begun = [clock for clock in self._clocks if clock.ended and not ended[clock.environment]]
+        begun: list[EpisodeClock] = []
+        over: list[EpisodeClock] = []
         for clock in self._clocks:
-            if clock.episode >= 0 and clock not in begun:
-                clock.tick(bool(ended[clock.environment]))
-        over = [clock for clock in self._clocks if clock.ended and clock not in begun]
+            ends = bool(ended[clock.environment])
+            if clock.ended and not ends:
+                begun.append(clock)
+            elif clock.episode >= 0:
+                clock.tick(ends)
+                over += [clock] if ends else ()
         if not (begun or over):
             self._watch()
             return
