@@ -62,7 +62,8 @@ class Decided:
 def pending(clock: EpisodeClock, numbers: Numbers, action: Any) -> StepSaliency:
     """What is known of a decision before its maps; `numbers` are of one row, or have one for each environment."""
     logits, value = row_of(numbers, clock.environment if len(numbers[0]) > 1 else 0)
-    return StepSaliency(clock.episode, clock.step, plain_action(action), logits, value, None, clock.environment)
+    own = action if type(action) is int else plain_action(action)
+    return StepSaliency(clock.episode, clock.step, own, logits, value, None, clock.environment)
 
 
 class SaliencyConsumer(Protocol):

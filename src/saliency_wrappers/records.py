@@ -23,6 +23,7 @@ Numbers = tuple[Any, Any]
 """Logits and value as lists of their numbers, in lists as deep as the tensors have axes; None for what there is not."""
 
 Array = NDArray[np.float32]
+_OUTPUT = (Tensor, type(None))  # a union would be made anew at every pass
 
 
 @dataclass(eq=False)
@@ -53,7 +54,12 @@ class AgentPass:
 
     def gave(self, logits: Tensor | None, value: Tensor | None) -> AgentPass:
         """The pass itself, with its outputs, detached from the graph; `TypeError` for what is no tensor."""
-        self.logits, self.value = _detached("logits", logits), _detached("value", value)
+        if not isinstance(value, _OUTPUT):
+            raise TypeError(f"Expected value as a tensor or None, got {type(value).__name__}.")
+        if not isinstance(logits, _OUTPUT):
+            raise TypeError(f"Expected logits as a tensor or None, got {type(logits).__name__}.")
+        self.logits = logits.detach() if logits is not None and logits.requires_grad else logits
+        self.value = value.detach() if value is not None and value.requires_grad else value
         return self
 
     def keep(self) -> None:
@@ -200,7 +206,11 @@ class StepSaliency:
 
     def info(self) -> dict[str, Any]:
         """The dictionary that goes under `info["saliency"]`, of arrays that its reader may change."""
-        content: dict[str, Any] = {"episode": self.episode, "step": self.step, "action": _own_action(self.action)}
+        content: dict[str, Any] = {
+            "episode": self.episode,
+            "step": self.step,
+            "action": self.action if type(self.action) is int else _own_action(self.action),
+        }
         if self.maps is None:
             content["pending"] = True
         else:
@@ -221,8 +231,6 @@ def plain_action(action: Any) -> Any:
 
 def _own_action(action: Any) -> Any:
     """A copy of the arrays and tensors of an action, in the same dictionaries and tuples."""
-    if type(action) is int:
-        return action
     if isinstance(action, np.ndarray):
         return cast("NDArray[Any]", action).copy()
     if isinstance(action, Tensor):
@@ -259,14 +267,6 @@ def row_of(numbers: Numbers, row: int) -> tuple[Array, float | None]:
             raise ValueError(f"Expected one value in each row, got {number}.")
         number = number[0]
     return np.array(logits[row], np.float32), number
-
-
-def _detached(name: str, output: Any) -> Tensor | None:
-    if isinstance(output, Tensor):
-        return output.detach() if output.requires_grad else output
-    if output is not None:
-        raise TypeError(f"Expected {name} as a tensor or None, got {type(output).__name__}.")
-    return None
 
 
 def _tensors(numbers: Numbers, dtypes: tuple[torch.dtype, torch.dtype | None], device: torch.device) -> tuple[Tensor, Tensor | None]:

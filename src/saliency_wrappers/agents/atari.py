@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from saliency_wrappers.agents.base import OnPass, batch_axes, without_lists, zero_state
 from saliency_wrappers.agents.watching import observe, undisturbed
-from saliency_wrappers.records import AgentPass, StateTree, copy_state, map_state, state_leaves
+from saliency_wrappers.records import AgentPass, StateTree, copy_state, copy_tensor, map_state, state_leaves
 
 
 class RecurrentModuleAdapter:
@@ -75,7 +75,8 @@ class RecurrentModuleAdapter:
         if not isinstance(call, _SEQUENCE) or len(call) != 2 or not isinstance(call[0], Tensor) or not call[0].ndim:
             return None
         inputs, state = call
-        return AgentPass(inputs.detach() if inputs.requires_grad else inputs, copy_state(without_lists(state)), None, None, copied=True)
+        copy = copy_tensor(state) if isinstance(state, Tensor) else copy_state(without_lists(state))
+        return AgentPass(inputs.detach() if inputs.requires_grad else inputs, copy, None, None, copied=True)
 
     def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
         """What came out: `(value, logits, state)`. A tensor alone, or None for logits, is a pass without policy output."""
