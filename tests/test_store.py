@@ -746,8 +746,8 @@ def test_what_is_no_store_is_said_so(tmp_path: Path) -> None:
             make(tmp_path / "other")
     with pytest.raises(TypeError, match="path or URL of a store, got int"):
         EpisodeStore(3)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="positive integer"):
-        EpisodeStore(tmp_path / "new", block=0)
+    with pytest.raises(ValueError, match="an integer of 2 or more"):
+        EpisodeStore(tmp_path / "new", block=1)
 
 
 def test_a_store_that_is_read_is_not_written(tmp_path: Path) -> None:

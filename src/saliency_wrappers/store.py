@@ -37,8 +37,8 @@ class EpisodeStore:
             DependencyNotInstalled: Zarr, or what the URL needs, is not installed.
             StoreError: something else lies there, or a store of a newer version.
         """
-        if isinstance(block, bool) or not isinstance(block, int) or block < 1:
-            raise ValueError(f"Expected block to be a positive integer, got {block!r}.")
+        if isinstance(block, bool) or not isinstance(block, int) or block < 2:
+            raise ValueError(f"Expected block to be an integer of 2 or more, got {block!r}.")
         self._prepare(Location(place, read_only=False), frames, block)
         if attributes(self.location) is None:
             found = self.location.names()
@@ -107,7 +107,7 @@ class EpisodeStore:
         number = self._begun
         self._begun += 1
         name = f"{self._run}-{number:06d}"
-        return EpisodeWriter(self.location, name, self._background, max(1, self.block // 2), self.frames, **{"episode": number, **known})
+        return EpisodeWriter(self.location, name, self._background, self.block // 2, self.frames, **{"episode": number, **known})
 
     def close(self) -> None:
         """Wait for what is being written. Its episodes are closed by whoever began them; more can be begun."""
