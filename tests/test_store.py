@@ -286,6 +286,8 @@ def test_what_cannot_be_stored_is_refused_at_the_first_decision(tmp_path: Path) 
             episode.append(Decision(images().repeat(2, 1, 1, 1), None, torch.zeros(2, 3), None), 0, 0.0, frame(0))
         with pytest.raises(TypeError, match="Expected the frame of each decision"):
             episode.append(decision(0), 0, 0.0)
+        with pytest.raises(ValueError, match="a pass with policy output"):
+            episode.append(AgentPass(images(), None, None, None), 0, 0.0, frame(0))
         episode.append(decision(0), 0, 0.0, frame(0))
     check(next(EpisodeStore.open(tmp_path).episodes[0].decisions()), 0)
 
@@ -298,6 +300,15 @@ def test_another_zarr_reads_the_arrays(tmp_path: Path) -> None:
     np.testing.assert_array_equal(group["reward"][:], np.arange(21) / 2)
     assert group["inputs"].chunks == (8, 1, 12, 12)
     assert group.attrs["saliency_wrappers"]["seed"] == 7
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_where_episodes_start_comes_back(tmp_path: Path, dtype: torch.dtype) -> None:
+    with EpisodeStore(tmp_path, block=4).new_episode() as episode:
+        for t in range(5):
+            episode.append(replace(decision(t), episode_start=torch.tensor([t == 0], dtype=dtype)), 0, 0.0)
+    starts = [stored.decision.episode_start for stored in EpisodeStore.open(tmp_path).episodes[0].decisions()]
+    assert [(start.tolist(), start.dtype) for start in starts if start is not None] == [([t == 0], dtype) for t in range(5)]
 
 
 def test_what_another_zarr_writes_in_our_layout_is_read(tmp_path: Path) -> None:

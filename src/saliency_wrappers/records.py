@@ -197,7 +197,7 @@ class StepSaliency:
         maps: SaliencyMaps | None,
         environment: int = 0,
     ) -> None:
-        # All at once, as `AgentPass`.
+        # At every step, amid the agent's own work: all at once, where a frozen dataclass sets one field after another.
         self.__dict__.update(episode=episode, step=step, action=action, logits=logits, value=value, maps=maps, environment=environment)
 
     def explained(self, maps: SaliencyMaps | None) -> StepSaliency:

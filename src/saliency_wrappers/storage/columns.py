@@ -164,10 +164,10 @@ class DecisionColumns:
         """
         places = index % self._block + np.arange(len(rows))
         kept, (logits, values) = [row.captured for row, _ in rows], zip(*(row.captured.numbers for row, _ in rows), strict=True)
-        starts = [one.episode_start for one in kept]
+        starts = [(None, None) if one.episode_start is None else (one.episode_start.tolist(), one.episode_start.dtype) for one in kept]
         self._put_numbers("logits", places, logits, [one.dtypes[0] for one in kept])
         self._put_numbers("value", places, values, [one.dtypes[1] for one in kept])
-        self._put_numbers("episode_start", places, [None if one is None else one.tolist() for one in starts], [torch.bool] * len(rows))
+        self._put_numbers("episode_start", places, *zip(*starts, strict=True))
         self._put_actions(places, [row.action for row, _ in rows])
         self._put_states(places, [one.state for one in kept], index // self._block)
         self._steps[places] = [row.step for row, _ in rows]

@@ -125,9 +125,9 @@ class _Rows:
             self._raise_failure()
         if self._decided is not None:
             self.reward(np.nan)
-        if self._columns is None:
-            self._columns = DecisionColumns(self._block, self._frames, decision, action, frame)
-        self._decided = self._columns.take(self.count, step, decision, action, frame)
+        columns = self._columns or DecisionColumns(self._block, self._frames, decision, action, frame)
+        self._decided = columns.take(self.count, step, decision, action, frame)
+        self._columns = columns  # of the first decision that could be taken
         return self.count
 
     def reward(self, reward: float) -> None:
