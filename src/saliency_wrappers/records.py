@@ -120,12 +120,7 @@ class Decision:
     @staticmethod
     def by_reference(seen: AgentPass) -> Decision:
         """The pass itself, detached from the graph: its inputs may change when the agent runs again."""
-        if seen.logits is None:
-            raise ValueError("Expected a pass with policy output, got one without logits.")
-        logits, value = seen.logits.detach(), None if seen.value is None else seen.value.detach()
-        if seen.numbers is not None:
-            logits, value = _tensors(seen.numbers, (logits.dtype, None if value is None else value.dtype), logits.device)
-        return Decision(seen.inputs.detach(), seen.state, logits, value, seen.episode_start)
+        return Captured(seen, seen.inputs.detach()).decision()
 
     def copy(self) -> Decision:
         """An independent copy: ordinary tensors, detached from the graph and from the caller's buffers."""
@@ -154,7 +149,10 @@ class Captured:
 
     def decision(self, action: Tensor | None = None) -> Decision:
         """The decision, with this action: ordinary tensors, which nobody else changes."""
-        logits, value = _tensors(self.numbers, self.dtypes, self.inputs.device)
+        (logits, value), dtypes, device = self.numbers, self.dtypes, self.inputs.device
+        with torch.inference_mode(False):
+            logits = torch.tensor(logits, dtype=dtypes[0], device=device)
+            value = None if value is None else torch.tensor(value, dtype=dtypes[1], device=device)
         return Decision(self.inputs, self.state, logits, value, self.episode_start, action)
 
 
@@ -267,14 +265,6 @@ def row_of(numbers: Numbers, row: int) -> tuple[Array, float | None]:
             raise ValueError(f"Expected one value in each row, got {number}.")
         number = number[0]
     return np.array(logits[row], np.float32), number
-
-
-def _tensors(numbers: Numbers, dtypes: tuple[torch.dtype, torch.dtype | None], device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Logits and value of their numbers, as ordinary tensors."""
-    logits, value = numbers
-    with torch.inference_mode(False):
-        made = None if value is None else torch.tensor(value, dtype=dtypes[1], device=device)
-        return torch.tensor(logits, dtype=dtypes[0], device=device), made
 
 
 def array_of(tensor: Tensor) -> NDArray[Any]:
