@@ -180,7 +180,8 @@ class Recording:
                 begun.append(clock)
             elif clock.episode >= 0:
                 clock.tick(ends)
-                over += [clock] if ends else ()
+                if ends:
+                    over.append(clock)
         if not (begun or over):
             self._watch()
             return

@@ -75,6 +75,7 @@ class RecurrentModuleAdapter:
         if not isinstance(call, _SEQUENCE) or len(call) != 2 or not isinstance(call[0], Tensor) or not call[0].ndim:
             return None
         inputs, state = call
+        # A tensor at once: at every pass, two calls less.
         copy = copy_tensor(state) if isinstance(state, Tensor) else copy_state(without_lists(state))
         return AgentPass(inputs.detach() if inputs.requires_grad else inputs, copy, None, None, copied=True)
 

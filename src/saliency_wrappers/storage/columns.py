@@ -113,8 +113,9 @@ class DecisionColumns:
         """The block in which the state first had another form than before. None: not yet."""
         self.outputs: dict[str, str | None] = {}
         """The names of the dtypes of inputs, logits, value and episode_start."""
-        self.action: Structure = structure_of(_action_tree(action))
-        for name in ("inputs", "episode_start", "logits", "value"):
+        parts = _action_tree(action)
+        self.action: Structure = structure_of(parts)
+        for name in ("inputs", *_PARTS):
             tensor: Tensor | None = getattr(first, name)
             self.outputs[name] = None if tensor is None else dtype_name(tensor)
             if tensor is not None and tensor.shape[:1] != (1,):
@@ -125,7 +126,7 @@ class DecisionColumns:
         self._steps, self._forms, self._rewards = (
             self._numbers(name, dtype) for name, dtype in (("step", "int64"), (STATE_FORM, "uint8"), ("reward", "float64"))
         )
-        self._actions = [self._add(f"action.{index}", leaf) for index, leaf in enumerate(state_leaves(_action_tree(action)))]
+        self._actions = [self._add(f"action.{index}", leaf) for index, leaf in enumerate(state_leaves(parts))]
         self._frames: _LargeColumn | None = None
         if frames:
             shape = check_shown(frame).shape
