@@ -47,7 +47,7 @@ OUTPUT = ROOT / "runs" / "bench" / "store.json"
 ENV_ID = "ALE/Breakout-v5"
 WAYS = ("nothing", "recorder", "store", "store with frames")
 
-TURN, OFFSET = 64, 32
+TURN, OFFSET = 16, 8
 """Steps in a turn, and by how many the first is shorter: blocks become full amid a turn, and are written before the next way's begins."""
 
 gym.register_envs(ale_py)

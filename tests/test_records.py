@@ -127,7 +127,7 @@ def test_the_decision_of_a_pass_is_independent_of_the_callers_buffers():
 def test_outputs_that_were_kept_are_those_of_the_pass(make: Callable[[AgentPass], Decision], dtype: torch.dtype):
     logits, value = torch.randn(2, 3).to(dtype), torch.randn(2).to(dtype)
     seen = a_pass(inputs=torch.zeros(2, 1, 2, 2), logits=logits.clone(), value=value.clone())
-    seen.keep()
+    seen.numbers = numbers_of(seen.logits, seen.value)
     for buffer in (seen.logits, seen.value):
         assert buffer is not None
         buffer.fill_(9)

@@ -27,7 +27,8 @@ class Failures:
         self._on_error: OnError = on_error
         self._warned: set[tuple[str, type[Exception]]] = set()
         self._unsaid: Counter[tuple[str, type[Exception]]] = Counter()
-        self._postponed: Exception | None = None
+        self.waiting: Exception | None = None
+        """The error that was postponed, if any."""
 
     def new_episode(self) -> None:
         """What was warned of in the last episode is warned of again."""
@@ -60,10 +61,10 @@ class Failures:
 
     def postpone(self, error: Exception) -> None:
         """Have an error wait for `raise_postponed`; one that waits already was first."""
-        self._postponed = self._postponed or error
+        self.waiting = self.waiting or error
 
     def raise_postponed(self) -> None:
         """Raise the error that waits, if any, once."""
-        error, self._postponed = self._postponed, None
+        error, self.waiting = self.waiting, None
         if error is not None:
             raise error

@@ -191,7 +191,7 @@ class RecurrentAgentHook:
         for listening in self._listening:
             other = listening()
             if other is not None and other.latest is decided:
-                other.clear()
+                other.latest = None
         if decided is not None and decided is self._acted:
             remembering = None if self._remembers is None else self._remembers()
             if remembering not in (None, window):

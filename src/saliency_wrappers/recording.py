@@ -140,7 +140,8 @@ class Recording:
             ReplayMismatchError: replaying the decision gave something else (unless `on_error="warn"`).
             Exception: computing maps failed now (unless `on_error="warn"`), or when an episode ended.
         """
-        self.failures.raise_postponed()
+        if self.failures.waiting is not None:
+            self.failures.raise_postponed()
         saliencies: list[StepSaliency | None] = [None] * self.num_envs
         if not (self._window.enabled and self._begun):
             return saliencies
@@ -170,7 +171,7 @@ class Recording:
         transition is never lost: an error in explaining what is held is raised by the next `decide`, `end_episodes`, `flush` or `close`.
         """
         self.total_steps += 1
-        self._window.clear()
+        self._window.latest = None
         self._capture.advance(rewards)
         begun: list[EpisodeClock] = []
         over: list[EpisodeClock] = []

@@ -45,7 +45,7 @@ class AgentPass:
     copied: bool = False
     """True when the state is in fact a copy, which nobody else changes: it need not be copied again."""
     numbers: Numbers | None = None
-    """The outputs as they came out, once `keep` was called: what has the tensors may change them."""
+    """The outputs as they came out, of a pass that may be a decision: who has the tensors may change them. None: not looked at."""
 
     @property
     def batch(self) -> int:
@@ -61,10 +61,6 @@ class AgentPass:
         self.logits = logits.detach() if logits is not None and logits.requires_grad else logits
         self.value = value.detach() if value is not None and value.requires_grad else value
         return self
-
-    def keep(self) -> None:
-        """Take down the outputs, before anyone can change the tensors."""
-        self.numbers = numbers_of(self.logits, self.value)
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -259,9 +255,9 @@ def numbers_of(logits: Tensor | None, value: Tensor | None) -> Numbers:
 def row_of(numbers: Numbers, row: int) -> tuple[Array, float | None]:
     """One row of an agent's outputs: logits `(num_actions,)` and the value; `ValueError` for more than one number as value."""
     logits, value = numbers
-    number = None if value is None else value[row]
-    while isinstance(number, list):
-        if len(cast("list[Any]", number)) != 1:
+    number: Any = None if value is None else value[row]
+    while type(number) is list:
+        if len(number) != 1:
             raise ValueError(f"Expected one value in each row, got {number}.")
         number = number[0]
     return np.array(logits[row], np.float32), number

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from saliency_wrappers.agents import UnreadPass
-from saliency_wrappers.records import AgentPass
+from saliency_wrappers.records import AgentPass, numbers_of
 
 
 class DecisionWindow:
@@ -28,12 +28,12 @@ class DecisionWindow:
         if isinstance(seen, UnreadPass):
             self.reject(seen.reason)
             return
-        reason = self._why_not(seen)
-        if reason is not None:
-            self.reject(reason)
+        inputs, logits = seen.inputs.shape, seen.logits  # each look at a tensor's shape makes another
+        if logits is None or seen.scored_action or inputs[0] != self.num_envs or len(inputs) == 3 or logits.shape[:1] != inputs[:1]:
+            self.reject(self._why_not(seen))
             return
         try:
-            seen.keep()
+            seen.numbers = numbers_of(logits, seen.value)
         except Exception as error:  # it would come out of the user's own call of the agent
             self.reject(f"that could not be captured: {error}")
             return
@@ -75,15 +75,14 @@ class DecisionWindow:
             return f"for a vector of {batch} environments use VectorSaliencyRecorder"
         return f"the agent should act for all {self.num_envs} environments in one pass"
 
-    def _why_not(self, seen: AgentPass) -> str | None:
+    def _why_not(self, seen: AgentPass) -> str:
+        """What keeps a pass from being the decision."""
         if seen.logits is None:
             return "without policy output"
-        inputs, logits = seen.inputs.shape, seen.logits.shape  # each look at a tensor's shape makes another
+        inputs, logits = seen.inputs.shape, seen.logits.shape
         if len(inputs) == 3:
             return f"with an input {tuple(inputs)} where (n, C, h, w) is expected: add a batch axis"
         batch = inputs[0]
-        if batch == self.num_envs and logits and logits[0] == batch and not seen.scored_action:
-            return None
         self.batches[batch] += 1
         if batch != self.num_envs:
             return f"with a batch other than the number of environments ({batch}, expected {self.num_envs})"

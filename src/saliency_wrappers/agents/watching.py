@@ -101,10 +101,17 @@ def replaying() -> bool:
 def read_pass(form: str, read: Callable[..., AgentPass | None], *what: Any) -> AgentPass | UnreadPass:
     """What a reader finds in a call; an `UnreadPass` that says why when it finds nothing, or fails."""
     try:
-        found = read(*what)
+        return read(*what) or _another_form(form)
     except Exception as error:  # it would come out of the user's own call of the agent
-        return UnreadPass(f"that could not be captured: {error}")
-    return found or UnreadPass(f"of another form than {form}")
+        return _unreadable(error)
+
+
+def _another_form(form: str) -> UnreadPass:
+    return UnreadPass(f"of another form than {form}")
+
+
+def _unreadable(error: Exception) -> UnreadPass:
+    return UnreadPass(f"that could not be captured: {error}")
 
 
 _replaying: set[int] = set()
@@ -128,15 +135,25 @@ class _Observer:
         self._passes = _Passes()
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        watched = module is self._module() and not (_replaying and replaying())  # mostly there is none, and nothing to look up
-        self._passes.begun.append(read_pass(self._reader.form, self._reader.incoming, args, kwargs) if watched else None)
+        incoming: AgentPass | UnreadPass | None = None
+        if module is self._module() and not (_replaying and replaying()):  # mostly there is none, and nothing to look up
+            try:  # as `read_pass` does it, whose call takes longer
+                incoming = self._reader.incoming(args, kwargs) or _another_form(self._reader.form)
+            except Exception as error:
+                incoming = _unreadable(error)
+        self._passes.begun.append(incoming)
 
     def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         begun = self._passes.begun
         incoming = begun.pop() if begun else None
         if incoming is None or output is None:  # not watched; failed
             return
-        seen = incoming if isinstance(incoming, UnreadPass) else read_pass(self._reader.form, self._reader.outgoing, incoming, output)
+        seen: AgentPass | UnreadPass = incoming
+        if isinstance(incoming, AgentPass):
+            try:
+                seen = self._reader.outgoing(incoming, output) or _another_form(self._reader.form)
+            except Exception as error:
+                seen = _unreadable(error)
         self._on_pass(seen)
 
 

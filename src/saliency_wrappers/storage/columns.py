@@ -1,7 +1,7 @@
 """`DecisionColumns`: the decisions of an episode on their way to a store, as one array for each field.
 
-What is large is copied into its array at the step. Of the rest a step keeps a `Row`, what may change copied; the thread that writes looks
-at it and makes arrays.
+What is large is copied into its array at the step. Of the rest a step keeps a `Row`, what may change copied; arrays are made of many of
+them together, in a fraction of the time.
 """
 
 from __future__ import annotations
@@ -23,21 +23,35 @@ STATE_FORM = "state_form"
 """The field that says which form a state has; not written while there is only one."""
 
 _PARTS = ("episode_start", "logits", "value")
+_Places = slice | NDArray[np.intp]
+"""Rows of a block."""
 
 
-@dataclass(eq=False)
-class Row:
-    """What a step keeps of a decision. It is its own: nobody else changes it."""
+Row = tuple[int, Captured, int | StateTree]
+"""What a step keeps of a decision, which nobody else changes: the step, the decision, whose inputs lie in their column, and the action,
+an int when it is one, otherwise a tree of tensors."""
 
-    step: int
-    captured: Captured
-    """Of one row. The inputs lie in their column."""
-    action: int | StateTree
-    """An int when it is one, otherwise a tree of tensors."""
+
+@dataclass(frozen=True, eq=False)
+class FilledBlock:
+    """What is to be written of a block, as far as it is filled. It does not change while the next block is filled."""
+
+    index: int
+    """Which block of the episode."""
+    count: int
+    """How many decisions the episode has, this block's included."""
+    rows: list[tuple[ArrayField, NDArray[Any]]]
+    """The rows of each field. Without forms of the state while there is only one."""
+    fields: list[ArrayField]
+    """All fields so far: a new form of the state brings new ones."""
+    states: list[Structure]
+    """The forms of the incoming state so far."""
+    second_form: int | None
+    """The block in which the state first had another form than before. None: not yet."""
 
 
 class _Column:
-    """One field of small rows: the block that is filled and written, in turns."""
+    """One field of small rows: a block, of which copies are written."""
 
     def __init__(self, field: ArrayField, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> None:
         self.field = field
@@ -46,26 +60,24 @@ class _Column:
         self._rows = self.block.reshape(field.block, *shape)
         """The same block, with rows of the tensors' own shape."""
 
-    def put(self, places: NDArray[np.intp], tensors: Sequence[Tensor]) -> None:
+    def put(self, places: _Places, tensors: Sequence[Tensor]) -> None:
         """Fill in rows; `ValueError` unless they are like the first decision's."""
         for tensor in tensors:
-            self._check(tensor.shape, tensor.dtype)
+            if tensor.shape != self.shape or tensor.dtype is not self.dtype:
+                raise _unlike(self, tuple(tensor.shape), tensor.dtype)
         self._rows[places] = array_of(torch.stack([*tensors]))
 
-    def put_numbers(self, places: NDArray[np.intp], numbers: Sequence[Any], dtypes: Sequence[torch.dtype | None]) -> None:
+    def put_numbers(self, places: _Places, numbers: Sequence[Any], dtypes: Sequence[torch.dtype | None]) -> None:
         """The same with the numbers of tensors of these dtypes."""
         array = np.array(numbers, self.block.dtype)
-        for dtype in dtypes:
-            self._check(array.shape[1:], dtype)
+        for dtype in {*dtypes}:
+            if array.shape[1:] != self.shape or dtype is not self.dtype:
+                raise _unlike(self, array.shape[1:], dtype)
         self._rows[places] = array
 
-    def _check(self, shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
-        if shape != self.shape or dtype is not self.dtype:
-            raise _unlike(self, tuple(shape), dtype)
-
     def filled(self, block: int, count: int) -> NDArray[Any]:
-        """The first rows of a block: a view."""
-        return self.block[:count]
+        """The first rows of a block: a copy."""
+        return self.block[:count].copy()
 
 
 class _LargeColumn:
@@ -107,10 +119,8 @@ class DecisionColumns:
         """Make room for decisions like this one; it is not put in."""
         self._block = block
         self._columns: dict[str, _Column | _LargeColumn] = {}
-        self.states: list[Structure] = []
-        """The forms of the incoming state so far."""
-        self.second_form: int | None = None
-        """The block in which the state first had another form than before. None: not yet."""
+        self._states: list[Structure] = []
+        self._second_form: int | None = None
         self.outputs: dict[str, str | None] = {}
         """The names of the dtypes of inputs, logits, value and episode_start."""
         parts = _action_tree(action)
@@ -135,15 +145,13 @@ class DecisionColumns:
         self._columns["inputs"] = self._inputs
         self._leaves: list[list[_Column]] = []
 
-    @property
-    def fields(self) -> list[ArrayField]:
-        """All fields so far: a new form of the state brings new ones."""
-        return [column.field for column in self._columns.values()]
-
-    def rows(self, block: int, count: int) -> list[tuple[ArrayField, NDArray[Any]]]:
-        """The first rows of a block, of each field. Without forms of the state while there is only one."""
-        columns = [column for name, column in self._columns.items() if name != STATE_FORM or self.second_form is not None]
-        return [(column.field, column.filled(block, count)) for column in columns]
+    def filled(self, count: int) -> FilledBlock:
+        """The block of the last of so many decisions, all of which were put in."""
+        block = (count - 1) // self._block
+        columns = [column for name, column in self._columns.items() if name != STATE_FORM or self._second_form is not None]
+        rows = [(column.field, column.filled(block, count - block * self._block)) for column in columns]
+        fields = [column.field for column in self._columns.values()]
+        return FilledBlock(block, count, rows, fields, [*self._states], self._second_form)
 
     def take(self, index: int, step: int, seen: AgentPass | Decision, action: Any, frame: NDArray[np.uint8] | None) -> Row:
         """At a step: copy a decision, the index-th of the episode.
@@ -155,33 +163,36 @@ class DecisionColumns:
         if self._frames is not None:
             self._frames.put_frame(block, place, check_shown(frame))
         inputs = self._inputs.put(block, place, seen.inputs)
-        return Row(step, Captured(seen, inputs), action if type(action) is int else _action_tree(action))
+        return step, Captured(seen, inputs), action if type(action) is int else _action_tree(action)
 
     def put(self, index: int, rows: Sequence[tuple[Row, float]]) -> None:
-        """Later, elsewhere: fill in what was kept of decisions, all of one block, from the index-th on, and the rewards that followed.
+        """Later: fill in what was kept of decisions, all of one block, from the index-th on, and the rewards that followed.
 
         Raises:
             TypeError, ValueError: other shapes or dtypes than the first decision's.
         """
-        places = index % self._block + np.arange(len(rows))
-        kept, (logits, values) = [row.captured for row, _ in rows], zip(*(row.captured.numbers for row, _ in rows), strict=True)
-        starts = [(None, None) if one.episode_start is None else (one.episode_start.tolist(), one.episode_start.dtype) for one in kept]
-        self._put_numbers("logits", places, logits, [one.dtypes[0] for one in kept])
-        self._put_numbers("value", places, values, [one.dtypes[1] for one in kept])
-        self._put_numbers("episode_start", places, *zip(*starts, strict=True))
-        self._put_actions(places, [row.action for row, _ in rows])
-        self._put_states(places, [one.state for one in kept], index // self._block)
-        self._steps[places] = [row.step for row, _ in rows]
-        self._rewards[places] = [reward for _, reward in rows]
+        block, place = divmod(index, self._block)
+        places = slice(place, place + len(rows))
+        kept, rewards = zip(*rows, strict=True)
+        steps, captured, actions = zip(*kept, strict=True)
+        logits, values = zip(*(one.numbers for one in captured), strict=True)
+        starts = [one.episode_start for one in captured]
+        self._put_numbers("logits", places, logits, [one.dtypes[0] for one in captured])
+        self._put_numbers("value", places, values, [one.dtypes[1] for one in captured])
+        self._put_numbers("episode_start", places, *zip(*map(_start_numbers, starts), strict=True))
+        self._put_actions(places, actions)
+        self._put_states(place, [one.state for one in captured], block)
+        self._steps[places] = steps
+        self._rewards[places] = rewards
 
-    def _put_numbers(self, name: str, places: NDArray[np.intp], numbers: Sequence[Any], dtypes: Sequence[torch.dtype | None]) -> None:
+    def _put_numbers(self, name: str, places: slice, numbers: Sequence[Any], dtypes: Sequence[torch.dtype | None]) -> None:
         column, missing = self._parts.get(name), [one is None for one in numbers]
         if (column is None and not all(missing)) or (column is not None and any(missing)):
             raise ValueError(f"Expected {'no ' if column is None else ''}{name}, as in the episode's first decision.")
         if column is not None:
             column.put_numbers(places, numbers, dtypes)
 
-    def _put_actions(self, places: NDArray[np.intp], actions: Sequence[int | StateTree]) -> None:
+    def _put_actions(self, places: slice, actions: Sequence[int | StateTree]) -> None:
         if self.action == "int64" and all(isinstance(action, int) for action in actions):
             self._actions[0].block[places] = actions
             return
@@ -192,25 +203,25 @@ class DecisionColumns:
         for column, tensors in zip(self._actions, zip(*leaves, strict=True), strict=True):
             column.put(places, tensors)
 
-    def _put_states(self, places: NDArray[np.intp], states: Sequence[StateTree], block: int) -> None:
+    def _put_states(self, place: int, states: Sequence[StateTree], block: int) -> None:
         leaves = [list(state_leaves(state)) for state in states]
         forms = [self._form(state, one, block) for state, one in zip(states, leaves, strict=True)]
-        self._forms[places] = forms
+        self._forms[place : place + len(forms)] = forms
         for form in set(forms):
             own = [row for row, one in enumerate(forms) if one == form]
             for number, column in enumerate(self._leaves[form]):
-                column.put(places[own], [leaves[row][number] for row in own])
+                column.put(place + np.array(own), [leaves[row][number] for row in own])
 
     def _form(self, state: StateTree, leaves: list[Tensor], block: int) -> int:
         """Which of the forms a state has; one that none had before is added."""
         for form, columns in enumerate(self._leaves):
-            if len(columns) == len(leaves) and (leaves or state is self.states[form]):
+            if len(columns) == len(leaves) and (leaves or state is self._states[form]):
                 return form
-        form = len(self.states)
-        self.states.append(structure_of(state))
+        form = len(self._states)
+        self._states.append(structure_of(state))
         self._leaves.append([self._add(f"state.{form}.{index}", leaf) for index, leaf in enumerate(leaves)])
         if form == 1:
-            self.second_form = block
+            self._second_form = block
         return form
 
     def _numbers(self, name: str, dtype: str) -> NDArray[Any]:
@@ -225,6 +236,10 @@ class DecisionColumns:
 
     def _field(self, name: str, like: Tensor, shape: tuple[int, ...]) -> ArrayField:
         return ArrayField(name, tuple(shape), str(array_of(like).dtype), self._block)
+
+
+def _start_numbers(start: Tensor | None) -> tuple[Any, torch.dtype | None]:
+    return (None, None) if start is None else (start.tolist(), start.dtype)
 
 
 def check_shown(frame: Any) -> NDArray[np.uint8]:

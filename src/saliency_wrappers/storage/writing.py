@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import weakref
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from saliency_wrappers.records import AgentPass, Decision, SaliencyMaps
 from saliency_wrappers.storage.background import Background
 from saliency_wrappers.storage.chunks import ArrayField
-from saliency_wrappers.storage.columns import STATE_FORM, DecisionColumns, Row
+from saliency_wrappers.storage.columns import STATE_FORM, DecisionColumns, FilledBlock, Row
 from saliency_wrappers.storage.headers import GROUP, EpisodeHeader, write_group
 from saliency_wrappers.storage.locations import Location
 from saliency_wrappers.storage.map_layers import MapLayer
@@ -46,6 +47,11 @@ class EpisodeWriter:
         self.name = name
         self._rows = _Rows(location, name, background, block, frames, known)
         self._finalizer = weakref.finalize(self, self._rows.close)
+        # At every step: as attributes they are called at once.
+        self.decide = self._rows.decide
+        """`append` before the environment steps: its step, and the reward follows by `reward`. Returns its row; steps may be left out."""
+        self.reward = self._rows.reward
+        """The reward for the last decision, which is complete now."""
 
     def __len__(self) -> int:
         return self._rows.count
@@ -65,14 +71,6 @@ class EpisodeWriter:
         """
         self.decide(len(self), decision, action, frame)
         self.reward(reward)
-
-    def decide(self, step: int, decision: AgentPass | Decision, action: Any, frame: NDArray[np.uint8] | None = None) -> int:
-        """The same before the environment steps: its reward follows by `reward`. Returns its row; steps may be left out, rows not."""
-        return self._rows.decide(step, decision, action, frame)
-
-    def reward(self, reward: float) -> None:
-        """The reward for the last decision, which is complete now."""
-        self._rows.reward(reward)
 
     def explain(self, row: int, maps: SaliencyMaps, fingerprint: str, method: dict[str, Any]) -> None:
         """The maps of a decision, in the order of rows, and the method that made them."""
@@ -115,12 +113,14 @@ class _Rows:
         """The decision whose reward is not known yet."""
         self._rows: list[tuple[Row, float]] = []
         """Those that are not handed over yet."""
+        self._put = 0
+        """How many were handed over."""
         self._failure: Exception | None = None
         self._told = False
         self._explained: _ExplainedBlock | None = None
         self._process = os.getpid()
 
-    def decide(self, step: int, decision: AgentPass | Decision, action: Any, frame: NDArray[np.uint8] | None) -> int:
+    def decide(self, step: int, decision: AgentPass | Decision, action: Any, frame: NDArray[np.uint8] | None = None) -> int:
         if self._failure is not None:
             self._raise_failure()
         if self._decided is not None:
@@ -173,7 +173,22 @@ class _Rows:
         if columns is None or not rows:
             return
         self._rows = []
-        self._do(lambda: self._files.append(columns, rows))
+        before, error = self._put, None
+        try:
+            columns.put(before, rows)
+            self._put += len(rows)
+        except (TypeError, ValueError):  # one by one it shows which; those before it are written
+            try:
+                for row in rows:
+                    columns.put(self._put, [row])
+                    self._put += 1
+            except (TypeError, ValueError) as found:
+                error = found
+        if self._put > before:
+            block = columns.filled(self._put)
+            self._do(lambda: self._files.write(columns, block))
+        if error is not None:
+            self._do(partial(_fail, error))
 
     def _hand_over_maps(self) -> None:
         explained, self._explained, count = self._explained, None, self.count
@@ -202,6 +217,10 @@ class _Rows:
             raise (OSError if isinstance(error, OSError) else RuntimeError)(text) from error
 
 
+def _fail(error: Exception) -> None:
+    raise error
+
+
 @dataclass(frozen=True, eq=False)
 class _ExplainedBlock:
     """Maps that wait for the rest of their block."""
@@ -219,45 +238,31 @@ class _EpisodeFiles:
     def __init__(self, location: Location, name: str, block: int, frames: bool, known: dict[str, Any]) -> None:
         self.location, self.name = location, name
         self._block, self._frames, self._known = block, frames, known
-        self._count = 0
-        """How many decisions are written, or in the columns to be."""
+        self._last: FilledBlock | None = None
+        """What was written last."""
         self._capacity = 0
         self._fields = 0
         self._forms = 0
         self._backfilled = False
 
-    def append(self, columns: DecisionColumns, rows: list[tuple[Row, float]]) -> None:
-        """More decisions, all of one block. The first that is not like the others is an error; those before it are written."""
-        before = self._count
-        try:
-            try:
-                columns.put(before, rows)
-                self._count += len(rows)
-            except (TypeError, ValueError):  # one by one it shows which
-                for row in rows:
-                    columns.put(self._count, [row])
-                    self._count += 1
-        finally:
-            if self._count > before:
-                self._write(columns, (self._count - 1) // self._block)
-
-    def _write(self, columns: DecisionColumns, block: int) -> None:
-        """The rows of a block, as far as there are; the length comes last."""
-        if self._forms != len(columns.states):
-            self._forms = len(columns.states)
-            write_group(self.location, self.name, self._header(columns).content())
-        if self._count > self._capacity or self._fields != len(columns.fields):
-            while self._count > self._capacity:
+    def write(self, columns: DecisionColumns, block: FilledBlock) -> None:
+        """More decisions; the length comes last."""
+        if self._forms != len(block.states):
+            self._forms = len(block.states)
+            write_group(self.location, self.name, self._header(columns, block).content())
+        if block.count > self._capacity or self._fields != len(block.fields):
+            while block.count > self._capacity:
                 self._capacity = max(_FIRST_BLOCKS * self._block, 2 * self._capacity)
-            self._make_arrays(columns, self._capacity)
-        if columns.second_form is not None and not self._backfilled:
+            self._make_arrays(block.fields, self._capacity)
+        if block.second_form is not None and not self._backfilled:
             self._backfilled = True
-            forms = next(one for one in columns.fields if one.name == STATE_FORM)
-            for before in range(columns.second_form):
+            forms = next(one for one in block.fields if one.name == STATE_FORM)
+            for before in range(block.second_form):
                 self.location.put(f"{self.name}/{forms.key(before)}", forms.encode(forms.empty()))
-        for one, rows in columns.rows(block, self._count - block * self._block):
-            self.location.put(f"{self.name}/{one.key(block)}", one.encode(rows))
-        self.location.put(f"{self.name}/{LENGTH.key(0)}", LENGTH.encode(np.array([self._count])))
+        for one, rows in block.rows:
+            self.location.put(f"{self.name}/{one.key(block.index)}", one.encode(rows))
+        self.location.put(f"{self.name}/{LENGTH.key(0)}", LENGTH.encode(np.array([block.count])))
+        self._last = block
 
     def write_maps(self, explained: _ExplainedBlock, count: int) -> None:
         """The maps of a block, of an episode of so many decisions by now."""
@@ -265,19 +270,18 @@ class _EpisodeFiles:
         layer.write(explained.block, explained.rows, explained.maps, max(count, 1), explained.method)
 
     def finish(self, columns: DecisionColumns, complete: bool, learned: bool) -> None:
-        """The arrays' final length, and what is known in the end."""
-        self._make_arrays(columns, self._count)
-        write_group(self.location, self.name, replace(self._header(columns), complete=complete, learned=learned).content())
+        """The arrays' final length, and what is known in the end; nothing of an episode of which nothing was written."""
+        block = self._last
+        if block is not None:
+            self._make_arrays(block.fields, block.count)
+            write_group(self.location, self.name, replace(self._header(columns, block), complete=complete, learned=learned).content())
 
-    def _make_arrays(self, columns: DecisionColumns, rows: int) -> None:
-        fields = columns.fields
+    def _make_arrays(self, fields: list[ArrayField], rows: int) -> None:
         for one in fields:
             self.location.put(f"{self.name}/{one.name}/{GROUP}", one.metadata(rows))
         self.location.put(f"{self.name}/{LENGTH.name}/{GROUP}", LENGTH.metadata(1))
         self._fields = len(fields)
 
-    def _header(self, columns: DecisionColumns) -> EpisodeHeader:
+    def _header(self, columns: DecisionColumns, block: FilledBlock) -> EpisodeHeader:
         outputs: dict[str, Any] = columns.outputs
-        return EpisodeHeader(
-            block=self._block, frames=self._frames, states=list(columns.states), action=columns.action, **outputs, **self._known
-        )
+        return EpisodeHeader(block=self._block, frames=self._frames, states=block.states, action=columns.action, **outputs, **self._known)
