@@ -1,8 +1,9 @@
 """What a recorder costs a step of Breakout when it has nothing to explain: `python benchmarks/bench_recorder.py`.
 
-Each way plays its own environment; they take turns by a few steps of the same episode, which comes out the same for all of them. All ask
-the same agent, whose copies would differ by where they lie in memory; a recorder sees it in its own turns. Videos are encoded by another
-process, which would disturb the others' turns: they are timed by whole episodes.
+Each way plays whole episodes in its own environment; they take turns by a few steps of the same episode, which comes out the same for all
+of them, and are compared by the sums: what is done by the block counts in full. All ask the same agent, whose copies would differ by where
+they lie in memory; a recorder sees it in its own turns. Videos are encoded by another process, which would disturb the others' turns: they
+are timed by episodes one after another.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class Cost:
     """Per step."""
     baseline: str
     added: Spread
-    """As a share of the baseline's seconds, within each turn."""
-    turns: int
+    """As a share of the baseline's seconds, within each round."""
+    rounds: int
 
 
 class Playing:
@@ -87,43 +88,57 @@ class Playing:
 
 
 @click.command()
-@click.option("--turns", default=60, show_default=True, type=click.IntRange(1), help="How many.")
-@click.option("--steps", default=20, show_default=True, type=click.IntRange(1), help="Of each turn.")
-@click.option("--episodes", default=8, show_default=True, type=click.IntRange(1), help="With and without a video.")
-@click.option("--episode-steps", default=200, show_default=True, type=click.IntRange(1), help="How long those are.")
+@click.option("--rounds", default=8, show_default=True, type=click.IntRange(1), help="How often each way plays the episode.")
+@click.option("--steps", default=16, show_default=True, type=click.IntRange(1), help="Of each turn.")
+@click.option("--videos", default=8, show_default=True, type=click.IntRange(1), help="How many episodes with and without one.")
+@click.option("--video-steps", default=200, show_default=True, type=click.IntRange(1), help="How long those are.")
 @click.option("--output", default=FOLDER / "recorder.json", show_default=True, type=click.Path(path_type=Path), help="JSON file.")
-def main(turns: int, steps: int, episodes: int, episode_steps: int, output: Path) -> None:
+def main(rounds: int, steps: int, videos: int, video_steps: int, output: Path) -> None:
     """Time steps with and without a recorder, on one thread."""
     player = breakout_player()
     setting: dict[str, Any] = {"agent": player.description, **facts(), "load before": load()}
     say(setting)
-    results = costs(take_turns(player, turns, steps), ALONE) + costs(film(player, episodes, episode_steps), UNFILMED)
+    results = costs(take_turns(player, rounds, steps), ALONE) + costs(film(player, videos, video_steps), UNFILMED)
     setting["load after"] = load()
     say({"load after": setting["load after"]})
     click.echo(f"\n{table(results)}")
     write({"setting": setting, "results": [asdict(result) for result in results]}, output)
 
 
-def take_turns(player: Player, turns: int, steps: int) -> list[Lap]:
-    """The laps of the ways without video; `ValueError` where they played different games."""
+def take_turns(player: Player, rounds: int, steps: int) -> list[Lap]:
+    """The laps of the ways without video, one for each episode; `ValueError` where they played different games."""
     ways: dict[str, Wrap] = {ALONE: lambda env, agent: env, IDLE: idle, CAPTURE: capturing, INLINE: explaining}
-    playing = {name: Playing(player, wrap) for name, wrap in ways.items()}
     laps: list[Lap] = []
-    for turn in range(-1, min(turns, len(player.actions) // steps - 1)):  # the first is to warm up
-        own, totals = in_turns({name: partial(one.advance, steps) for name, one in playing.items()}, turn, steps, threads=1)
-        check_same(totals)
-        laps += own if turn >= 0 else []
-    for one in playing.values():
-        one.env.close()
+    for number in range(-1, rounds):  # the first is to warm up
+        playing = {name: Playing(player, wrap) for name, wrap in ways.items()}
+        turns: list[Lap] = []
+        for start in range(0, min(len(player.actions), 10 * steps if number < 0 else len(player.actions)), steps):
+            units = min(steps, len(player.actions) - start)
+            own, totals = in_turns({name: partial(one.advance, units) for name, one in playing.items()}, number + start // steps, units, 1)
+            check_same(totals)
+            turns += own
+        for one in playing.values():
+            one.env.close()
+        laps += summed(turns, number) if number >= 0 else []
     return laps
 
 
-def film(player: Player, episodes: int, steps: int) -> list[Lap]:
+def summed(turns: Sequence[Lap], number: int) -> list[Lap]:
+    """The turns of a round, one lap for each way."""
+    laps: list[Lap] = []
+    for way in dict.fromkeys(turn.way for turn in turns):
+        own = [turn for turn in turns if turn.way == way]
+        units = sum(turn.units for turn in own)
+        laps.append(Lap(way, number, units, sum(turn.seconds * turn.units for turn in own) / units))
+    return laps
+
+
+def film(player: Player, videos: int, steps: int) -> list[Lap]:
     """The laps of whole episodes, from making the environment until the video is written."""
     laps: list[Lap] = []
     with tempfile.TemporaryDirectory() as folder:
         ways: dict[str, Wrap] = {UNFILMED: lambda env, agent: env, FILMED: partial(filming, folder)}
-        for episode in range(-1, episodes):
+        for episode in range(-1, videos):
             whole = {name: partial(whole_episode, player, wrap, steps) for name, wrap in ways.items()}
             own, totals = in_turns(whole, episode, steps, threads=1)
             check_same(totals)
@@ -189,8 +204,8 @@ def table(results: Sequence[Cost]) -> str:
     rows = []
     for one in results:
         added = f"{one.added.median:+.1%} ({one.added.least:+.1%}..{one.added.most:+.1%})" if one.way != one.baseline else "-"
-        rows.append([one.way, *milliseconds(one.seconds), added, str(one.turns)])
-    return markdown(["", "ms per step", "least..most", "added", "turns"], rows)
+        rows.append([one.way, *milliseconds(one.seconds), added, str(one.rounds)])
+    return markdown(["", "ms per step", "least..most", "added", "rounds"], rows)
 
 
 if __name__ == "__main__":

@@ -334,10 +334,10 @@ def test_decisions_of_one_call_stay_together(load: Load, monkeypatch: pytest.Mon
 def test_a_recorder_is_compared_on_the_same_game(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench, cases = load("bench_recorder"), load("cases")
     monkeypatch.setattr(bench, "breakout_player", lambda: cases.Player(TinyAgent(), np.array([1, 2, 3, 0] * 3), "a tiny agent"))
-    report, cells = run(bench, tmp_path / "r.json", "--turns", "5", "--steps", "3", "--episodes", "1", "--episode-steps", "3")
+    report, cells = run(bench, tmp_path / "r.json", "--rounds", "2", "--steps", "5", "--videos", "1", "--video-steps", "3")
     ways = [bench.ALONE, bench.IDLE, bench.CAPTURE, bench.INLINE, bench.UNFILMED, bench.FILMED]
     assert [result["way"] for result in report["results"]] == ways == [row[0] for row in cells[1:]]
-    assert [result["turns"] for result in report["results"]] == [3, 3, 3, 3, 1, 1]  # 12 actions: 4 turns of 3, one to warm up
+    assert [result["rounds"] for result in report["results"]] == [2, 2, 2, 2, 1, 1]
 
 
 def test_the_recorders_do_what_their_names_say(load: Load) -> None:
@@ -373,12 +373,17 @@ def test_different_games_are_an_error(load: Load) -> None:
         load("bench_recorder").check_same({"alone": 1.0, "recorder": 1.5})
 
 
-def test_costs_are_what_is_added_within_a_turn(load: Load, measuring: ModuleType) -> None:
+def test_turns_add_up_by_their_steps(load: Load, measuring: ModuleType) -> None:
+    turns = [measuring.Lap(way, 0, units, seconds) for way, units, seconds in (("alone", 3, 1.0), ("more", 3, 2.0), ("alone", 1, 5.0))]
+    assert load("bench_recorder").summed(turns, 7) == [measuring.Lap("alone", 7, 4, 2.0), measuring.Lap("more", 7, 3, 2.0)]
+
+
+def test_costs_are_what_is_added_within_a_round(load: Load, measuring: ModuleType) -> None:
     laps = [measuring.Lap("alone", block, 1, seconds) for block, seconds in enumerate([1.0, 2.0, 4.0])]
     laps += [measuring.Lap("more", block, 1, seconds) for block, seconds in enumerate([1.5, 2.5, 4.0])]
     alone, more = load("bench_recorder").costs(laps, "alone")
     assert alone.added == measuring.Spread(0.0, 0.0, 0.0)
-    assert (more.added, more.seconds.median, more.turns) == (measuring.Spread(0.25, 0.0, 0.5), 2.5, 3)
+    assert (more.added, more.seconds.median, more.rounds) == (measuring.Spread(0.25, 0.0, 0.5), 2.5, 3)
 
 
 def test_the_shares_of_all_stages_add_up(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from saliency_wrappers.records import (
     AgentPass,
+    Captured,
     Decision,
     SaliencyMaps,
     StepSaliency,
     copy_state,
     copy_tensor,
+    decisions_of,
     map_state,
     numbers_of,
     row_of,
@@ -136,6 +138,30 @@ def test_outputs_that_were_kept_are_those_of_the_pass(make: Callable[[AgentPass]
     assert torch.equal(decision.logits, logits)
     assert torch.equal(decision.value, value)
     assert (decision.logits.dtype, decision.value.dtype) == (dtype, dtype)
+
+
+@pytest.mark.parametrize(
+    "values", [(None, None), (torch.ones(1), torch.zeros(1)), (torch.ones(1, 1), torch.zeros(1)), (None, torch.ones(1))]
+)
+@pytest.mark.parametrize("actions", [(1, 0), (None, 2)])
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float32), (torch.float16, torch.float64)])
+def test_many_decisions_are_those_that_come_one_by_one(values: Any, actions: Any, dtypes: Any):
+    captured = [
+        Captured(a_pass(state=torch.full((1, 2), float(number)), logits=torch.randn(1, 3).to(dtype), value=value))
+        for number, (value, dtype) in enumerate(zip(values, dtypes, strict=True))
+    ]
+    with torch.inference_mode():
+        decisions = decisions_of(captured, actions)
+    for one, decision, action in zip(captured, decisions, actions, strict=True):
+        alone = one.decision(action)
+        assert decision.inputs is one.inputs
+        assert decision.state is one.state
+        for name in ("logits", "value", "action"):
+            expected, found = getattr(alone, name), getattr(decision, name)
+            assert (found is None) == (expected is None)
+            if expected is not None:
+                assert torch.equal(found, expected)
+                assert (found.dtype, found.shape, found.is_inference()) == (expected.dtype, expected.shape, False)
 
 
 def test_a_state_that_is_a_copy_is_not_copied_again():

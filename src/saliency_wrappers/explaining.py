@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-
 from saliency_wrappers.agents import AgentAdapter
 from saliency_wrappers.clocks import EpisodeClock
 from saliency_wrappers.failures import Failures
@@ -21,6 +19,7 @@ from saliency_wrappers.records import (
     Numbers,
     SaliencyMaps,
     StepSaliency,
+    decisions_of,
     plain_action,
     row_of,
 )
@@ -47,11 +46,10 @@ class Decided:
         captured = Captured(row)
         return Decided(pending(clock, captured.numbers, action), captured, adapter, clock)
 
-    def decision(self) -> Decision:
-        """The record of it."""
-        action = self.saliency.action
-        with torch.inference_mode(False):
-            return self.captured.decision(torch.tensor([action]) if isinstance(action, int) else None)
+    @property
+    def action(self) -> int | None:
+        """What was taken; None unless it is a number."""
+        return self.saliency.action if isinstance(self.saliency.action, int) else None
 
     @property
     def place(self) -> str:
@@ -136,7 +134,7 @@ class Explainer:
         try:
             with self._failures.handled("No saliency", place):
                 if self._replay_tolerance is not None:
-                    replay_held(held[0].adapter, held[0].decision(), self._replay_tolerance)
+                    replay_held(held[0].adapter, held[0].captured.decision(held[0].action), self._replay_tolerance)
                 explained = [*self._maps(held)]
         finally:
             for one, maps in zip(held, explained, strict=True):
@@ -144,4 +142,5 @@ class Explainer:
                     self._hand_on(one.saliency.explained(maps), True)
 
     def _maps(self, decided: Sequence[Decided]) -> list[SaliencyMaps]:
-        return maps_of(self.method, decided[0].adapter, [one.decision() for one in decided])
+        decisions = decisions_of([one.captured for one in decided], [one.action for one in decided])
+        return maps_of(self.method, decided[0].adapter, decisions)
