@@ -41,6 +41,7 @@ def test_every_way_plays_the_same_steps_and_only_stores_take_space(bench: Module
 
 
 def test_an_overhead_is_the_median_of_the_rounds_ratios(bench: ModuleType) -> None:
-    times = {"nothing": [1.0, 2.0, 4.0], "store": [1.5, 2.2, 4.0]}
+    times = {"nothing": [1.0, 2.0, 4.0], "recorder": [1.0, 2.0, 4.0], "store": [1.5, 2.2, 4.0], "store with frames": [2.0, 4.0, 8.0]}
     laps = [bench.Lap(way, number, 10, time, 0.0) for way, own in times.items() for number, time in enumerate(own)]
-    assert bench.overhead(laps, "store", "nothing") == pytest.approx(10.0)
+    assert bench.overheads(laps, "store", "nothing") == pytest.approx([50.0, 10.0, 0.0])
+    assert "| store | 2.200 | 1.500..4.000 | +10.0 % | +0.0..+50.0 |" in bench.overhead_table(laps)

@@ -17,6 +17,7 @@ from gymnasium.error import DependencyNotInstalled
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _RUN = secrets.token_hex(8)
 _NUMBERS = itertools.count()
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)  # Windows would change line ends
 
 
 class StoreError(ValueError):
@@ -178,7 +179,7 @@ class Location:
 
 
 def _write(path: str, content: bytes) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    file = os.open(path, _NEW_FILE, 0o666)
     try:
         written = os.write(file, content)
         while written < len(content):
