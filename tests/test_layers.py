@@ -22,6 +22,7 @@ from saliency_wrappers.incremental.layers import Images, Layer, run_layers
 from saliency_wrappers.incremental.masking import MaskedInput
 from saliency_wrappers.incremental.places import Batch, Kernel, dilated
 from saliency_wrappers.incremental.products import Product, elu, relu
+from saliency_wrappers.incremental.vectors import LANES
 from saliency_wrappers.incremental.workspace import workspace
 from saliency_wrappers.models import BabyA3CGRU
 from saliency_wrappers.passes import Perturbation, Segment, dense_pass, incremental_pass
@@ -47,7 +48,7 @@ one_layer = st.fixed_dictionaries(
         "stride": st.tuples(st.integers(1, 3), st.integers(1, 3)),
         "padding": st.tuples(st.integers(0, 3), st.integers(0, 3)),
         "dilation": st.tuples(st.integers(1, 2), st.integers(1, 2)),
-        "outputs": st.sampled_from([8, 16, 24, 40]),
+        "outputs": st.sampled_from([LANES * vectors for vectors in (1, 2, 3, 5)]),
         "bias": st.booleans(),
         "function": st.sampled_from(["none", "relu", "elu"]),
     }
@@ -101,6 +102,15 @@ def test_layers_at_once_give_what_they_give_one_by_one(
     made = done[0].view(len(images), -1, expected.shape[1])
     torch.testing.assert_close(made[:, :-1].transpose(1, 2).reshape(expected.shape), expected, rtol=1e-4, atol=2e-5)
     assert not made[:, -1].any()
+
+
+def test_layers_that_do_not_fill_vectors_are_not_run_at_once():
+    found, _ = convolutions([{**LAYER, "outputs": LANES}, {**LAYER, "outputs": LANES + 4}], 1, (10, 10))
+    assert len(found) == 2
+    there = as_changes(*random_images(0, 1, 3, 1, 10, 10))
+    with torch.inference_mode(), workspace.run():
+        assert run_layers(found[:1], Images.whole(there.rows, there.batch), there.batch) is not None
+        assert run_layers(found, Images.whole(there.rows, there.batch), there.batch) is None
 
 
 def masked(frames: int, channels: int, shared: bool, seed: int = 1) -> tuple[Masked, Tensor]:
