@@ -3,10 +3,10 @@ PYTHON ?= $(shell python3.11 --version >/dev/null 2>&1 && echo python3.11 || ech
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-fast lint bench clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## record Breakout with saliency into runs/demo (CHECKPOINT=path takes your agent instead of the bundled one)
 	$(VENV)/bin/saliency-wrappers record ALE/Breakout-v5 $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --seed 1 --steps 1500 --strip --zoom 3 --output runs/demo
@@ -14,10 +14,14 @@ demo: $(READY)  ## record Breakout with saliency into runs/demo (CHECKPOINT=path
 test: $(READY)  ## run the tests (ARGS="-k name" goes to pytest)
 	$(VENV)/bin/python -m pytest $(ARGS)
 
-lint: $(READY)  ## check style, formatting and types
+test-fast: $(READY)  ## run the tests that take no time
+	$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+
+lint: $(READY)  ## check style, formatting, types and which folder imports which
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV)/bin/pyright
+	$(VENV)/bin/lint-imports
 
 bench: $(READY)  ## measure speed, into runs/bench (ARGS="--agents Pong" goes to the first, against the published way)
 	$(VENV)/bin/python benchmarks/bench_saliency.py $(ARGS)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
 from saliency_wrappers import Decision, PerturbationSaliency, as_adapter
-from saliency_wrappers.perturbers import named_perturber
-from saliency_wrappers.saliency import SaliencyMethod
+from saliency_wrappers.cli.perturbers import named_perturber
+from saliency_wrappers.saliency.perturbation import SaliencyMethod
 
 SIZES = (42, 84, 168)
 """Heights and widths of the images that growth is measured on."""

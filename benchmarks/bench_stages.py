@@ -18,8 +18,8 @@ from reporting import FOLDER, markdown, say, thread_counts, write
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from saliency_wrappers import Decision, PerturbationSaliency, as_adapter
-from saliency_wrappers.incremental import features, layers, masking, places, products
-from saliency_wrappers.incremental.threads import share
+from saliency_wrappers.saliency.incremental import conv_chain, feature_ops, gathered_matmul, masked_input, positions
+from saliency_wrappers.saliency.incremental.parallel import share
 
 STAGES: dict[str, tuple[str, ...]] = {
     "matrix products and convolutions": (
@@ -95,7 +95,7 @@ def both_paths(agent: Any, decisions: Sequence[Decision], threads: int) -> list[
 @contextmanager
 def kernels_named() -> Iterator[None]:
     """Let the profiler see the kernels, by the module that has them run."""
-    modules = (features, layers, masking, places, products)
+    modules = (feature_ops, conv_chain, masked_input, positions, gathered_matmul)
     for module in modules:
         module.share = _named(module)
     try:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from saliency_wrappers import Decision, FramePreprocessor, RecurrentAgentHook, load_checkpoint, load_pretrained
-from saliency_wrappers.models import GreydanusLSTM
+from saliency_wrappers.models.networks import GreydanusLSTM
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 """Where the reference agents and their episodes lie."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from saliency_wrappers.incremental import compiled
+from saliency_wrappers.saliency.incremental import kernels as compiled
 
 
 @dataclass(frozen=True)

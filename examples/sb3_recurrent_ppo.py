@@ -16,7 +16,7 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.env_util import make_vec_env
 
 from saliency_wrappers import RecordSaliencyVideo, RecurrentAgentHook, SaliencyRecorder
-from saliency_wrappers.sb3 import SaliencyCallback
+from saliency_wrappers.sb3.callbacks import SaliencyCallback
 
 gym.register_envs(ale_py)
 parser = argparse.ArgumentParser(description="Film what a RecurrentPPO agent looks at while it learns.")

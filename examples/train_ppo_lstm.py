@@ -39,7 +39,7 @@ from torch.distributions import Categorical
 from torch.utils.tensorboard import SummaryWriter
 
 from saliency_wrappers import FramePreprocessor, RecordSaliencyVideo, RecurrentAgentHook, SaliencyRecorder, load_checkpoint
-from saliency_wrappers.models import AtariLSTM, LSTMState
+from saliency_wrappers.models.networks import AtariLSTM, LSTMState
 
 ROLLOUT_STEPS = 64
 EPOCHS = 3

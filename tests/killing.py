@@ -20,7 +20,7 @@ import torch
 from counting import Blackout, CountingAgent, CountingEnv, play, recorded
 
 from saliency_wrappers import Decision, EpisodeStore, PerturbationSaliency, SaliencyMaps, compute_saliency
-from saliency_wrappers.storage.locations import Location
+from saliency_wrappers.store.files import Location
 
 BLOCK = 8
 STEPS = 120

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 
 from saliency_wrappers import Decision, SaliencyMaps
-from saliency_wrappers.models import GreydanusLSTM
+from saliency_wrappers.models.networks import GreydanusLSTM
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 GRADIENT = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)

@@ -13,7 +13,7 @@ import pytest
 from ale_py.vector_env import AtariVectorEnv
 
 from saliency_wrappers import RecurrentAgentHook, as_adapter, load_pretrained, pretrained_agents
-from saliency_wrappers.models import AtariLSTM
+from saliency_wrappers.models.networks import AtariLSTM
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from bench_agent import watch

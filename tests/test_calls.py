@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from saliency_wrappers.agents import UnreadPass
-from saliency_wrappers.agents.calls import observe_calls
-from saliency_wrappers.agents.watching import outputs_of, undisturbed
-from saliency_wrappers.records import AgentPass
+from saliency_wrappers.agents.method_hooks import observe_calls
+from saliency_wrappers.agents.module_hooks import outputs_of, undisturbed
+from saliency_wrappers.decisions import AgentPass
 
 
 class Agent(nn.Module):

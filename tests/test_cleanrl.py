@@ -19,8 +19,8 @@ from torch.distributions import Categorical, Normal
 
 from saliency_wrappers import CleanRLAdapter, QNetworkAdapter, RecurrentAgentHook, SaliencyRecorder, as_adapter
 from saliency_wrappers.agents import UnreadPass
-from saliency_wrappers.records import AgentPass, Decision
-from saliency_wrappers.replay import ReplayMismatchError, replay
+from saliency_wrappers.decisions import AgentPass, Decision
+from saliency_wrappers.hooks.replay_check import ReplayMismatchError, replay
 from saliency_wrappers.testing import check_adapter
 
 

@@ -24,11 +24,11 @@ from test_streaming import frames_of
 from xaitk_saliency.impls.perturb_image.rise import RISEGrid
 
 from saliency_wrappers import FramePreprocessor, __version__, pretrained_agents
-from saliency_wrappers.cli import PREPROCESSORS, main
-from saliency_wrappers.installation import EXTRAS
-from saliency_wrappers.models import AtariLSTM, GreydanusLSTM
-from saliency_wrappers.perturbation import depends_on_shape_only
-from saliency_wrappers.perturbers import named_perturber
+from saliency_wrappers.cli.installation import EXTRAS
+from saliency_wrappers.cli.perturbers import named_perturber
+from saliency_wrappers.cli.record import PREPROCESSORS, main
+from saliency_wrappers.models.networks import AtariLSTM, GreydanusLSTM
+from saliency_wrappers.saliency.masks import depends_on_shape_only
 
 FEW_MASKS = ["--perturber", "sliding-window", "--perturber-option", "window_size=20", "--perturber-option", "stride=20,20"]
 BREAKOUT = "ALE/Breakout-v5"

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from saliency_wrappers import FunctionAdapter, PerturbationSaliency, RecurrentAgentHook, SaliencyRecorder
 from saliency_wrappers.agents import UnreadPass
 from saliency_wrappers.agents.base import split_rows
-from saliency_wrappers.agents.observations import ObservedState
-from saliency_wrappers.records import Decision
-from saliency_wrappers.replay import ReplayCheck
+from saliency_wrappers.agents.dict_observation import ObservedState
+from saliency_wrappers.decisions import Decision
+from saliency_wrappers.hooks.replay_check import ReplayCheck
 from saliency_wrappers.testing import AdapterContractError, check_adapter
 
 

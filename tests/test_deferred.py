@@ -31,9 +31,9 @@ from saliency_wrappers import (
     compute_saliency,
     load_checkpoint,
 )
-from saliency_wrappers.backends import WorkerDiedError
-from saliency_wrappers.fingerprints import agent_fingerprint, fingerprint, method_description
-from saliency_wrappers.models import BabyA3CGRU
+from saliency_wrappers.compute.backends import WorkerDiedError
+from saliency_wrappers.models.networks import BabyA3CGRU
+from saliency_wrappers.saliency.fingerprints import agent_fingerprint, fingerprint, method_description
 
 gym.register_envs(ale_py)
 

@@ -13,7 +13,7 @@ import torch
 from conftest import seeded
 from test_streaming import frames_of
 
-from saliency_wrappers.models import GreydanusLSTM
+from saliency_wrappers.models.networks import GreydanusLSTM
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 import saliency_wrappers
 from saliency_wrappers import FramePreprocessor, RecurrentAgentHook, RecurrentModuleAdapter, SaliencyRecorder
-from saliency_wrappers.hooks import DecisionWindow
-from saliency_wrappers.records import AgentPass, Decision, state_leaves
+from saliency_wrappers.decisions import AgentPass, Decision, state_leaves
+from saliency_wrappers.hooks.hook import DecisionWindow
 
 SOURCE = Path(saliency_wrappers.__file__).parents[1]
 

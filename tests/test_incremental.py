@@ -22,14 +22,14 @@ from xaitk_saliency.impls.perturb_image.sliding_window import SlidingWindow
 
 from saliency_wrappers import Decision, PerturbationSaliency, SaliencyMaps, as_adapter, load_checkpoint, load_pretrained
 from saliency_wrappers.agents import RecurrentModuleAdapter
-from saliency_wrappers.evaluation import COMPILED_POSITIONS, WORTHWHILE, Evaluation
-from saliency_wrappers.incremental import compiled
-from saliency_wrappers.incremental.batch import IncrementalBatch, Step
-from saliency_wrappers.incremental.changes import Changes, convolved
-from saliency_wrappers.incremental.places import Batch, Kernel, dilated, slide
-from saliency_wrappers.incremental.workspace import workspace
-from saliency_wrappers.models import AtariLSTM, BabyA3CGRU, GreydanusLSTM
-from saliency_wrappers.passes import Perturbation, Segment, dense_pass, incremental_pass
+from saliency_wrappers.models.networks import AtariLSTM, BabyA3CGRU, GreydanusLSTM
+from saliency_wrappers.saliency.incremental import kernels as compiled
+from saliency_wrappers.saliency.incremental.positions import Batch, Kernel, dilated, slide
+from saliency_wrappers.saliency.incremental.scratch import workspace
+from saliency_wrappers.saliency.incremental.sparse_images import Changes, convolved
+from saliency_wrappers.saliency.incremental.tensor import IncrementalBatch, Step
+from saliency_wrappers.saliency.passes import Perturbation, Segment, dense_pass, incremental_pass
+from saliency_wrappers.saliency.paths import COMPILED_POSITIONS, WORTHWHILE, Evaluation
 
 laws = settings(max_examples=60, deadline=None, derandomize=True)
 

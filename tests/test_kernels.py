@@ -20,15 +20,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from saliency_wrappers import PerturbationSaliency, as_adapter
-from saliency_wrappers.incremental import compiled, threads
-from saliency_wrappers.incremental.batch import IncrementalBatch
-from saliency_wrappers.incremental.compiled import kernels
-from saliency_wrappers.incremental.masking import MaskedInput, masked_images
-from saliency_wrappers.incremental.places import Batch, Places, counted
-from saliency_wrappers.incremental.products import Product, Seen, compute, direct, elu, relu
-from saliency_wrappers.incremental.threads import alone, share
-from saliency_wrappers.incremental.workspace import workspace
-from saliency_wrappers.models import BabyA3CGRU
+from saliency_wrappers.models.networks import BabyA3CGRU
+from saliency_wrappers.saliency.incremental import kernels as compiled
+from saliency_wrappers.saliency.incremental import parallel as threads
+from saliency_wrappers.saliency.incremental.gathered_matmul import Product, Seen, compute, direct, elu, relu
+from saliency_wrappers.saliency.incremental.kernels import kernels
+from saliency_wrappers.saliency.incremental.masked_input import MaskedInput, masked_images
+from saliency_wrappers.saliency.incremental.parallel import alone, share
+from saliency_wrappers.saliency.incremental.positions import Batch, Places, counted
+from saliency_wrappers.saliency.incremental.scratch import workspace
+from saliency_wrappers.saliency.incremental.tensor import IncrementalBatch
 
 laws = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -166,7 +167,7 @@ def test_without_numba_pytorch_does_it():
 import sys
 sys.modules["numba"] = None
 import torch
-from saliency_wrappers.incremental.compiled import kernels
+from saliency_wrappers.saliency.incremental.kernels import kernels
 print(kernels(torch.zeros(1)))
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -205,7 +206,7 @@ def test_linear_layers_of_unusual_shapes_are_pytorchs_own(shape: tuple[int, ...]
 @pytest.mark.parametrize("variable", ["NUMBA_CPU_NAME=generic", "NUMBA_DISABLE_JIT=1"])
 def test_code_for_another_processor_is_not_taken(variable: str):
     name, _, value = variable.partition("=")
-    program = "import torch; from saliency_wrappers.incremental.compiled import kernels; print(kernels(torch.zeros(1)))"
+    program = "import torch; from saliency_wrappers.saliency.incremental.kernels import kernels; print(kernels(torch.zeros(1)))"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=os.environ | {name: value})
     assert run.stdout.strip() == "None"
 
@@ -313,7 +314,7 @@ def test_an_interrupt_waits_for_the_other_threads():
     program = """
 import os, signal, threading, time
 import torch
-from saliency_wrappers.incremental.threads import share
+from saliency_wrappers.saliency.incremental.parallel import share
 torch.set_num_threads(2)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 main, begun, ended = threading.get_ident(), threading.Event(), threading.Event()
@@ -358,7 +359,7 @@ def test_a_forked_child_has_threads_of_its_own():
     program = """
 import os, warnings
 import torch
-from saliency_wrappers.incremental.threads import share
+from saliency_wrappers.saliency.incremental.parallel import share
 warnings.simplefilter("ignore")
 torch.set_num_threads(2)
 share(lambda begin, end: None, 10, 1)
@@ -377,7 +378,7 @@ def test_while_the_interpreter_ends_one_thread_does_all():
     program = """
 import atexit
 import torch
-from saliency_wrappers.incremental.threads import share
+from saliency_wrappers.saliency.incremental.parallel import share
 torch.set_num_threads(2)
 share(lambda begin, end: None, 10, 1)
 done = []

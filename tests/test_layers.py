@@ -15,19 +15,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from saliency_wrappers import as_adapter
-from saliency_wrappers.incremental import changes, layers
-from saliency_wrappers.incremental.batch import IncrementalBatch
-from saliency_wrappers.incremental.changes import Masked
-from saliency_wrappers.incremental.layers import Images, Layer, run_layers
-from saliency_wrappers.incremental.masking import MaskedInput
-from saliency_wrappers.incremental.places import Batch, Kernel, dilated
-from saliency_wrappers.incremental.products import Product, elu, relu
-from saliency_wrappers.incremental.vectors import LANES
-from saliency_wrappers.incremental.workspace import workspace
-from saliency_wrappers.models import BabyA3CGRU
-from saliency_wrappers.passes import Perturbation, Segment, dense_pass, incremental_pass
-from saliency_wrappers.perturbation import Masks
-from saliency_wrappers.scoring import SquaredDifference
+from saliency_wrappers.models.networks import BabyA3CGRU
+from saliency_wrappers.saliency.incremental import conv_chain as layers
+from saliency_wrappers.saliency.incremental import sparse_images as changes
+from saliency_wrappers.saliency.incremental.conv_chain import Images, Layer, run_layers
+from saliency_wrappers.saliency.incremental.gathered_matmul import Product, elu, relu
+from saliency_wrappers.saliency.incremental.kernels.llvm_vectors import LANES
+from saliency_wrappers.saliency.incremental.masked_input import MaskedInput
+from saliency_wrappers.saliency.incremental.positions import Batch, Kernel, dilated
+from saliency_wrappers.saliency.incremental.scratch import workspace
+from saliency_wrappers.saliency.incremental.sparse_images import Masked
+from saliency_wrappers.saliency.incremental.tensor import IncrementalBatch
+from saliency_wrappers.saliency.masks import Masks
+from saliency_wrappers.saliency.passes import Perturbation, Segment, dense_pass, incremental_pass
+from saliency_wrappers.saliency.scoring import SquaredDifference
 
 laws = settings(max_examples=60, deadline=None, derandomize=True)
 

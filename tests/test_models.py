@@ -16,7 +16,7 @@ import torch
 from conftest import images, seeded
 from torch import Tensor, nn
 
-from saliency_wrappers.models import (
+from saliency_wrappers.models.networks import (
     AtariLSTM,
     BabyA3CGRU,
     CheckpointError,

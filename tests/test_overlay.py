@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from saliency_wrappers import overlay
-from saliency_wrappers.overlay import COLORMAPS, STRIP_HEIGHT, Drawing, EpisodeScale, check_frame, draw, draw_strip
+from saliency_wrappers.decisions import SaliencyMaps, StepSaliency
 from saliency_wrappers.preprocessing import FramePreprocessor
-from saliency_wrappers.records import SaliencyMaps, StepSaliency
+from saliency_wrappers.video import overlay
+from saliency_wrappers.video.overlay import COLORMAPS, STRIP_HEIGHT, Drawing, EpisodeScale, check_frame, draw, draw_strip
 
 GREYDANUS = FramePreprocessor.named("greydanus2018")
 FRAME = np.full((8, 12, 3), 100, np.uint8)

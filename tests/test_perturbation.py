@@ -18,7 +18,16 @@ from xaitk_saliency.impls.perturb_image.rise import RISEGrid
 from xaitk_saliency.impls.perturb_image.sliding_radial import SlidingRadial
 from xaitk_saliency.impls.perturb_image.sliding_window import SlidingWindow
 
-from saliency_wrappers.perturbation import GaussianBlur, MaskCache, Masks, SlidingDisc, check_fill, depends_on_shape_only, filled, perturbed
+from saliency_wrappers.saliency.masks import (
+    GaussianBlur,
+    MaskCache,
+    Masks,
+    SlidingDisc,
+    check_fill,
+    depends_on_shape_only,
+    filled,
+    perturbed,
+)
 
 IMAGE = np.random.default_rng(0).random((1, 12, 12), np.float32)
 

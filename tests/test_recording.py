@@ -24,9 +24,9 @@ from saliency_wrappers import (
     ReplayMismatchError,
     SaliencyMaps,
 )
-from saliency_wrappers.clocks import EpisodeClock
-from saliency_wrappers.recording import Recording
-from saliency_wrappers.records import StepSaliency
+from saliency_wrappers.decisions import StepSaliency
+from saliency_wrappers.recording.clock import EpisodeClock
+from saliency_wrappers.recording.recording import Recording
 
 
 class Method:

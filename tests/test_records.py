@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from saliency_wrappers.records import (
+from saliency_wrappers.decisions import (
     AgentPass,
     Captured,
     Decision,

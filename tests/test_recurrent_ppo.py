@@ -21,8 +21,8 @@ from torch import Tensor
 from saliency_wrappers import PerturbationSaliency, RecurrentAgentHook, SaliencyRecorder, as_adapter
 from saliency_wrappers.agents import UnreadPass
 from saliency_wrappers.agents.sb3_contrib import RecurrentPolicyAdapter, RNNStates
-from saliency_wrappers.records import AgentPass, Decision
-from saliency_wrappers.replay import ReplayMismatchError, replay
+from saliency_wrappers.decisions import AgentPass, Decision
+from saliency_wrappers.hooks.replay_check import ReplayMismatchError, replay
 from saliency_wrappers.testing import check_adapter
 
 CRITICS: dict[str, dict[str, Any]] = {

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from saliency_wrappers.agents import as_adapter
-from saliency_wrappers.models import BabyA3CGRU, GreydanusLSTM, load_checkpoint
+from saliency_wrappers.decisions import Decision
+from saliency_wrappers.models.networks import BabyA3CGRU, GreydanusLSTM, load_checkpoint
 from saliency_wrappers.preprocessing import FramePreprocessor
-from saliency_wrappers.records import Decision
-from saliency_wrappers.saliency import PRESETS
+from saliency_wrappers.saliency.perturbation import PRESETS
 
 pytestmark = pytest.mark.timeout(600)  # half a minute of work, which a busy machine stretches
 

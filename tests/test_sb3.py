@@ -23,11 +23,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 from torch import Tensor
 
 from saliency_wrappers import PerturbationSaliency, RecurrentAgentHook, SaliencyRecorder, as_adapter
-from saliency_wrappers.agents.observations import ObservedState
+from saliency_wrappers.agents.dict_observation import ObservedState
 from saliency_wrappers.agents.sb3 import ActorCriticPolicyAdapter, QPolicyAdapter
-from saliency_wrappers.records import AgentPass, Decision
-from saliency_wrappers.replay import ReplayMismatchError, replay
-from saliency_wrappers.sb3 import FlushSaliency
+from saliency_wrappers.decisions import AgentPass, Decision
+from saliency_wrappers.hooks.replay_check import ReplayMismatchError, replay
+from saliency_wrappers.sb3.callbacks import FlushSaliency
 from saliency_wrappers.testing import check_adapter
 
 

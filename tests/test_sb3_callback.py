@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_streaming import frames_of
 
 from saliency_wrappers import RecurrentAgentHook, SaliencyRecorder
-from saliency_wrappers.sb3 import SaliencyCallback, _thinned
+from saliency_wrappers.sb3.callbacks import SaliencyCallback, _thinned
 
 ROLLOUT: dict[str, Any] = {"n_steps": 32, "batch_size": 16, "n_epochs": 1}
 CHEAP: dict[str, Any] = {"perturber": Blackout(), "fill": 0.0}
@@ -222,7 +222,7 @@ def test_what_cannot_be_filmed_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_without_stable_baselines3_the_extra_is_named() -> None:
-    program = "import sys; sys.modules['stable_baselines3'] = None; import saliency_wrappers.sb3"
+    program = "import sys; sys.modules['stable_baselines3'] = None; import saliency_wrappers.sb3.callbacks"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "DependencyNotInstalled: SaliencyCallback needs stable-baselines3" in run.stderr
     assert "pip install 'saliency_wrappers[sb3]'" in run.stderr

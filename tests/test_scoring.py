@@ -14,8 +14,8 @@ from xaitk_saliency.impls.gen_classifier_conf_sal.occlusion_scoring import Occlu
 from xaitk_saliency.impls.gen_classifier_conf_sal.rise_scoring import RISEScoring
 from xaitk_saliency.impls.gen_classifier_conf_sal.squared_difference_scoring import SquaredDifferenceScoring
 
-from saliency_wrappers.perturbation import Masks
-from saliency_wrappers.scoring import GridSquaredDifference, SquaredDifference, saliency_map, squared_differences
+from saliency_wrappers.saliency.masks import Masks
+from saliency_wrappers.saliency.scoring import GridSquaredDifference, SquaredDifference, saliency_map, squared_differences
 
 REFERENCE = np.array([1.0, 2.0], np.float32)
 PERTURBED = np.array([[1.0, 2.0], [3.0, 2.0], [0.0, 0.0]], np.float32)  # scores 0, 2 and 2.5

@@ -21,11 +21,11 @@ from conftest import images
 from counting import Blackout, CountingAgent, CountingEnv, always_acting, check_maps, play, recorded
 
 from saliency_wrappers import Decision, EpisodeStore, FramePreprocessor, StoreError, VectorSaliencyRecorder
-from saliency_wrappers.deferred import compute_saliency
-from saliency_wrappers.records import AgentPass, StateTree, state_leaves
-from saliency_wrappers.storage.chunks import ArrayField
-from saliency_wrappers.storage.headers import SCHEMA
-from saliency_wrappers.storage.locations import Location
+from saliency_wrappers.compute.compute import compute_saliency
+from saliency_wrappers.decisions import AgentPass, StateTree, state_leaves
+from saliency_wrappers.store.files import Location
+from saliency_wrappers.store.header import SCHEMA
+from saliency_wrappers.store.zarr_array import ArrayField
 
 Memory = namedtuple("Memory", "hx cx")
 
@@ -711,7 +711,7 @@ def test_a_damaged_chunk_is_an_error_and_never_zeros(written: Path, array: str, 
 def test_a_chunk_that_grows_without_bound_is_refused(written: Path) -> None:
     from numcodecs import Zstd
 
-    from saliency_wrappers.storage.chunks import _checksum
+    from saliency_wrappers.store.zarr_array import _checksum
 
     packed = bytes(Zstd(3).encode(bytes(2**24)))
     (written / "reward/c/1").write_bytes(packed + _checksum(packed))

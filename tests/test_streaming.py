@@ -17,7 +17,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from saliency_wrappers.streaming import StreamingWriter
+from saliency_wrappers.video.writer import StreamingWriter
 
 
 def gray(level, shape=(16, 24)):

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from saliency_wrappers import load_checkpoint
-from saliency_wrappers.models import AtariLSTM
+from saliency_wrappers.models.networks import AtariLSTM
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "train_ppo_lstm.py"
 OPTIONS = ["--environments", "4", "--threads", "1", "--evaluate-every", "256", "--max-decisions", "8"]

@@ -8,9 +8,9 @@ import pytest
 from counting import CountingAgent, CountingEnv
 from test_recorder import loop, recorded
 
-from saliency_wrappers.clocks import EpisodeClock
-from saliency_wrappers.recording import _BEGINNING
-from saliency_wrappers.triggers import Triggers
+from saliency_wrappers.recording.clock import EpisodeClock
+from saliency_wrappers.recording.recording import _BEGINNING
+from saliency_wrappers.recording.triggers import Triggers
 
 
 def test_a_trigger_is_asked_once_for_each_number() -> None:

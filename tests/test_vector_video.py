@@ -17,9 +17,10 @@ from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from test_streaming import frames_of
 
-from saliency_wrappers import RecordSaliencyVideo, RecordVectorSaliencyVideo, RecurrentAgentHook, SaliencyMaps, film
-from saliency_wrappers.observations import newest_picture
+from saliency_wrappers import RecordSaliencyVideo, RecordVectorSaliencyVideo, RecurrentAgentHook, SaliencyMaps
 from saliency_wrappers.preprocessing import FramePreprocessor
+from saliency_wrappers.video import film
+from saliency_wrappers.video.observation_images import newest_picture
 
 PLAIN = None
 LENGTHS = [(3, 5), (4, 1, 3), (6,)]

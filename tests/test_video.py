@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from test_streaming import frames_of, run
 from torch import nn
 
-from saliency_wrappers import film
-from saliency_wrappers.hooks import RecurrentAgentHook
-from saliency_wrappers.overlay import STRIP_HEIGHT, draw_strip
-from saliency_wrappers.recorder import SaliencyRecorder
-from saliency_wrappers.records import SaliencyMaps, StepSaliency
-from saliency_wrappers.video import RecordSaliencyVideo
+from saliency_wrappers.decisions import SaliencyMaps, StepSaliency
+from saliency_wrappers.hooks.hook import RecurrentAgentHook
+from saliency_wrappers.video import film
+from saliency_wrappers.video.overlay import STRIP_HEIGHT, draw_strip
+from saliency_wrappers.wrappers.recorder import SaliencyRecorder
+from saliency_wrappers.wrappers.video import RecordSaliencyVideo
 
 PLAIN = None
 

@@ -4,29 +4,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from saliency_wrappers.agents import AgentAdapter, CleanRLAdapter, FunctionAdapter, QNetworkAdapter, RecurrentModuleAdapter, as_adapter
-from saliency_wrappers.deferred import compute_saliency
-from saliency_wrappers.failures import MissingDecisionError
-from saliency_wrappers.hooks import RecurrentAgentHook
-from saliency_wrappers.models import CheckpointError, UnsafeCheckpointError, load_checkpoint, load_pretrained, pretrained_agents
-from saliency_wrappers.overlay import draw
-from saliency_wrappers.perturbation import GaussianBlur, SlidingDisc
+from saliency_wrappers.compute.compute import compute_saliency
+from saliency_wrappers.decisions import Decision, SaliencyMaps
+from saliency_wrappers.hooks.hook import RecurrentAgentHook
+from saliency_wrappers.hooks.replay_check import ReplayMismatchError
+from saliency_wrappers.models.networks import CheckpointError, UnsafeCheckpointError, load_checkpoint, load_pretrained, pretrained_agents
 from saliency_wrappers.preprocessing import FramePreprocessor
-from saliency_wrappers.recorder import SaliencyRecorder
-from saliency_wrappers.records import Decision, SaliencyMaps
-from saliency_wrappers.replay import ReplayMismatchError
-from saliency_wrappers.saliency import PerturbationSaliency, SaliencyMethod
-from saliency_wrappers.scoring import GridSquaredDifference, SquaredDifference
-from saliency_wrappers.storage.episodes import StoredDecision, StoredEpisode
-from saliency_wrappers.storage.locations import StoreError
-from saliency_wrappers.store import EpisodeStore
-from saliency_wrappers.vector import VectorSaliencyRecorder
-from saliency_wrappers.vector_video import RecordVectorSaliencyVideo
-from saliency_wrappers.video import RecordSaliencyVideo
+from saliency_wrappers.recording.error_policy import MissingDecisionError
+from saliency_wrappers.saliency.masks import GaussianBlur, SlidingDisc
+from saliency_wrappers.saliency.perturbation import PerturbationSaliency, SaliencyMethod
+from saliency_wrappers.saliency.scoring import GridSquaredDifference, SquaredDifference
+from saliency_wrappers.store.files import StoreError
+from saliency_wrappers.store.reader import StoredDecision, StoredEpisode
+from saliency_wrappers.store.store import EpisodeStore
+from saliency_wrappers.video.overlay import draw
+from saliency_wrappers.wrappers.recorder import SaliencyRecorder
+from saliency_wrappers.wrappers.vector.recorder import VectorSaliencyRecorder
+from saliency_wrappers.wrappers.vector.video import RecordVectorSaliencyVideo
+from saliency_wrappers.wrappers.video import RecordSaliencyVideo
 
 if TYPE_CHECKING:
     from saliency_wrappers.sb3 import FlushSaliency as FlushSaliency
     from saliency_wrappers.sb3 import SaliencyCallback as SaliencyCallback
-    from saliency_wrappers.vec_env import SaliencyVecEnv as SaliencyVecEnv
+    from saliency_wrappers.sb3 import SaliencyVecEnv as SaliencyVecEnv
 
 __all__ = [
     "AgentAdapter",
@@ -67,15 +67,11 @@ __all__ = [
 __version__ = "0.1.0"
 
 # What extends a class of an optional package is imported when it is asked for; not in __all__, for `import *` must not fail without it.
-_LAZY = {
-    "FlushSaliency": "saliency_wrappers.sb3",
-    "SaliencyCallback": "saliency_wrappers.sb3",
-    "SaliencyVecEnv": "saliency_wrappers.vec_env",
-}
+_LAZY = {"FlushSaliency", "SaliencyCallback", "SaliencyVecEnv"}
 """What belongs to Stable-Baselines3, which is imported when one of these is asked for."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    return getattr(import_module("saliency_wrappers.sb3"), name)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from saliency_wrappers.records import Array
+from saliency_wrappers.decisions import Array
 
 Grey = Literal["mean", "luma"]
 Scaling = Literal["stretch", "unit"]

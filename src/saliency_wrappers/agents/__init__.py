@@ -7,10 +7,10 @@ from typing import Any
 from torch import nn
 
 from saliency_wrappers.agents import cleanrl, sb3, sb3_contrib
-from saliency_wrappers.agents.atari import RecurrentModuleAdapter
 from saliency_wrappers.agents.base import ActingAdapter, AgentAdapter, OnPass, UnreadPass
 from saliency_wrappers.agents.cleanrl import CleanRLAdapter, QNetworkAdapter
-from saliency_wrappers.agents.custom import FunctionAdapter
+from saliency_wrappers.agents.function import FunctionAdapter
+from saliency_wrappers.agents.recurrent_module import RecurrentModuleAdapter
 
 __all__ = [
     "ActingAdapter",

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from saliency_wrappers.agents.base import OnPass, zero_state
-from saliency_wrappers.agents.calls import observe_calls
-from saliency_wrappers.agents.watching import observe, outputs_of, undisturbed
-from saliency_wrappers.records import AgentPass, StateTree, copy_state, map_state
+from saliency_wrappers.agents.method_hooks import observe_calls
+from saliency_wrappers.agents.module_hooks import observe, outputs_of, undisturbed
+from saliency_wrappers.decisions import AgentPass, StateTree, copy_state, map_state
 
 
 def adapt(agent: Any) -> CleanRLAdapter | None:

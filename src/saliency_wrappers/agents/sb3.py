@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from saliency_wrappers.agents.policies import PolicyAdapter, kept, policy_of, policy_output
-from saliency_wrappers.agents.watching import outputs_of, undisturbed
-from saliency_wrappers.records import AgentPass, StateTree
+from saliency_wrappers.agents.module_hooks import outputs_of, undisturbed
+from saliency_wrappers.agents.sb3_policy import PolicyAdapter, kept, policy_of, policy_output
+from saliency_wrappers.decisions import AgentPass, StateTree
 
 
 def adapt(agent: Any) -> PolicyAdapter | None:

@@ -1,0 +1,194 @@
+"""Watching modules: `observe` sees their forward passes, `outputs_of` what their layers give.
+
+`undisturbed` runs a module unseen and leaves it as it was found.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from saliency_wrappers.agents.base import OnPass, UnreadPass
+from saliency_wrappers.decisions import AgentPass, copy_tensor
+
+
+class PassReader(Protocol):
+    """How an adapter reads the calls of its module. What it raises makes an `UnreadPass`, and never reaches the caller of the module."""
+
+    @property
+    def form(self) -> str:
+        """The call that it reads, in words: `"model((x, state)) -> value, logits, state"`."""
+        ...
+
+    def incoming(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AgentPass | None:
+        """The pass before it happens: inputs by reference, the state copied, no outputs. None for a call of another form."""
+        ...
+
+    def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
+        """The same pass with its outputs; without logits when there are none (a value-only call). None for an output of another form."""
+        ...
+
+
+def observe(module: nn.Module, reader: PassReader, on_pass: OnPass) -> Callable[[], None]:
+    """Call `on_pass` after each forward pass of `module` itself (not of copies of it), until the returned function is called."""
+    observer = _Observer(module, reader, on_pass)
+    before, after = cast("tuple[Callable[..., None], ...]", (_Hook(observer.before), _Hook(observer.after)))
+    handles = (
+        module.register_forward_pre_hook(before, with_kwargs=True),
+        module.register_forward_hook(after, with_kwargs=True, always_call=True),  # also when the pass fails
+    )
+
+    def detach() -> None:
+        for handle in handles:
+            handle.remove()
+
+    return detach
+
+
+@contextmanager
+def outputs_of(**layers: nn.Module) -> Generator[dict[str, Any]]:
+    """What each of these layers gave last, within the block and in this thread, by the names given here; tensors as ordinary copies."""
+    outputs: dict[str, Any] = {}
+    thread = threading.get_ident()
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def after(layer: nn.Module, args: Any, output: Any) -> None:
+            if threading.get_ident() == thread:
+                outputs[name] = copy_tensor(output) if isinstance(output, Tensor) else output
+
+        return after
+
+    handles = [layer.register_forward_hook(keep(name)) for name, layer in layers.items()]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def undisturbed(module: nn.Module) -> Generator[None]:
+    """Run a module for replay: evaluation mode, no gradients, unseen by every hook of ours; everything is restored at the end."""
+    training = [part for part in module.modules() if part.training]
+    devices = sorted({parameter.device.index or 0 for parameter in module.parameters() if parameter.device.type == "cuda"})
+    thread = threading.get_ident()
+    already = thread in _replaying
+    _replaying.add(thread)
+    for part in training:
+        part.training = False
+    try:
+        with torch.inference_mode(), torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for part in training:
+            part.training = True
+        if not already:
+            _replaying.discard(thread)
+
+
+def replaying() -> bool:
+    """Whether this thread is within an `undisturbed` block: then nothing is to be seen."""
+    return threading.get_ident() in _replaying
+
+
+def read_pass(form: str, read: Callable[..., AgentPass | None], *what: Any) -> AgentPass | UnreadPass:
+    """What a reader finds in a call; an `UnreadPass` that says why when it finds nothing, or fails."""
+    try:
+        return read(*what) or _another_form(form)
+    except Exception as error:  # it would come out of the user's own call of the agent
+        return _unreadable(error)
+
+
+def _another_form(form: str) -> UnreadPass:
+    return UnreadPass(f"of another form than {form}")
+
+
+def _unreadable(error: Exception) -> UnreadPass:
+    return UnreadPass(f"that could not be captured: {error}")
+
+
+_replaying: set[int] = set()
+"""The threads within an `undisturbed` block."""
+
+
+class _Passes(threading.local):
+    """What was seen to go in, of the passes that this thread is in the middle of. None for a pass that is not watched."""
+
+    def __init__(self) -> None:
+        self.begun: list[AgentPass | UnreadPass | None] = []
+
+
+class _Observer:
+    """Joins what a pre-hook saw of a pass with what the forward hook sees of it."""
+
+    def __init__(self, module: nn.Module, reader: PassReader, on_pass: OnPass) -> None:
+        self._module = weakref.ref(module)
+        self._reader = reader
+        self._on_pass = on_pass
+        self._passes = _Passes()
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        incoming: AgentPass | UnreadPass | None = None
+        if module is self._module() and not (_replaying and replaying()):  # mostly there is none, and nothing to look up
+            try:  # as `read_pass` does it, whose call takes longer
+                incoming = self._reader.incoming(args, kwargs) or _another_form(self._reader.form)
+            except Exception as error:
+                incoming = _unreadable(error)
+        self._passes.begun.append(incoming)
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        begun = self._passes.begun
+        incoming = begun.pop() if begun else None
+        if incoming is None or output is None:  # not watched; failed
+            return
+        seen: AgentPass | UnreadPass = incoming
+        if isinstance(incoming, AgentPass):
+            try:
+                seen = self._reader.outgoing(incoming, output) or _another_form(self._reader.form)
+            except Exception as error:
+                seen = _unreadable(error)
+        self._on_pass(seen)
+
+
+class Untraced:
+    """What is called within an agent's code, and is not to be traced by `torch.compile`: a call is one of `_see`."""
+
+    _see: Callable[..., Any]
+    """What a call does."""
+
+    def __init__(self) -> None:
+        self._untraced: Any = None
+
+    @property
+    def __call__(self) -> Callable[..., Any]:
+        """What is called: `_see`, out of the compiler's sight."""
+        # Decided at each call: importing torch._dynamo takes seconds, and without it nothing is compiled. A property without tensors, and
+        # without the name `torch`, because dynamo compiles any frame that has one of them.
+        dynamo = sys.modules.get("torch._dynamo")
+        if dynamo is None:
+            return self._see
+        if self._untraced is None:
+            self._untraced = dynamo.disable(self._see)
+        return self._untraced
+
+
+class _Hook(Untraced):
+    """A forward hook that can be copied and pickled with its module: the copy does nothing."""
+
+    def __init__(self, see: Callable[..., None] | None) -> None:
+        super().__init__()
+        self._see = _nothing if see is None else see
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (None,)
+
+
+def _nothing(*_: Any) -> None:
+    """What the hook of a copy does."""

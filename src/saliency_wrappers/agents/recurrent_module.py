@@ -1,0 +1,98 @@
+"""`RecurrentModuleAdapter`: modules in the manner of the published Atari agents, `model((x, state)) -> value, logits, state`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saliency_wrappers.agents.base import OnPass, batch_axes, without_lists, zero_state
+from saliency_wrappers.agents.module_hooks import observe, undisturbed
+from saliency_wrappers.decisions import AgentPass, StateTree, copy_state, copy_tensor, map_state, state_leaves
+
+
+class RecurrentModuleAdapter:
+    """Any `nn.Module` called as `value, logits, state = model((x, state))`, batch first, with images in `input_range`.
+
+    The initial state comes from the module's own `initial_state(n)`; else it is zeros of the size of its one LSTM or GRU (cell).
+    A `torch.compile`d module and a `DataParallel` one are seen as well.
+    """
+
+    input_range: tuple[float, float] = (0.0, 1.0)
+    form = "model((x, state)) -> value, logits, state"
+
+    def __init__(self, module: nn.Module, input_range: tuple[float, float] | None = None) -> None:
+        """Adapt a module.
+
+        Args:
+            module: the agent.
+            input_range: the lowest and highest value of its images. None: that of the class, `(0.0, 1.0)`.
+        """
+        self.module = module
+        self._axes: list[int] | None = None
+        if input_range is not None:
+            low, high = input_range
+            if not low < high:
+                raise ValueError(f"Expected input_range as (low, high) with low < high, got {input_range}.")
+            self.input_range = (float(low), float(high))
+
+    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Logits `(n, num_actions)` and values `(n, 1)`, as `AgentAdapter.evaluate` says. The episode start is in the state."""
+        with undisturbed(self.module):
+            value, logits, _ = self.module((inputs, copy_state(state)))
+        return logits, value
+
+    def act(self, inputs: Tensor, state: StateTree) -> tuple[Tensor, StateTree]:
+        """One acting pass without gradients: logits and the next state."""
+        with torch.no_grad():
+            _, logits, state = self.module((inputs, state))
+        return logits, without_lists(state)
+
+    def attach(self, on_pass: OnPass) -> Callable[[], None]:
+        """Call `on_pass` after every pass, until the function that is returned is called."""
+        return observe(self.module, self, on_pass)
+
+    def initial_state(self, n: int) -> StateTree:
+        """Zeros for n episodes, on the module's device."""
+        # Unlike a compiled module, a DataParallel one does not pass on the attributes of what it wraps.
+        module = self.module.module if isinstance(self.module, nn.DataParallel) else self.module
+        own: Any = getattr(module, "initial_state", None)
+        return without_lists(own(n)) if callable(own) else zero_state(self.module, n)
+
+    def repeat_state(self, state: StateTree, n: int) -> StateTree:
+        """Each row of each tensor n times in a row, along the axis in which initial states grow; the first one where they cannot tell."""
+        if self._axes is None:
+            self._axes = _known_axes(self)
+        known = len(self._axes) == len(list(state_leaves(state)))
+        axes = iter(self._axes)
+        return map_state(lambda tensor: tensor.repeat_interleave(n, dim=next(axes) if known else 0), state)
+
+    def incoming(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AgentPass | None:
+        """What goes in: `((x, state),)`. None for a call of another form."""
+        call = args[0] if len(args) == 1 and not kwargs else None
+        if not isinstance(call, _SEQUENCE) or len(call) != 2 or not isinstance(call[0], Tensor) or not call[0].ndim:
+            return None
+        inputs, state = call
+        # A tensor at once: at every pass, two calls less.
+        copy = copy_tensor(state) if isinstance(state, Tensor) else copy_state(without_lists(state))
+        return AgentPass(inputs.detach() if inputs.requires_grad else inputs, copy, None, None, copied=True)
+
+    def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
+        """What came out: `(value, logits, state)`. A tensor alone, or None for logits, is a pass without policy output."""
+        if isinstance(output, Tensor):
+            return incoming
+        if not isinstance(output, _SEQUENCE) or len(output) != 3:
+            return None
+        return incoming.gave(output[1], output[0])
+
+
+_SEQUENCE = (tuple, list)  # a union would be made anew at every pass
+
+
+def _known_axes(adapter: RecurrentModuleAdapter) -> list[int]:
+    try:
+        return batch_axes(adapter)
+    except (TypeError, ValueError):  # no initial state, or one that does not grow
+        return []

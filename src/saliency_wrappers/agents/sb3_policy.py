@@ -1,0 +1,158 @@
+"""What the policies of Stable-Baselines3 have in common: `PolicyAdapter` takes a policy, its images and their range from an algorithm."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from inspect import BoundArguments
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from saliency_wrappers.agents.base import OnPass, repeat_rows
+from saliency_wrappers.agents.dict_observation import DictObservation
+from saliency_wrappers.agents.method_hooks import observe_calls
+from saliency_wrappers.decisions import AgentPass, StateTree
+
+
+class PolicyAdapter(ABC):
+    """Watches the policy of a Stable-Baselines3 algorithm by its methods: `predict` does not go through `forward`, and `learn` may."""
+
+    form = "model.predict(observation) or policy(observation), with images (n, C, h, w)"
+    methods: tuple[str, ...] = ("forward", "get_distribution", "evaluate_actions", "predict_values")
+    """The policy's methods that are watched, here those of an actor-critic; a call within another one is part of it."""
+
+    def __init__(self, policy: nn.Module, input_range: tuple[float, float] | None = None, image: str | None = None) -> None:
+        """Adapt a policy.
+
+        Args:
+            policy: `model.policy`, of an observation space of images, channels first, as the algorithm makes it, or of a dictionary with
+                such an image. The rest of a dictionary goes with the decision, as part of its state.
+            input_range: the lowest and highest value of its images. None: those of the observation space.
+            image: the key of the image in a dictionary. None: its only one.
+
+        Raises:
+            TypeError: a policy that does not look at images.
+            ValueError: an observation space without bounds and no `input_range`; a dictionary with several images and no `image`.
+        """
+        self.module = policy
+        space: Any = policy.observation_space
+        self.parts = _parts_of(space, image) if isinstance(space, spaces.Dict) else None
+        images = space if self.parts is None else space[self.parts.image]
+        self.input_range = _image_range(images) if input_range is None else input_range
+
+    @abstractmethod
+    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """As `AgentAdapter.evaluate` says."""
+
+    @property
+    def layers(self) -> Mapping[str, nn.Module]:
+        """The layers that give what an adapter needs: of an actor-critic policy the heads."""
+        policy: Any = self.module
+        return {"actor": policy.action_net, "critic": policy.value_net}
+
+    @abstractmethod
+    def entering(self, method: str, call: BoundArguments) -> AgentPass | None:
+        """What goes in."""
+
+    @abstractmethod
+    def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
+        """What came out."""
+
+    def attach(self, on_pass: OnPass) -> Callable[[], None]:
+        """Call `on_pass` after every call of the watched methods, until the function that is returned is called."""
+        return observe_calls(self.module, self.methods, self, on_pass)
+
+    def initial_state(self, n: int) -> StateTree:
+        """What n episodes begin with: None for policies without memory; with the rest of a dictionary an `ObservedState`."""
+        memory = self.initial_memory(n)
+        return memory if self.parts is None else self.parts.initial(memory, n)
+
+    def initial_memory(self, n: int) -> StateTree:
+        """None: most policies have no memory."""
+        return None
+
+    def repeat_state(self, state: StateTree, n: int) -> StateTree:
+        """Each environment's state n times in a row."""
+        return repeat_rows(self, state, n)
+
+    def apart(self, call: BoundArguments, memory: StateTree = None) -> tuple[Tensor, StateTree] | None:
+        """The images `(n, C, h, w)` that a call was given, by reference, and the state that goes with them. None without images."""
+        observation: Any = next(iter(call.arguments.values()), None)
+        images, state = (observation, memory) if self.parts is None else self.parts.apart(observation, memory)
+        return (images.detach(), state) if isinstance(images, Tensor) and images.ndim == 4 else None
+
+    def together(self, inputs: Tensor, state: StateTree) -> tuple[Any, StateTree]:
+        """The observation that the policy is to be given, and the memory."""
+        return (inputs, state) if self.parts is None else self.parts.together(inputs, state)
+
+
+def policy_of(agent: Any) -> nn.Module | None:
+    """The policy of a Stable-Baselines3 algorithm, or the agent itself if it is one; None for anything else."""
+    if sys.modules.get("stable_baselines3") is None:  # then nothing can be of it, and it need not be loaded
+        return None
+    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.policies import BasePolicy
+
+    policy = agent.policy if isinstance(agent, BaseAlgorithm) else agent
+    policy = getattr(policy, "_orig_mod", policy)  # what torch.compile compiled
+    return policy if isinstance(policy, BasePolicy) else None
+
+
+def policy_output(policy: Any, head: Tensor) -> Tensor:
+    """What the policy says of its actions, right after it spoke.
+
+    Args:
+        policy: an actor-critic policy.
+        head: what its `action_net` gave, `(n, outputs)`.
+
+    Returns:
+        For discrete actions the unnormalised logits `(n, outputs)`; for a Gaussian its mean and the logarithm of its standard deviation,
+        `(n, 2 * action_size)`.
+    """
+    distribution = getattr(policy.action_dist, "distribution", None)
+    if isinstance(distribution, torch.distributions.Normal):
+        return torch.cat([distribution.mean, distribution.stddev.log()], dim=1).detach()
+    return head
+
+
+@contextmanager
+def kept(distribution: Any) -> Generator[None]:
+    """Leave a policy's one distribution object as it is: `policy.get_distribution` hands it to the user."""
+    before = dict(vars(distribution))
+    try:
+        yield
+    finally:
+        vars(distribution).clear()
+        vars(distribution).update(before)
+
+
+def _parts_of(space: spaces.Dict, image: str | None) -> DictObservation:
+    images = [key for key, part in space.items() if isinstance(part, spaces.Box) and len(part.shape) == 3]
+    if not images:
+        raise TypeError(_NO_IMAGE.format(space))
+    if (image is None and len(images) > 1) or (image is not None and image not in images):
+        raise ValueError(f"Expected image to be the key of one of {images}, got {image!r}: construct the adapter with image=key.")
+    chosen = images[0] if image is None else image
+    others = {key: torch.as_tensor(np.zeros(part.shape or (), part.dtype)) for key, part in space.items() if key != chosen}
+    return DictObservation(chosen, others)
+
+
+def _image_range(space: Any) -> tuple[float, float]:
+    if not isinstance(space, spaces.Box) or len(space.shape) != 3:
+        raise TypeError(_NO_IMAGE.format(space))
+    low, high = float(np.min(space.low)), float(np.max(space.high))
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise ValueError(f"Expected bounds of the images, got observation space {space}: give the adapter input_range=(low, high).")
+    return low, high
+
+
+_NO_IMAGE = (
+    "Expected a policy that looks at images, of a Box (C, h, w) such as CnnPolicy has, or a dictionary with one, got observation space {}: "
+    "saliency maps lie on images."
+)

@@ -1,0 +1,118 @@
+"""What the commands share: failures in one line, the values of options, progress on stderr, and how an agent is loaded."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import gymnasium as gym
+from torch import nn
+from tqdm import tqdm
+from xaitk_saliency.interfaces.perturb_image import PerturbImage
+
+from saliency_wrappers.cli.perturbers import named_perturber
+from saliency_wrappers.cli.player import load_agent
+from saliency_wrappers.models.networks import CheckpointError, pretrained_agents
+from saliency_wrappers.preprocessing import FramePreprocessor
+from saliency_wrappers.video.overlay import Scale
+
+INTERRUPTED = 130
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
+
+
+class Failed(click.ClickException):
+    """One line on stderr and exit code 1: it was tried, and it went wrong."""
+
+    exit_code = 1
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(one_line(reason))
+
+
+class Misused(Failed):
+    """The same with exit code 2: what was asked for cannot be done."""
+
+    exit_code = 2
+
+
+def scale_option(ctx: click.Context, param: click.Parameter, text: str) -> Scale:
+    """The value of `--scale`."""
+    if text in ("frame", "episode"):
+        return text
+    numbers = _numbers(text)
+    if not isinstance(numbers, tuple) or len(numbers) != 2 or not numbers[0] < numbers[1]:
+        raise click.BadParameter(f"expected frame, episode or LOW,HIGH with LOW < HIGH, got {text!r}.", ctx, param)
+    return numbers
+
+
+def parameter_option(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
+    """The values of `--perturber-option`."""
+    pairs = [text.partition("=")[::2] for text in texts]
+    return {key.strip(): None if value == "None" else _numbers(value) for key, value in pairs}
+
+
+def _numbers(text: str) -> Any:
+    """A number, or a tuple of numbers from `5,5` or `(5, 5)`."""
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        value = text
+    if not all(isinstance(part, int | float) for part in (value if isinstance(value, tuple) else (value,))):
+        raise click.BadParameter(f"expected a number, or several as in 5,5, got {text!r}.")
+    return value
+
+
+@contextmanager
+def failures(kind: type[Failed]) -> Generator[None]:
+    """What can go wrong without being a mistake in this program becomes one line and an exit code."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (gym.error.Error, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise (Failed if isinstance(error, CheckpointError) else kind)(error) from error
+
+
+@contextmanager
+def warnings_in_one_line() -> Generator[None]:
+    """Warnings go to stderr without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        yield
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    tqdm.write(f"Warning: {one_line(message).removeprefix('WARN: ')}", file=sys.stderr)
+
+
+def one_line(text: object) -> str:
+    """A text without line breaks and colours."""
+    return " ".join(click.unstyle(str(text)).split())
+
+
+def agent_for(env_id: str, checkpoint: Path | None, preprocessor: str | None = None) -> tuple[nn.Module, FramePreprocessor]:
+    """The agent of a checkpoint, or the one that ships with the package, and what it is fed with."""
+    if checkpoint is None and env_id not in pretrained_agents():
+        agents = ", ".join(pretrained_agents()) or "none"
+        raise Misused(f"No agent for {env_id} ships with this package (there are: {agents}). Give --checkpoint PATH.")
+    return load_agent(env_id, checkpoint, preprocessor)
+
+
+def perturber_for(name: str | None, parameters: dict[str, Any], size: tuple[int, int] | None, seed: int = 0) -> PerturbImage | None:
+    """The perturber that was asked for. None: the method's own."""
+    if parameters and name is None:
+        raise Misused("--perturber-option needs --perturber.")
+    return None if name is None or size is None else named_perturber(name, size, default_seed=seed, **parameters)
+
+
+def progress_bar(total: int, wanted: bool, description: str, unit: str) -> tqdm[Any]:
+    """A bar on stderr that tells the rate and the time that is left."""
+    often = 0.1 if sys.stderr.isatty() else 10.0
+    look: dict[str, Any] = {"desc": description, "unit": unit, "bar_format": _BAR, "mininterval": often}
+    return tqdm(total=total, disable=not wanted, **look)

@@ -1,0 +1,198 @@
+"""The commands on what `record --store` kept: `compute` makes maps, `render` a video, `inspect` says what is there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from saliency_wrappers.cli.options import (
+    INTERRUPTED,
+    Failed,
+    Misused,
+    agent_for,
+    failures,
+    parameter_option,
+    perturber_for,
+    progress_bar,
+    scale_option,
+    warnings_in_one_line,
+)
+from saliency_wrappers.cli.perturbers import PERTURBERS
+from saliency_wrappers.compute.backends import Backend
+from saliency_wrappers.compute.compute import ComputedSaliency, compute_saliency
+from saliency_wrappers.decisions import SaliencyMaps, StepSaliency, row_of
+from saliency_wrappers.saliency.perturbation import PRESETS
+from saliency_wrappers.store.reader import StoredDecision, StoredEpisode
+from saliency_wrappers.store.store import EpisodeStore
+from saliency_wrappers.video.film import Painter
+from saliency_wrappers.video.overlay import STYLES, Drawing, Scale
+from saliency_wrappers.video.writer import StreamingWriter
+
+_STEPS = [
+    click.option("--start", type=click.IntRange(0), default=0, help="First decision, counted from 0."),
+    click.option("--end", type=click.IntRange(1), help="First decision no longer. The published frames are --start 639 --end 1240."),
+]
+
+
+def _range(command: Any) -> Any:
+    for option in reversed(_STEPS):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("store")
+@click.option(
+    "--checkpoint",
+    type=click.Path(exists=True, path_type=Path),
+    help="The agent that acted: a file, or a folder.  [default: the agent for the store's game that ships with this package]",
+)
+@_range
+@click.option("--episode", "episodes", type=int, multiple=True, help="Which, from 0. Repeatable.  [default: all]")
+@click.option("--method", type=click.Choice(sorted(PRESETS)), default="xaitk", help="How maps are made.")
+@click.option("--perturber", type=click.Choice(list(PERTURBERS)), help="Masks.  [default: the method's own]")
+@click.option(
+    "--perturber-option", metavar="KEY=VALUE", multiple=True, callback=parameter_option, help="Parameter of the perturber. Repeatable."
+)
+@click.option("--backend", type=click.Choice(get_args(Backend)), help="Who computes.  [default: this process]")
+@click.option("--jobs", type=int, default=-1, help="How many blocks at a time. -1: one for each processor.")
+@click.option("--address", help="Of a Dask scheduler.  [default: a cluster of this machine]")
+@click.option("--state-lag", type=click.IntRange(0), default=0, help="1: the state of the decision before, as in the published figures.")
+@click.option("--verify/--no-verify", default=True, help="Insist on the agent that acted.")
+@click.option("--progress/--no-progress", default=True, help="Progress on stderr.")
+def compute(store: str, **options: Any) -> None:
+    """Make the maps of what STORE holds, and keep them there. What has its maps is not done again."""
+    try:
+        with warnings_in_one_line(), failures(Failed):
+            done = _compute(EpisodeStore.open(store), **options)
+    except KeyboardInterrupt:
+        click.echo("Interrupted; what was finished is in the store.", err=True)
+        sys.exit(INTERRUPTED)
+    click.echo(f"explained: {done.explained}\nhad maps already: {done.reused}\nmethod: {done.fingerprint}")
+
+
+@click.command()
+@click.argument("store")
+@click.option("--episode", type=int, default=0, help="Which, from 0; -1: the last.")
+@_range
+@click.option("--method", "fingerprint", help="Fingerprint of the maps, or its beginning.  [default: the only ones there are]")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("saliency.mp4"), help="Video file.")
+@click.option("--fps", type=click.FloatRange(0, min_open=True), default=30.0, help="Frames per second.")
+@click.option("--style", type=click.Choice(STYLES), default="xaitk", help="How maps are drawn.")
+@click.option("--scale", metavar="frame|episode|LOW,HIGH", default="frame", callback=scale_option, help="What a map's brightest place is.")
+@click.option("--panels/--no-panels", default=False, help="Frame, actor and critic side by side.")
+@click.option("--strip/--no-strip", default=False, help="Value and action probabilities below the frame.")
+@click.option("--zoom", type=click.IntRange(1), default=1, help="Enlarge every pixel.")
+@click.option("--progress/--no-progress", default=True, help="Progress on stderr.")
+def render(store: str, episode: int, start: int, end: int | None, fingerprint: str | None, output: Path, **options: Any) -> None:
+    """Draw the maps of an episode in STORE on its frames, as a video: one frame for each decision that has maps."""
+    with warnings_in_one_line(), failures(Failed):
+        stored = EpisodeStore.open(store).episode(episode)
+        if not stored.header.frames:
+            raise Misused(f"The store {store} has no frames to draw on: record with frames.")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        frames = _render(stored, start, end, fingerprint, output, **options)
+    if not frames:
+        raise Failed(f"No decision from {start} to {'the end' if end is None else end} has maps: run compute first.")
+    click.echo(f"frames: {frames}\nwrote: {output}")
+
+
+@click.command()
+@click.argument("store")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def inspect(store: str, as_json: bool) -> None:
+    """Say what STORE holds: its episodes, their steps, which methods' maps are there, and whether they are complete."""
+    with failures(Failed):
+        opened = EpisodeStore.open(store)
+        episodes = [_facts(episode) for episode in opened.episodes]
+        size = opened.location.size()
+    if as_json:
+        click.echo(json.dumps({"store": store, "bytes": size, "episodes": episodes}, indent=2))
+        return
+    steps = sum(one["decisions"] for one in episodes)
+    click.echo(f"store: {store}\nepisodes: {len(episodes)}\ndecisions: {steps}\nsize: {size / 1e6:.1f} MB")
+    for index, one in enumerate(episodes):
+        state = "complete" if one["complete"] else "incomplete"
+        frames = "with frames" if one["frames"] else "without frames"
+        click.echo(f"episode {index}: {one['environment']}, {one['decisions']} decisions, return {one['return']:g}, {frames}, {state}")
+        for name, method in one["methods"].items():
+            click.echo(f"  maps {name}: {method['name']}, {method['explained']} decisions")
+
+
+def _compute(store: EpisodeStore, checkpoint: Path | None, start: int, end: int | None, **options: Any) -> ComputedSaliency:
+    episodes = store.episodes
+    if not episodes:
+        raise Misused(f"The store {store} has no episodes yet.")
+    header = episodes[0].header
+    agent, preprocessor = agent_for(str((header.env_spec or {}).get("id")), checkpoint)
+    size = (episodes[0].preprocessor or preprocessor).size
+    with progress_bar(0, options["progress"], "decisions", " decisions") as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return compute_saliency(
+            store,
+            agent,
+            method=options["method"],
+            perturber=perturber_for(options["perturber"], options["perturber_option"], size),
+            episodes=options["episodes"] or None,
+            decisions=slice(start, end),
+            backend=options["backend"],
+            n_jobs=options["jobs"],
+            address=options["address"],
+            state_lag=options["state_lag"],
+            verify=options["verify"],
+            progress=advance,
+        )
+
+
+def _render(
+    episode: StoredEpisode, start: int, end: int | None, fingerprint: str | None, output: Path, *, style: str, scale: Scale, **look: Any
+) -> int:
+    """How many frames the video has."""
+    drawing = Drawing(style, (0.0, 1.0) if scale == "episode" else scale, panels=look["panels"])
+    painter = Painter(drawing, by_episode=scale == "episode", strip=look["strip"], zoom=look["zoom"])
+    preprocessor, frames = episode.preprocessor, 0
+    explained = episode.maps(start, end, fingerprint)
+    with (
+        closing(StreamingWriter(output, look["fps"])) as writer,
+        progress_bar(min(len(episode), end or len(episode)) - start, look["progress"], "frames", " frames") as bar,
+    ):
+        for stored, maps in explained:
+            frame = stored.frame
+            if frame is not None:
+                writer.write(painter.paint(frame, _step_saliency(episode, stored, maps), preprocessor))
+                frames += 1
+                bar.update()
+    return frames
+
+
+def _step_saliency(episode: StoredEpisode, stored: StoredDecision, maps: SaliencyMaps) -> StepSaliency:
+    logits, value = row_of(stored.decision.numbers, 0)
+    return StepSaliency(0, stored.step, stored.action, logits, value, maps)
+
+
+def _facts(episode: StoredEpisode) -> dict[str, Any]:
+    header = episode.header
+    methods = {
+        name: {**description, "explained": sum(int(episode.layer(name).done(block.index).sum()) for block in episode.blocks())}
+        for name, description in episode.methods.items()
+    }
+    return {
+        "name": episode.name,
+        "environment": (header.env_spec or {}).get("id", "unknown environment"),
+        "seed": header.seed,
+        "decisions": len(episode),
+        "return": float(sum(block.field("reward").sum() for block in episode.blocks())),
+        "frames": header.frames,
+        "complete": header.complete,
+        "agent": header.agent,
+        "methods": methods,
+    }

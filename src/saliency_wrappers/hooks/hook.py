@@ -1,0 +1,298 @@
+"""`RecurrentAgentHook` sees every pass of an agent, shows them to its windows, and can act for it."""
+
+from __future__ import annotations
+
+import os
+import uuid
+import weakref
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saliency_wrappers.agents import ActingAdapter, AgentAdapter, UnreadPass, as_adapter
+from saliency_wrappers.decisions import AgentPass, StateTree, state_leaves
+from saliency_wrappers.hooks.decision_window import DecisionWindow
+from saliency_wrappers.preprocessing import FramePreprocessor
+
+
+class RecurrentAgentHook:
+    """Watches an agent act, without a changed line in the user's loop.
+
+        hook = RecurrentAgentHook(agent, preprocessor="greydanus2018")
+        env = SaliencyRecorder(gym.make("ALE/Breakout-v5", render_mode="rgb_array"), hook)
+
+    The hook is attached at construction (or by `attach`, when the environment comes first) and detached by `close`, by leaving a
+    `with` block, or by the recorder's `close`. A deep copy is the same live hook; copies of a hooked agent do not record.
+    """
+
+    def __init__(self, agent: Any = None, preprocessor: FramePreprocessor | str | None = None, *, seed: int | None = None) -> None:
+        """Hook an agent.
+
+        Args:
+            agent: anything that `as_adapter` takes: an algorithm of Stable-Baselines3 or sb3-contrib, an agent of CleanRL, an `nn.Module`
+                called as `value, logits, state = model((x, state))`, or an `AgentAdapter`. None: `attach` it later.
+            preprocessor: how frames become network inputs, or its name. It tells overlays how a map lies on the frame, and `act`
+                what to feed. None: maps are laid over the whole frame.
+            seed: for the actions that `act` samples. None: a fresh seed from the operating system.
+        """
+        self.preprocessor = FramePreprocessor.of(preprocessor)
+        self._adapter: AgentAdapter | None = None
+        self._detach: Any = None
+        self._listening: tuple[weakref.ref[DecisionWindow], ...] = ()
+        self._paused = 0
+        self._closed = False
+        self._process = _Process.id
+        self._state: StateTree = None
+        self._state_begins = True
+        self._remembers: weakref.ref[DecisionWindow] | None = None
+        self._acting = False
+        self._acted: AgentPass | None = None
+        self._random = np.random.default_rng(seed)
+        self._token = uuid.uuid4().hex
+        _live[self._token] = self
+        if agent is not None:
+            self.attach(agent)
+
+    @property
+    def adapter(self) -> AgentAdapter:
+        """The hooked agent's adapter; `RuntimeError` when no agent is attached."""
+        if self._adapter is None:
+            raise RuntimeError(f"{self._without_agent} Do so before the first step.")
+        return self._adapter
+
+    @property
+    def attached(self) -> bool:
+        """Whether an agent is being watched now."""
+        return self._detach is not None
+
+    def attach(self, agent: Any) -> RecurrentAgentHook:
+        """Watch an agent, instead of the one before, if any. Returns the hook."""
+        adapter = as_adapter(agent)
+        self.close()
+        self._adapter, self._closed = adapter, False
+        self.new_episode()
+        self._sync()
+        return self
+
+    def close(self) -> None:
+        """Detach from the agent and leave it as it was found. More than once does no harm."""
+        self._closed |= self._adapter is not None
+        self._adapter = None
+        self._sync()
+        for window in self._windows():
+            window.clear()
+
+    def __enter__(self) -> RecurrentAgentHook:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Passes within the block are no decisions."""
+        self._paused += 1
+        try:
+            yield
+        finally:
+            self._paused -= 1
+
+    @contextmanager
+    def alone(self) -> Generator[None]:
+        """Passes within the block are decisions for this hook only, as in an evaluation amid training: others on this agent are paused."""
+        with ExitStack() as stack:
+            for other in list(_live.values()):
+                if other is not self and other._watches(self.adapter):
+                    stack.enter_context(other.paused())
+            yield
+
+    def explain(self) -> str:
+        """How many passes were seen since the episode began, and how many were rejected, by reason."""
+        text = " ".join(window.explain() for window in self._windows()) or "No recorder listens to this hook yet."
+        return text if self._adapter is not None else f"{text} {self._without_agent}"
+
+    def act(self, observation: NDArray[Any], *, greedy: bool = True) -> int:
+        """Choose an action: preprocess, run the agent, carry its state; the state begins anew with each episode.
+
+        There is one state: recorders that share a hook may take turns by whole episodes, not by steps.
+
+        Args:
+            observation: a frame `(H, W, 3)` uint8 for the preprocessor; without one the network input itself, `(C, h, w)`, of the
+                agent's own dtype (float32) and within its `input_range`.
+            greedy: take the action of the largest logit; otherwise sample from their softmax, with the hook's `seed`.
+
+        Returns:
+            The number of the action.
+        """
+        adapter = self.adapter
+        if not isinstance(adapter, ActingAdapter):
+            raise TypeError(f"{type(adapter).__name__} cannot act by itself: it has no act(inputs, state). Call your agent instead.")
+        state = adapter.initial_state(1) if self._state_begins else self._state
+        leaf = next(state_leaves(state), torch.zeros(()))
+        inputs = self._network_input(observation, adapter.input_range, leaf.dtype)[None].to(leaf.device)
+        self._acting = True
+        try:
+            logits, self._state = adapter.act(inputs, state)
+        finally:
+            self._acting = False
+        self._state_begins = False
+        scores = logits[0].double().cpu()
+        if greedy:
+            return int(scores.argmax())
+        return int(self._random.choice(len(scores), p=scores.softmax(0).numpy()))
+
+    def new_episode(self, window: DecisionWindow | None = None) -> None:
+        """The next `act` begins with the initial state. A recorder calls it at every reset, with its window."""
+        self._state_begins = True
+        self._remembers = None if window is None else weakref.ref(window)
+
+    def open_window(self, num_envs: int) -> DecisionWindow:
+        """A window that sees every pass from now on: what a recorder listens through."""
+        window = DecisionWindow(num_envs)
+        self._listening = (*map(weakref.ref, self._windows()), weakref.ref(window))
+        forgotten = weakref.finalize(window, _sync_when_alive, weakref.ref(self))
+        forgotten.atexit = False
+        self._sync()
+        return window
+
+    def close_window(self, window: DecisionWindow) -> None:
+        """Stop showing passes to a window; with the last one the hook closes."""
+        windows = self._windows()
+        if window not in windows:
+            return
+        windows.remove(window)
+        self._listening = tuple(map(weakref.ref, windows))
+        if not windows:
+            self.close()
+        self._sync()
+
+    def enable_window(self, window: DecisionWindow, enabled: bool) -> None:
+        """While every window is disabled, the hook is taken off the agent and costs nothing."""
+        window.enabled = enabled
+        window.clear()
+        self._sync()
+
+    def take(self, window: DecisionWindow) -> AgentPass | None:
+        """The pass that decided, or None; the window is cleared, and the pass decides for no other window.
+
+        Raises:
+            RuntimeError: the hook is used in another process, or `act` decided with the memory of another recorder's episode.
+        """
+        if _Process.id != self._process:
+            raise RuntimeError(_ANOTHER_PROCESS)
+        decided = window.latest
+        for listening in self._listening:
+            other = listening()
+            if other is not None and other.latest is decided:
+                other.latest = None
+        if decided is not None and decided is self._acted:
+            remembering = None if self._remembers is None else self._remembers()
+            if remembering not in (None, window):
+                raise RuntimeError(_ANOTHER_EPISODE)
+        return decided
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RecurrentAgentHook:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _revive, (self._token,)
+
+    def _watches(self, adapter: AgentAdapter) -> bool:
+        module = getattr(adapter, "module", adapter)
+        return self._adapter is not None and getattr(self._adapter, "module", self._adapter) is module
+
+    @property
+    def _without_agent(self) -> str:
+        which = "The hook is closed" if self._closed else "No agent is attached to this hook"
+        return f"{which}: call hook.attach(agent)."
+
+    def _network_input(self, observation: NDArray[Any], input_range: tuple[float, float], dtype: torch.dtype) -> Tensor:
+        low, high = input_range
+        if self.preprocessor is not None:
+            return torch.as_tensor(low + self.preprocessor(observation) * (high - low)).to(dtype)
+        image = torch.as_tensor(np.asarray(observation))
+        if image.dtype != dtype or image.ndim != 3:
+            raise (TypeError if image.dtype != dtype else ValueError)(
+                f"Expected a network input (C, h, w) of {dtype} in {low:g}..{high:g}, since the hook has no preprocessor, "
+                f"got {tuple(image.shape)} of {image.dtype}. For frames, construct RecurrentAgentHook(agent, preprocessor=...)."
+            )
+        if not bool(image.isfinite().all()):
+            raise ValueError(f"Expected a network input of finite numbers in {low:g}..{high:g}, got NaN or infinity.")
+        return image
+
+    def _windows(self) -> list[DecisionWindow]:
+        """Those that have not been forgotten."""
+        return [window for listening in self._listening if (window := listening()) is not None]
+
+    def _sync(self) -> None:
+        """Attach or detach, as the agent and the windows want it."""
+        windows = self._windows()
+        idle = bool(windows) and not any(window.enabled for window in windows)
+        wanted = self._adapter is not None and not idle
+        if self._detach is not None and not wanted:
+            self._detach()
+            self._detach = None
+        elif self._detach is None and wanted:
+            # A method would keep the hook alive as long as the agent lives; a hook that is gone leaves the agent as it was.
+            self._detach = weakref.finalize(self, self.adapter.attach(partial(self._see, weakref.ref(self))))
+            self._detach.atexit = False
+
+    @staticmethod
+    def _see(watching: weakref.ref[RecurrentAgentHook], seen: AgentPass | UnreadPass) -> None:
+        """A pass of the agent, to be shown to the windows."""
+        hook = watching()
+        if hook is None:
+            return
+        if _Process.id != hook._process:
+            raise RuntimeError(_ANOTHER_PROCESS)
+        if hook._acting and isinstance(seen, AgentPass):
+            hook._acted = seen
+        for listening in hook._listening:
+            window = listening()
+            if window is None or not window.enabled:
+                continue
+            if hook._paused:
+                window.reject("made while the hook was paused")
+            else:
+                window.see(seen)
+
+
+class _Process:
+    """Which process this is, without asking the system at every pass."""
+
+    id = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):  # where a process can be forked
+    os.register_at_fork(after_in_child=lambda: setattr(_Process, "id", os.getpid()))
+
+
+def _sync_when_alive(hook: weakref.ref[RecurrentAgentHook]) -> None:
+    """A recorder was forgotten without being closed: the others may all be disabled."""
+    if (alive := hook()) is not None:
+        alive._sync()  # pyright: ignore[reportPrivateUsage]
+
+
+_ANOTHER_EPISODE = (
+    "hook.act chose this action with the memory of another recorder's episode, which began meanwhile. "
+    "Give each environment its own RecurrentAgentHook, or let them take turns by whole episodes, each with its reset."
+)
+_ANOTHER_PROCESS = (
+    "This RecurrentAgentHook belongs to another process, where its agent acts; here it would see nothing. "
+    "Make the agent, the hook and the recorder in one process (wrap the vector environment, not the environments inside AsyncVectorEnv)."
+)
+_live: weakref.WeakValueDictionary[str, RecurrentAgentHook] = weakref.WeakValueDictionary()
+
+
+def _revive(token: str) -> RecurrentAgentHook:
+    hook = _live.get(token)
+    if hook is None:
+        raise RuntimeError(_ANOTHER_PROCESS)
+    return hook

@@ -1,0 +1,1 @@
+"""The plain object behind every wrapper. Imports hooks, saliency and store; never Gymnasium."""

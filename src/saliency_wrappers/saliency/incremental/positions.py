@@ -1,0 +1,187 @@
+"""Where images differ from their references: `Batch`, what a `Kernel` sees of it (`dilated`, `slide`), and the list of it (`Places`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from saliency_wrappers.saliency.incremental.kernels import kernels
+from saliency_wrappers.saliency.incremental.parallel import share
+from saliency_wrappers.saliency.incremental.scratch import workspace
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The geometry of a convolution or pooling, vertical first."""
+
+    size: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+    def outputs(self, axis: int, length: int) -> int:
+        """How many outputs there are along an axis, 0 or 1, of this length."""
+        return (length + 2 * self.padding[axis] - self.dilation[axis] * (self.size[axis] - 1) - 1) // self.stride[axis] + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What n images `(h, w)` are about, whatever their channels."""
+
+    changed: Tensor
+    """`(n, h, w)` bool: where an image differs from its reference."""
+    frames: Tensor
+    """`(n,)` int64, ascending: which of f reference images an image belongs to."""
+    first: Tensor
+    """`(f,)` int64: the first image of each frame, which is its reference."""
+
+    @staticmethod
+    def of(changed: Tensor, frames: Tensor) -> Batch:
+        """From where images are changed `(n, h, w)` bool and the frames they belong to `(n,)`, ascending from 0."""
+        begins = torch.ones_like(frames, dtype=torch.bool)
+        begins[1:] = frames[1:] != frames[:-1]
+        return Batch(changed, frames, begins.nonzero().flatten())
+
+    @property
+    def positions(self) -> int:
+        """How many positions an image has, h * w. The number itself stands for the padding around the image."""
+        return self.changed.shape[1] * self.changed.shape[2]
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """The positions that are computed: all of each reference image, then the changed ones of all images."""
+
+    listed: Tensor
+    """`(m, 2)` int32: of which image, and which."""
+    lookup: Tensor
+    """`(n, positions + 1)` int32: where in the list an image's positions are; the padding is behind its end."""
+    known: int
+    """How many of the list are the references'."""
+
+    @property
+    def changed(self) -> int:
+        """How many of the list are the changed ones."""
+        return len(self.listed) - self.known
+
+    @staticmethod
+    def of(batch: Batch) -> Places:
+        """Those of a batch."""
+        compiled = kernels(batch.changed)
+        return _found(batch) if compiled is None else _enlisted(batch, compiled)
+
+    @staticmethod
+    def empty(batch: Batch, changed: int) -> Places:
+        """Room for so many changed ones, with the references' in the list."""
+        first, positions = batch.first, batch.positions
+        known = len(first) * positions
+        listed = workspace.take((known + changed, 2), batch.changed.new_empty(0, dtype=torch.int32))
+        listed[:known, 0] = first.repeat_interleave(positions)
+        listed[:known, 1] = torch.arange(positions, device=first.device).repeat(len(first))
+        return Places(listed, workspace.take((len(batch.frames), positions + 1), listed), known)
+
+
+def _found(batch: Batch) -> Places:
+    found, positions = batch.changed.flatten(1).nonzero(), batch.positions
+    places = Places.empty(batch, len(found))
+    places.listed[places.known :] = found
+    torch.add(torch.arange(positions + 1, device=found.device), (batch.frames * positions)[:, None], out=places.lookup)
+    places.lookup[:, -1] = len(places.listed)
+    own = torch.arange(places.known, len(places.listed), dtype=torch.int32, device=found.device)
+    places.lookup.view(-1).scatter_(0, found[:, 0] * (positions + 1) + found[:, 1], own)
+    return places
+
+
+def _enlisted(batch: Batch, compiled: ModuleType) -> Places:
+    changed = batch.changed.flatten(1)
+    counts = counted(changed)
+    places = Places.empty(batch, int(counts.sum()))
+    firsts = counts.cumsum(0).sub_(counts).add_(places.known)
+    tensors = (changed.view(torch.uint8), batch.frames, firsts, places.listed, places.lookup)
+    arrays = [tensor.numpy() for tensor in tensors]
+    share(lambda begin, end: compiled.enlist(*arrays, begin, end), len(changed), 300_000 // batch.positions)
+    return places
+
+
+def counted(changed: Tensor) -> Tensor:
+    """How many positions of each image are changed, `(n,)` int64, from `(n, positions)` bool."""
+    compiled = kernels(changed)
+    if compiled is None:
+        return changed.view(torch.uint8).sum(dim=1, dtype=torch.int32).long()  # as bool in five times the time
+    counts = torch.empty(len(changed), dtype=torch.int64)
+    arrays = (changed.view(torch.uint8).numpy(), counts.numpy())
+    share(lambda begin, end: compiled.count(*arrays, begin, end), len(changed), 2_500_000 // changed.shape[1])
+    return counts
+
+
+def dilated(changed: Tensor, kernel: Kernel) -> Tensor:
+    """The positions `(n, h', w')` bool in which a kernel sees a changed one of `(n, h, w)`."""
+    n, height, width = changed.shape
+    rows, columns = (kernel.outputs(axis, length) for axis, length in enumerate((height, width)))
+    compiled = kernels(changed)
+    if compiled is None:
+        return _dilated(changed, kernel, rows, columns)
+    seen = workspace.take((n, rows, columns), changed)
+    source, result = changed.view(torch.uint8).numpy(), seen.view(torch.uint8).numpy()
+    geometry = (kernel.size, kernel.stride, kernel.padding, kernel.dilation)
+    share(lambda begin, end: compiled.spread(source, *geometry, result, begin, end), n, 330_000 // (height * width))
+    return seen
+
+
+def _dilated(changed: Tensor, kernel: Kernel, rows: int, columns: int) -> Tensor:
+    n, _, width = changed.shape
+    stride = kernel.stride[1]
+    if stride not in _WORDS:
+        tall = _vertically(functional.pad(changed, (kernel.padding[1], kernel.padding[1])), kernel, rows)
+        seen = [tall[:, :, first : first + (columns - 1) * stride + 1 : stride] for first in _taps(kernel, 1)]
+        return torch.stack(seen).any(dim=0)
+    # Several positions are looked at in one word: eight of them downwards, and along a row as many as the kernel is moved on.
+    left = -(-kernel.padding[1] // stride) * stride
+    needed = max(left + width, (columns - 1) * stride + left - kernel.padding[1] + _taps(kernel, 1)[-1] + stride)
+    padded = functional.pad(changed, (left, -(-needed // 8) * 8 - left - width))
+    words = _vertically(padded.view(torch.int64), kernel, rows).view(torch.bool).view(_WORDS[stride])
+    masks: dict[int, int] = {}
+    for tap in _taps(kernel, 1):
+        word, byte = divmod(left - kernel.padding[1] + tap, stride)
+        masks[word] = masks.get(word, 0) | 1 << 8 * byte
+    seen = torch.zeros(n, rows, columns, dtype=torch.bool, device=changed.device)
+    for word, mask in masks.items():
+        seen |= (words[:, :, word : word + columns] & mask) != 0
+    return seen
+
+
+def _vertically(seen: Tensor, kernel: Kernel, rows: int) -> Tensor:
+    """Each column's positions, or words of them, `(n, h, any)`, put together by `or` where the kernel sees them: `(n, h', any)`."""
+    stride = kernel.stride[0]
+    padded = functional.pad(seen, (0, 0, kernel.padding[0], kernel.padding[0]))
+    parts = [padded[:, first : first + (rows - 1) * stride + 1 : stride] for first in _taps(kernel, 0)]
+    together = parts[0].contiguous() if len(parts) == 1 else parts[0] | parts[1]
+    for part in parts[2:]:
+        together |= part
+    return together
+
+
+def _taps(kernel: Kernel, axis: int) -> range:
+    """The positions that a kernel sees, from its first."""
+    return range(0, kernel.size[axis] * kernel.dilation[axis], kernel.dilation[axis])
+
+
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers of so many bytes."""
+
+
+@lru_cache(maxsize=64)
+def slide(height: int, width: int, kernel: Kernel, device: torch.device) -> Tensor:
+    """The positions that a kernel sees for each of its outputs, `(h' * w', taps)` int64; `height * width` stands for the padding."""
+    axes: list[Tensor] = []
+    for axis, length in enumerate((height, width)):
+        start = torch.arange(kernel.outputs(axis, length))[:, None] * kernel.stride[axis] - kernel.padding[axis]
+        axes.append(start + torch.arange(kernel.size[axis]) * kernel.dilation[axis])
+    y, x = axes[0][:, None, :, None], axes[1][None, :, None, :]
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    return torch.where(inside, y * width + x, height * width).flatten(2).flatten(0, 1).to(device)

@@ -1,0 +1,151 @@
+"""Forward passes over perturbed inputs: `dense_pass` runs an agent on whole images, `incremental_pass` on what masks change.
+
+`Perturbation` is what masks do to the input of one decision, `Segment` some of its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from saliency_wrappers.agents.base import AgentAdapter, batch_axes
+from saliency_wrappers.decisions import StateTree, map_state, state_leaves
+from saliency_wrappers.saliency.incremental.kernels import kernels
+from saliency_wrappers.saliency.incremental.masked_input import MaskedInput, rows_of
+from saliency_wrappers.saliency.incremental.parallel import alone
+from saliency_wrappers.saliency.incremental.positions import Batch, counted
+from saliency_wrappers.saliency.incremental.scratch import workspace
+from saliency_wrappers.saliency.incremental.sparse_images import Masked
+from saliency_wrappers.saliency.incremental.tensor import IncrementalBatch, Step
+from saliency_wrappers.saliency.masks import perturbed
+
+Layout = Literal["contiguous", "channels_last"]
+
+Outputs = tuple[Tensor, Tensor | None]
+"""Logits `(n, num_actions)`, and values `(n,)` or `(n, 1)`, or None."""
+
+
+@dataclass(frozen=True, eq=False)
+class Perturbation:
+    """The input of one decision and what n masks do to it. Row 0 is the input itself, row k the input under mask k."""
+
+    inputs: Tensor
+    """x, `(1, C, h, w)`."""
+    change: Tensor
+    """`f - x`, `(C, h, w)`."""
+    replaced: Tensor
+    """`1 - m`, `(1 + n, 1, h, w)`; 0 in row 0."""
+    changed: Tensor
+    """`(1 + n, h, w)` bool: the pixels that a row changes; none in row 0."""
+    state: StateTree
+    """The incoming state of one row. None for an agent without memory."""
+    episode_start: Tensor | None
+    """`(1,)` bool. None when the agent is not told."""
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """`(k,)` int64, ascending: row 0 and the rows that change something."""
+        changing = self._every_count > 0
+        changing[0] = True
+        return changing.nonzero().flatten()
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """`(k,)` int64: how many pixels each of `rows` changes."""
+        return self._every_count[self.rows]
+
+    @cached_property
+    def _every_count(self) -> Tensor:
+        return counted(self.changed.flatten(1))
+
+    @property
+    def share(self) -> float:
+        """How many of the pixels the `rows` change, 0 to 1."""
+        return float(self.counts.sum()) / (len(self.rows) * self.changed[0].numel())
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Some rows of a perturbation."""
+
+    perturbation: Perturbation
+    rows: Tensor
+    """`(k,)` int64, ascending."""
+
+
+def dense_pass(adapter: AgentAdapter, segment: Segment, layout: Layout = "contiguous") -> Outputs:
+    """Run the agent on whole images in a memory layout; one that flattens them by `view` does not run on `"channels_last"`."""
+    one, n = segment.perturbation, len(segment.rows)
+    images = perturbed(one.inputs[0], one.change, rows_of(one.replaced, segment.rows), out=_empty(n, one.inputs, layout))
+    start = None if one.episode_start is None else one.episode_start.expand(n)
+    return adapter.evaluate(images, adapter.repeat_state(one.state, n), start)
+
+
+def incremental_pass(adapter: AgentAdapter, segments: Sequence[Segment], steps: list[Step] | None = None) -> Outputs:
+    """Run the agent on what changes.
+
+    Args:
+        adapter: the agent's.
+        segments: of inputs of one shape and dtype; each begins with row 0.
+        steps: is told what the agent asked for, which takes time to find out. None: that is not wanted.
+
+    Returns:
+        The outputs of all rows.
+    """
+    starts = [one.perturbation.episode_start.expand(len(one.rows)) for one in segments if one.perturbation.episode_start is not None]
+    with workspace.run(), alone() if compiled_pass(segments[0].perturbation) else nullcontext():
+        batch = IncrementalBatch(_masked(segments), steps)
+        logits, values = adapter.evaluate(batch, _states(adapter, segments), torch.cat(starts) if starts else None)
+    return _plain(logits), None if values is None else _plain(values)
+
+
+def compiled_pass(perturbation: Perturbation) -> bool:
+    """Whether the compiled kernels do the work of an incremental pass."""
+    return perturbation.inputs.dtype == torch.float32 and kernels(perturbation.inputs) is not None
+
+
+def joinable(adapter: AgentAdapter, perturbation: Perturbation) -> bool:
+    """Whether the states of several decisions can be put together."""
+    try:
+        return perturbation.state is None or len(batch_axes(adapter)) == len(list(state_leaves(perturbation.state)))
+    except (TypeError, ValueError):  # no initial state, or one that does not grow
+        return False
+
+
+def _masked(segments: Sequence[Segment]) -> Masked:
+    """The images of all segments, one after another."""
+    parts = [rows_of(one.perturbation.changed, one.rows) for one in segments]
+    changed = parts[0] if len(parts) == 1 else torch.cat(parts)
+    lengths = torch.tensor([len(one.rows) for one in segments])
+    frames = torch.arange(len(segments)).repeat_interleave(lengths).to(changed.device)
+    given = [(one.perturbation, one.rows) for one in segments]
+    return Masked(Batch.of(changed, frames), [MaskedInput(one.inputs[0], one.change, one.replaced, rows) for one, rows in given])
+
+
+def _states(adapter: AgentAdapter, segments: Sequence[Segment]) -> StateTree:
+    states = [adapter.repeat_state(one.perturbation.state, len(one.rows)) for one in segments]
+    if len(states) == 1 or states[0] is None:
+        return states[0]
+    leaves = zip(*(state_leaves(state) for state in states), strict=True)
+    joined = (torch.cat(parts, dim=axis) for parts, axis in zip(leaves, batch_axes(adapter), strict=True))
+    return map_state(lambda _: next(joined), states[0])
+
+
+def _plain(output: Tensor) -> Tensor:
+    return output.whole_batch() if isinstance(output, IncrementalBatch) else output
+
+
+def _empty(n: int, like: Tensor, layout: Layout) -> Tensor:
+    """An empty `(n, C, h, w)`."""
+    _, channels, height, width = like.shape
+    if layout == "contiguous":
+        return like.new_empty(n, channels, height, width)
+    # `memory_format` would ignore it where C is 1.
+    strides = (channels * height * width, 1, width * channels, channels)
+    return torch.empty_strided((n, channels, height, width), strides, dtype=like.dtype, device=like.device)

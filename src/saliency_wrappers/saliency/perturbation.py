@@ -1,0 +1,299 @@
+"""`PerturbationSaliency`: from decisions to maps, in one batched pass for actor and critic. `saliency_method` makes one from a preset.
+
+A `SaliencyMethod` is anything that turns decisions into maps. Nothing here knows of environments.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Protocol, cast, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+from xaitk_saliency.impls.perturb_image.sliding_radial import SlidingRadial
+from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifierConfidenceSaliency
+from xaitk_saliency.interfaces.perturb_image import PerturbImage
+
+from saliency_wrappers.agents.base import AgentAdapter, split_rows
+from saliency_wrappers.decisions import Array, Decision, SaliencyMaps, map_state
+from saliency_wrappers.saliency.incremental.parallel import alone
+from saliency_wrappers.saliency.masks import Fill, GaussianBlur, MaskCache, Masks, SlidingDisc, check_fill, filled
+from saliency_wrappers.saliency.passes import Outputs, Perturbation
+from saliency_wrappers.saliency.paths import Evaluation, Path, Plan
+from saliency_wrappers.saliency.scoring import GridSquaredDifference, SquaredDifference, saliency_map
+
+_TOGETHER, _PIXELS = 8, 400_000
+"""How many decisions are prepared at a time: each needs a byte for every mask and pixel."""
+
+
+@runtime_checkable
+class SaliencyMethod(Protocol):
+    """Turns decisions into maps."""
+
+    def __call__(self, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[SaliencyMaps]:
+        """One `SaliencyMaps` for each row of each decision, in order."""
+        ...
+
+
+class PerturbationSaliency:
+    """Perturbation saliency of Greydanus et al. (2018), eq. 1, 2 and 4, for any xaitk perturber and generator.
+
+    For masks m_k, input x, fill f, outputs y and incoming state h: `x_k = m_k x + (1 - m_k) f`, `s_k = 0.5 sum((y(x, h) - y(x_k, h))²)`,
+    `map = sum_k s_k (1 - m_k) / sum_k (1 - m_k)`; y are the logits for the actor and the value for the critic, from the same passes.
+    """
+
+    def __init__(
+        self,
+        perturber: PerturbImage | None = None,
+        saliency_gen: GenerateClassifierConfidenceSaliency | None = None,
+        fill: Fill | None = None,
+        tolerance: float = 0.0,
+        batch_size: int | None = None,
+        device: torch.device | str | None = None,
+        path: Path = "auto",
+        frames: int | None = None,
+    ) -> None:
+        """Choose the parts; None takes the `"xaitk"` preset's.
+
+        Args:
+            perturber: image to masks. None: `SlidingRadial(radius=(1, 1), stride=(5, 5), sigma=(5, 5))`.
+            saliency_gen: outputs and masks to a map. None: raw `SquaredDifference()`.
+            fill: what shows through where a mask is 0. None: `GaussianBlur(sigma=3)`.
+            tolerance: changes of a pixel by no more than this, relative to the input range, count as none: masks that change nothing else
+                are not run, their score is 0, and on the incremental path nothing is computed for such pixels. 0.0 is exact.
+            batch_size: forward at most so many masks at a time. None: as many as are fastest, which is measured at the first decision.
+            device: where to compute; the agent must be there. None: where the captured inputs are.
+            path: `"plain"`: whole images; `"incremental"`: only what the masks change; `"auto"`: the latter where it is worthwhile and
+                gives the same, see `plan`.
+            frames: one map for each of so many stacked frames, among which the channels are divided evenly: maps are `(frames, h, w)`, each
+                with the other frames untouched. None: masks act on all channels at once.
+        """
+        if not tolerance >= 0:
+            raise ValueError(f"Expected a tolerance >= 0, got {tolerance}.")
+        if frames is not None and frames < 1:
+            raise ValueError(f"Expected a positive number of frames, got {frames}.")
+        self.perturber = SlidingRadial(radius=(1, 1), stride=(5, 5), sigma=(5, 5)) if perturber is None else perturber
+        self.saliency_gen = SquaredDifference() if saliency_gen is None else saliency_gen
+        self.fill: Fill = GaussianBlur(sigma=3) if fill is None else fill
+        self.tolerance = tolerance
+        self.batch_size = batch_size
+        self.device = None if device is None else torch.device(device)
+        self.path: Path = path
+        self.frames = frames
+        _check_parts(self.perturber, self.saliency_gen)
+        check_fill(self.fill)
+        self._masks = MaskCache(self.perturber)
+        self._evaluation = Evaluation(path, batch_size)
+        self._warned = False
+
+    def __call__(self, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[SaliencyMaps]:
+        """Compute the maps.
+
+        Args:
+            adapter: the agent that decided, with the weights it had then.
+            decisions: what it saw and remembered.
+
+        Returns:
+            One `SaliencyMaps` for each row of each decision, in order, as `(h, w)` float32 on a raw scale; `(frames, h, w)` with `frames`.
+
+        Raises:
+            ValueError: an input, a fill, masks or outputs of a wrong shape or not finite.
+        """
+        rows = [row for decision in decisions for row in split_rows(adapter, decision)]
+        together = max(1, min(_TOGETHER, *(_PIXELS // max(1, row.inputs[0].numel()) for row in rows))) if rows else 1
+        count = -(-len(rows) // together)
+        groups = [rows[len(rows) * i // count : len(rows) * (i + 1) // count] for i in range(count)]
+        return [maps for group in groups for maps in self._explain(adapter, group)]
+
+    def plan(self, adapter: AgentAdapter, decision: Decision) -> Plan:
+        """How the maps of a one-row decision are computed, and why; `print` it. Runs the agent to see what it asks for."""
+        with torch.inference_mode():
+            masks, inputs, change = self._prepared(adapter, decision)
+            return self._evaluation.plan(adapter, self._perturbation(adapter, decision, masks, inputs, change))
+
+    def outputs(self, adapter: AgentAdapter, decision: Decision) -> PerturbedOutputs:
+        """What the outputs of a one-row decision become under every mask: the numbers that maps are made of."""
+        return self._outputs(adapter, [decision])[0][0]
+
+    def _explain(self, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[SaliencyMaps]:
+        outputs = self._outputs(adapter, decisions)
+        with alone():
+            return [self._maps(decision, by_frame) for decision, by_frame in zip(decisions, outputs, strict=True)]
+
+    def _maps(self, decision: Decision, by_frame: Sequence[PerturbedOutputs]) -> SaliencyMaps:
+        action = by_frame[0].logits[0].argmax() if decision.action is None else decision.action.flatten()[0]
+        actor = [self._map(one.logits, one.masks, int(action)) for one in by_frame]
+        critic = [self._map(one.values, one.masks, chosen=0) for one in by_frame if one.values is not None]
+        join = np.stack if self.frames is not None else itemgetter(0)
+        return SaliencyMaps(join(actor), join(critic) if critic else None)
+
+    def _outputs(self, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[list[PerturbedOutputs]]:
+        """For each decision the outputs for each of its frames, or for all at once."""
+        with torch.inference_mode():
+            with alone():
+                prepared = [self._prepared(adapter, decision) for decision in decisions]
+                changes = [[change] if self.frames is None else _by_frame(change, self.frames) for _, _, change in prepared]
+                perturbations = [
+                    self._perturbation(adapter, decision, masks, inputs, change)
+                    for decision, (masks, inputs, _), own in zip(decisions, prepared, changes, strict=True)
+                    for change in own
+                ]
+            evaluated = iter(zip(perturbations, self._evaluation(adapter, perturbations), strict=True))
+            return [[_of_every_mask(masks, *next(evaluated)) for _ in own] for (masks, _, _), own in zip(prepared, changes, strict=True)]
+
+    def _prepared(self, adapter: AgentAdapter, decision: Decision) -> tuple[Masks, Tensor, Tensor]:
+        """The masks for a decision, its input x `(1, C, h, w)` and `f - x` `(C, h, w)`."""
+        inputs = self._checked_inputs(decision)
+        # SciPy and NumPy know no bfloat16, and blur no float16.
+        image = inputs[0].to("cpu", torch.promote_types(inputs.dtype, torch.float32)).numpy()
+        fill = torch.as_tensor(filled(self.fill, image, adapter.input_range)).to(inputs)
+        return self._masks(image), inputs, fill - inputs[0]
+
+    def _perturbation(self, adapter: AgentAdapter, decision: Decision, masks: Masks, inputs: Tensor, change: Tensor) -> Perturbation:
+        low, high = adapter.input_range
+        start = decision.episode_start
+        return Perturbation(
+            inputs=inputs,
+            change=change,
+            replaced=masks.on(inputs),
+            changed=masks.changed(inputs, change, self.tolerance * (high - low)),
+            state=map_state(lambda leaf: _moved(leaf, inputs.device), decision.state),
+            episode_start=None if start is None else _moved(start, inputs.device),
+        )
+
+    def _map(self, outputs: Array, masks: Masks, chosen: int) -> Array:
+        saliency = saliency_map(self.saliency_gen, outputs[0], outputs[1:], masks, chosen)
+        if np.isfinite(saliency).all():
+            return saliency
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{type(self.saliency_gen).__name__} gave NaN for scores that are all the same: such maps become zeros.", stacklevel=2
+            )
+        return np.nan_to_num(saliency, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _checked_inputs(self, decision: Decision) -> Tensor:
+        inputs = decision.inputs.detach()
+        if inputs.ndim != 4 or len(inputs) != 1:
+            raise ValueError(f"Expected the input of one decision, an image (1, C, h, w), got {tuple(inputs.shape)}.")
+        if inputs.shape[3] <= 4 < inputs.shape[1]:
+            raise ValueError(f"Expected channels first, (1, C, h, w), got {tuple(inputs.shape)}, which looks like channels last.")
+        inputs = _moved(inputs, self.device or inputs.device)
+        inputs = inputs if inputs.is_floating_point() else inputs.float()
+        if not torch.isfinite(inputs).all():
+            raise ValueError("Expected a finite network input, got NaN or infinity.")
+        return inputs
+
+
+@dataclass(frozen=True, eq=False)
+class PerturbedOutputs:
+    """The outputs of one decision, untouched and under every mask."""
+
+    masks: Masks
+    """The n masks."""
+    logits: Array
+    """`(1 + n, num_actions)` float32: on the input itself, then under each mask."""
+    values: Array | None
+    """`(1 + n, 1)` float32. None when the agent has no value output."""
+
+
+def maps_of(method: SaliencyMethod, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[SaliencyMaps]:
+    """The maps of one-row decisions by any method; `ValueError` unless it gives one for each."""
+    maps = method(adapter, decisions)
+    if len(maps) != len(decisions):
+        raise ValueError(f"Expected {len(decisions)} SaliencyMaps from {type(method).__name__}, one a decision, got {len(maps)}.")
+    return maps
+
+
+PRESETS: dict[str, Callable[[], PerturbationSaliency]] = {
+    "xaitk": PerturbationSaliency,
+    "greydanus2018": lambda: PerturbationSaliency(
+        perturber=SlidingDisc(radius=1, stride=5, sigma=5), saliency_gen=GridSquaredDifference(stride=5), fill=GaussianBlur(sigma=3)
+    ),
+}
+"""Named methods: `"xaitk"`, the published application's; `"greydanus2018"`, the paper's own code."""
+
+
+def saliency_method(
+    method: str | SaliencyMethod = "xaitk",
+    perturber: PerturbImage | None = None,
+    saliency_gen: GenerateClassifierConfidenceSaliency | None = None,
+    fill: Fill | None = None,
+) -> SaliencyMethod:
+    """A preset by its name, or a method as it is; the parts that are given replace the method's own.
+
+    Raises:
+        ValueError: no preset of this name.
+        TypeError: neither a name nor a method, or parts for a method that has none.
+    """
+    if isinstance(method, str):
+        if method not in PRESETS:
+            raise ValueError(f"Expected a saliency method or the name of one, one of {sorted(PRESETS)}, got {method!r}.")
+        method = PRESETS[method]()
+    # xaitk's parts can be called too, and so can a class.
+    if not callable(method) or isinstance(method, PerturbImage | GenerateClassifierConfidenceSaliency | type):
+        raise TypeError(f"Expected a saliency method or the name of one, got {type(method).__name__}.")
+    if perturber is None and saliency_gen is None and fill is None:
+        return method
+    if not isinstance(method, PerturbationSaliency):
+        raise TypeError(f"perturber, saliency_gen and fill are parts of a PerturbationSaliency; {type(method).__name__} has none.")
+    return PerturbationSaliency(
+        method.perturber if perturber is None else perturber,
+        method.saliency_gen if saliency_gen is None else saliency_gen,
+        method.fill if fill is None else fill,
+        method.tolerance,
+        method.batch_size,
+        method.device,
+        method.path,
+        method.frames,
+    )
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """On a device; to a GPU by way of pinned memory, without waiting for it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def _by_frame(change: Tensor, frames: int) -> list[Tensor]:
+    """The change `(C, h, w)` of one frame's channels after another's, 0 in all others."""
+    if len(change) % frames:
+        raise ValueError(f"Expected channels that {frames} frames share evenly, got an input of {len(change)} channels.")
+    size = len(change) // frames
+    alone = [torch.zeros_like(change) for _ in range(frames)]
+    for i, one in enumerate(alone):
+        one[i * size : (i + 1) * size] = change[i * size : (i + 1) * size]
+    return alone
+
+
+def _of_every_mask(masks: Masks, perturbation: Perturbation, outputs: Outputs) -> PerturbedOutputs:
+    """The outputs that were run, and the untouched ones where a mask changes nothing."""
+    logits, values = (None if run is None else _spread(run, perturbation.rows, len(perturbation.replaced)) for run in outputs)
+    return PerturbedOutputs(masks, cast(Array, logits), values)
+
+
+def _spread(outputs: Tensor, rows: Tensor, n: int) -> Array:
+    """From the outputs of some rows those of all n, `(n, outputs)`; 0 for forbidden actions."""
+    run = outputs.reshape(len(rows), -1).float().cpu().numpy()
+    forbidden = run[0] == -np.inf
+    run = np.where(forbidden, np.float32(0), run)  # an action that is forbidden has no say
+    finite = np.isfinite(run).all(axis=1)
+    if not finite.all():
+        first = int(finite.argmin())
+        where = "" if first == 0 else " on a perturbed input"
+        raise ValueError(f"The agent's output{where} is not finite: {run[first].tolist()}.")
+    every = np.tile(run[0], (n, 1))
+    every[rows.cpu().numpy()] = run
+    return every
+
+
+def _check_parts(perturber: object, saliency_gen: object) -> None:
+    if not isinstance(perturber, PerturbImage):
+        raise TypeError(f"Expected perturber to be an xaitk PerturbImage, got {type(perturber).__name__}.")
+    if not isinstance(saliency_gen, GenerateClassifierConfidenceSaliency):
+        raise TypeError(f"Expected saliency_gen to be an xaitk GenerateClassifierConfidenceSaliency, got {type(saliency_gen).__name__}.")

@@ -1,0 +1,138 @@
+"""Scoring rules: from outputs on perturbed inputs to a map, as xaitk `GenerateClassifierConfidenceSaliency` implementations.
+
+`SquaredDifference` is the default, on a raw scale; `GridSquaredDifference` is the 2018 variant; `saliency_map` runs any generator.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifierConfidenceSaliency
+
+from saliency_wrappers.decisions import Array
+from saliency_wrappers.saliency.incremental.kernels import kernels
+from saliency_wrappers.saliency.incremental.parallel import share
+from saliency_wrappers.saliency.masks import Masks
+
+
+def squared_differences(reference: NDArray[Any], perturbed: NDArray[Any]) -> NDArray[np.float64]:
+    """`s_k = 0.5 * sum((y - y_k)**2)` (Greydanus et al. 2018, eq. 2).
+
+    Args:
+        reference: y, `(outputs,)`.
+        perturbed: y_k, `(n, outputs)`.
+
+    Returns:
+        `(n,)` float64, `>= 0`.
+
+    Raises:
+        ValueError: other shapes, or differences whose squares float32 cannot hold.
+    """
+    if perturbed.ndim != 2 or reference.shape != perturbed.shape[1:]:
+        raise ValueError(f"Expected reference (outputs,) and perturbed (n, outputs), got {reference.shape} and {perturbed.shape}.")
+    scores = 0.5 * ((perturbed.astype(np.float64) - reference) ** 2).sum(axis=1)
+    if scores.max(initial=0.0) > np.finfo(np.float32).max:
+        raise ValueError(f"The agent's outputs are too large: squared differences of {scores.max():.3g} exceed the range of float32.")
+    return scores
+
+
+class SquaredDifference(GenerateClassifierConfidenceSaliency):
+    """`map = sum_k s_k (1 - m_k) / sum_k (1 - m_k)`, 0 where no mask reaches (Greydanus et al. 2018, eq. 2 and 4).
+
+    Unlike xaitk's `SquaredDifferenceScoring` the map stays raw: magnitudes compare across frames and episodes.
+    """
+
+    def generate(self, reference: NDArray[Any], perturbed: NDArray[Any], perturbed_masks: NDArray[Any]) -> Array:
+        """A map `(h, w)` float32 `>= 0`, in squared units of the output.
+
+        Args:
+            reference: y, `(outputs,)`.
+            perturbed: y_k, `(n, outputs)`.
+            perturbed_masks: m_k, `(n, h, w)` in [0, 1]; 1: untouched.
+        """
+        return self.weigh(squared_differences(reference, perturbed), Masks(np.asarray(perturbed_masks, np.float32)))
+
+    def weigh(self, scores: NDArray[np.float64], masks: Masks) -> Array:
+        """The map `(h, w)` of scores `(n,)`, from masks whose sums are already known."""
+        if len(scores) != len(masks.untouched):
+            raise ValueError(f"Expected as many scores as masks, got {len(scores)} and {len(masks.untouched)}.")
+        weights = _weighed(scores.astype(np.float32), masks)
+        return np.divide(weights, masks.coverage, out=np.zeros_like(weights), where=masks.coverage > 0)
+
+    def get_config(self) -> dict[str, Any]:
+        """No arguments."""
+        return {}
+
+
+def _weighed(scores: Array, masks: Masks) -> Array:
+    """`sum_k s_k (1 - m_k)`, `(h, w)`."""
+    replaced = torch.from_numpy(masks.replaced)
+    compiled = kernels(replaced)
+    if compiled is None:
+        # By torch: NumPy's BLAS has threads of its own, which go on spinning beside torch's for a while.
+        return torch.mv(replaced.flatten(1).T, torch.from_numpy(scores)).numpy().reshape(masks.coverage.shape)
+    total = np.empty_like(masks.coverage)
+    share(lambda begin, end: compiled.weigh(masks.replaced, masks.boxes, scores, total, begin, end), len(total), 20)
+    return total
+
+
+class GridSquaredDifference(SquaredDifference):
+    """The 2018 code's own map: the scores laid out on the grid of mask centres, enlarged bilinearly to the input's size."""
+
+    def __init__(self, stride: int = 5) -> None:
+        """Expect masks with centres every `stride` pixels, row by row from (0, 0)."""
+        if stride < 1:
+            raise ValueError(f"Expected a stride of 1 or more, got {stride}.")
+        self.stride = stride
+
+    def weigh(self, scores: NDArray[np.float64], masks: Masks) -> Array:
+        """The map `(h, w)` of scores `(n,)`."""
+        height, width = masks.untouched.shape[1:]
+        grid = (-(-height // self.stride), -(-width // self.stride))
+        if len(scores) != grid[0] * grid[1]:
+            raise ValueError(f"Expected {grid[0] * grid[1]} masks, a grid of {grid} with stride {self.stride}, got {len(scores)}.")
+        return np.asarray(cv2.resize(scores.reshape(grid).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's argument."""
+        return {"stride": self.stride}
+
+
+def saliency_map(
+    generator: GenerateClassifierConfidenceSaliency,
+    reference: NDArray[Any],
+    perturbed: NDArray[Any],
+    masks: Masks,
+    chosen: int,
+) -> Array:
+    """The map of one head by any generator.
+
+    Args:
+        generator: any xaitk generator. One that gives a map for each output has the chosen one's taken.
+        reference: y, `(outputs,)`.
+        perturbed: y_k, `(n, outputs)`.
+        masks: m_k.
+        chosen: the index of the output whose map is wanted from a generator that gives one for each.
+
+    Returns:
+        `(h, w)` float32; NaN where the generator gives it (xaitk's rescaling does, for scores that are all the same).
+    """
+    if isinstance(generator, SquaredDifference) and type(generator).generate is SquaredDifference.generate:
+        return generator.weigh(squared_differences(reference, perturbed), masks)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        generated = np.asarray(generator.generate(reference, perturbed, masks.untouched.copy()), np.float32)
+    shape = masks.coverage.shape
+    if generated.shape == (len(reference), *shape):
+        if not 0 <= chosen < len(reference):
+            raise ValueError(f"Expected an action of 0 to {len(reference) - 1}, to take its map, got {chosen}.")
+        generated = generated[chosen]
+    if generated.shape != shape:
+        raise ValueError(
+            f"Expected a map of shape {shape} or one for each of {len(reference)} outputs from {type(generator).__name__}, "
+            f"got {generated.shape}."
+        )
+    return generated

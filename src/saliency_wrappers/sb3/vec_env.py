@@ -1,0 +1,154 @@
+"""`SaliencyVecEnv`: the twin of `VectorSaliencyRecorder` for the vector environments of Stable-Baselines3."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.error import DependencyNotInstalled
+from numpy.typing import NDArray
+from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifierConfidenceSaliency
+from xaitk_saliency.interfaces.perturb_image import PerturbImage
+
+from saliency_wrappers.decisions import SaliencyMaps, StepSaliency
+from saliency_wrappers.hooks.hook import RecurrentAgentHook
+from saliency_wrappers.hooks.replay_check import Verify
+from saliency_wrappers.recording.recording import Mode, OnError, Recording, Trigger
+from saliency_wrappers.saliency.masks import Fill
+from saliency_wrappers.saliency.perturbation import SaliencyMethod, saliency_method
+from saliency_wrappers.store.store import EpisodeStore
+
+try:  # a base class cannot wait: it is this module that is imported where it is used
+    from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+except ImportError as error:
+    raise DependencyNotInstalled('SaliencyVecEnv needs Stable-Baselines3: pip install "saliency_wrappers[sb3]".') from error
+
+
+class SaliencyVecEnv(VecEnvWrapper):
+    """Says, at every step of an SB3 `VecEnv`, what the agent was looking at when it chose each action, in training and evaluation alike.
+
+        hook = RecurrentAgentHook()
+        venv = SaliencyVecEnv(make_atari_env("BreakoutNoFrameskip-v4", n_envs=8), hook, step_trigger=lambda s: s % 100 == 0)
+        model = PPO("CnnPolicy", venv)
+        hook.attach(model)
+        model.learn(100_000)
+
+    The info of each environment carries the decision behind its action::
+
+        infos[i]["saliency"] == {
+            "episode": 3,                          # of this environment: +1 at each of its resets after the first
+            "step": 17,                            # counted from 0 at each of its resets
+            "action": 2,
+            "actor": ndarray float32 (h, w),       # network-input resolution, raw scale
+            "critic": ndarray float32 (h, w),      # None, together with "value", when the agent has no value output
+            "logits": ndarray float32 (num_actions,),
+            "value": float,
+        }
+
+    Deferred: no `"actor"`, no `"critic"`, but `"pending": True`. An info without a decision, or whose decision was not wanted, has no
+    `"saliency"`. An environment whose episode ends has begun the next one when the step returns; its info still tells of the decision that
+    ended the episode, beside SB3's `"terminal_observation"`. The training itself is the same with and without this wrapper.
+
+    Deferred while the agent learns, what is held must be explained before the weights change: `model.learn(..., callback=FlushSaliency())`.
+    """
+
+    def __init__(
+        self,
+        venv: VecEnv,
+        hook: RecurrentAgentHook,
+        method: str | SaliencyMethod = "xaitk",
+        perturber: PerturbImage | None = None,
+        saliency_gen: GenerateClassifierConfidenceSaliency | None = None,
+        fill: Fill | None = None,
+        mode: Mode = "inline",
+        episode_trigger: Trigger | None = None,
+        step_trigger: Trigger | None = None,
+        verify: Verify = "first",
+        require_decision: bool = False,
+        on_error: OnError = "raise",
+        keep: bool = False,
+        block: int = 64,
+        store: str | os.PathLike[str] | EpisodeStore | None = None,
+        *,
+        environments: Sequence[int] | None = None,
+    ) -> None:
+        """Record the decisions of a hooked agent in `venv`; the parameters are those of `VectorSaliencyRecorder`.
+
+        Raises:
+            TypeError, ValueError: a parameter of the wrong kind or value.
+        """
+        if not isinstance(venv, VecEnv):
+            raise TypeError(f"Expected a VecEnv of Stable-Baselines3, got {type(venv).__name__}. Gymnasium's need VectorSaliencyRecorder.")
+        if not isinstance(hook, RecurrentAgentHook):
+            raise TypeError(
+                f"Expected a RecurrentAgentHook, got {type(hook).__name__}. Use SaliencyVecEnv(venv, RecurrentAgentHook(agent))."
+            )
+        super().__init__(venv)
+        self.hook = hook
+        self.recording = Recording(
+            hook,
+            saliency_method(method, perturber, saliency_gen, fill),
+            num_envs=venv.num_envs,
+            environments=environments,
+            resets_at_once=True,
+            mode=mode,
+            episode_trigger=episode_trigger,
+            step_trigger=step_trigger,
+            verify=verify,
+            require_decision=require_decision,
+            on_error=on_error,
+            keep=keep,
+            block=block,
+            store=EpisodeStore.of(store),
+        )
+        self._decided: list[StepSaliency | None] = [None] * venv.num_envs
+
+    @property
+    def enabled(self) -> bool:
+        """Whether steps are recorded. While they are not, the agent is not watched, and it costs nothing."""
+        return self.recording.enabled
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        self.recording.enabled = enabled
+
+    def maps(self, episode: int, environment: int) -> list[SaliencyMaps]:
+        """The maps of the explained decisions of one episode of one environment, in order; needs `keep=True`."""
+        return self.recording.maps(episode, environment)
+
+    def flush(self) -> None:
+        """Explain what is held now, before a block is full or an episode ends; in deferred mode useful before the weights change."""
+        self.recording.flush()
+
+    def reset(self) -> Any:
+        """Reset all environments; the observations `(n, ...)`."""
+        self.recording.end_episodes()
+        observations = self.venv.reset()
+        self.recording.begin_episodes()
+        return observations
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Take the decisions behind the actions, and have the environments begin their step."""
+        self._decided = self.recording.decide(list(actions), self._frames)
+        self.venv.step_async(actions)
+
+    def step_wait(self) -> tuple[Any, NDArray[Any], NDArray[Any], list[dict[str, Any]]]:
+        """Wait for the environments; `infos[i]["saliency"]` is the decision of environment i, if there was one and it was wanted."""
+        observations, rewards, dones, infos = self.venv.step_wait()
+        self.recording.advance(dones.tolist(), rewards.tolist())
+        told = [info if one is None else {**info, "saliency": one.info()} for info, one in zip(infos, self._decided, strict=True)]
+        return observations, rewards, dones, told
+
+    def close(self) -> None:
+        """Explain what is held, close the environments and detach the hook."""
+        try:
+            self.recording.close()
+        finally:
+            self.venv.close()
+
+    def _frames(self) -> list[NDArray[np.uint8]]:
+        frames = self.venv.get_images() if self.venv.render_mode == "rgb_array" else []
+        shown = [frame for frame in frames if isinstance(frame, np.ndarray)]
+        return shown if len(shown) == self.num_envs else []

@@ -1,0 +1,128 @@
+"""`MapLayer`: the maps that one method made of one episode's decisions, beside them in the store, under the fingerprint of both.
+
+A block's maps are written before its marks, which say for each decision whether its maps are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saliency_wrappers.decisions import Array, SaliencyMaps
+from saliency_wrappers.store.files import Location, StoreError
+from saliency_wrappers.store.header import GROUP, LARGEST_JSON, attributes, write_group
+from saliency_wrappers.store.zarr_array import ArrayField, read_metadata
+
+MAPS = "maps"
+
+
+class MapLayer:
+    """Reads and writes the maps of one method, a block at a time."""
+
+    def __init__(self, location: Location, episode: str, fingerprint: str, block: int) -> None:
+        """Name a layer; it need not exist."""
+        self.fingerprint = fingerprint
+        self._location = location
+        self._group = f"{episode}/{MAPS}/{fingerprint}"
+        self._done = ArrayField("done", (), "bool", block)
+        self._fields: dict[str, ArrayField | None] = {}
+        self._rows = 0
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The method, its parts and the agent that made them, in words; empty when there is no such layer."""
+        found = attributes(self._location, self._group)
+        method = {} if found is None else found.get("method")
+        return method if isinstance(method, dict) else {}
+
+    def done(self, block: int) -> NDArray[np.bool_]:
+        """`(block,)` bool: which decisions of a block have their maps."""
+        content = self._location.get(f"{self._group}/{self._done.key(block)}", self._done.most_bytes)
+        return self._done.empty() if content is None else self._done.decode(content, self._place(self._done, block))
+
+    def read(self, block: int) -> list[SaliencyMaps | None]:
+        """The maps of a block's decisions; None where there are none.
+
+        Raises:
+            StoreError: what the marks promise is missing or damaged.
+        """
+        done = self.done(block)
+        if not done.any():
+            return [None] * len(done)
+        actor, critic = self._chunk("actor", block), self._chunk("critic", block)
+        if actor is None:
+            raise StoreError(f"Expected maps of the actor in {self._group} of the store {self._location}.")
+        return [
+            SaliencyMaps(actor[row].copy(), None if critic is None else critic[row].copy()) if there else None
+            for row, there in enumerate(done)
+        ]
+
+    def write(self, block: int, rows: Sequence[int], maps: Sequence[SaliencyMaps], length: int, method: dict[str, Any]) -> None:
+        """Add maps to a block.
+
+        Args:
+            block: the block.
+            rows: the decisions' places in it.
+            maps: one for each of them.
+            length: how many decisions the episode has, at least.
+            method: the layer's description.
+        """
+        done = self.done(block)
+        fields = self._prepare(maps[0], length, method)
+        for head, field in fields.items():
+            chunk = self._chunk(head, block) if done.any() else None
+            chunk = field.empty() if chunk is None else chunk
+            for row, one in zip(rows, maps, strict=True):
+                chunk[row] = _map(one, head, field.shape)
+            self._location.put(f"{self._group}/{field.key(block)}", field.encode(chunk))
+        done[list(rows)] = True
+        self._location.put(f"{self._group}/{self._done.key(block)}", self._done.encode(done))
+
+    def _prepare(self, maps: SaliencyMaps, length: int, method: dict[str, Any]) -> dict[str, ArrayField]:
+        """The arrays, made when they are not there, or too short."""
+        heads = {"actor": maps.actor, "critic": maps.critic}
+        block = self._done.block
+        fields = {head: self._made_like(head, one) for head, one in heads.items() if one is not None}
+        rows = -(-length // block) * block
+        if rows > self._rows:
+            if self._field("actor") is None:
+                write_group(self._location, self._group, {"method": method})
+            for field in (*fields.values(), self._done):
+                self._location.put(f"{self._group}/{field.name}/{GROUP}", field.metadata(rows))
+            self._rows = rows
+            self._fields.clear()
+        return fields
+
+    def _made_like(self, head: str, one: Array) -> ArrayField:
+        there = self._field(head)
+        return ArrayField(head, one.shape, "float32", self._done.block, None if there is None else there.separator)
+
+    def _chunk(self, head: str, block: int) -> NDArray[Any] | None:
+        field = self._field(head)
+        if field is None:
+            return None
+        content = self._location.get(f"{self._group}/{field.key(block)}", field.most_bytes)
+        return field.decode(content, self._place(field, block))
+
+    def _field(self, head: str) -> ArrayField | None:
+        if self._fields.get(head) is None:
+            place = f"{self._group}/{head}/{GROUP}"
+            content = self._location.get(place, LARGEST_JSON)
+            self._fields[head] = None if content is None else read_metadata(head, content, f"{place} in {self._location}")[0]
+        field = self._fields[head]
+        if field is not None and (field.block != self._done.block or field.dtype != "float32" or len(field.shape) not in (2, 3)):
+            raise StoreError(f"Expected float32 maps in blocks of {self._done.block} in {self._group}, got {field}.")
+        return field
+
+    def _place(self, field: ArrayField, block: int) -> str:
+        return f"{self._group}/{field.key(block)} in {self._location}"
+
+
+def _map(maps: SaliencyMaps, head: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    one = maps.actor if head == "actor" else maps.critic
+    if one is None or one.shape != shape:
+        raise ValueError(f"Expected {head} maps of one shape, {shape}, from a method, got {None if one is None else one.shape}.")
+    return one

@@ -1,0 +1,120 @@
+"""`EpisodeStore`: recorded episodes on disk, or at any URL that fsspec knows."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from typing import Any
+
+from saliency_wrappers.store.background import Background
+from saliency_wrappers.store.files import Location, StoreError
+from saliency_wrappers.store.header import GROUP, attributes, write_group
+from saliency_wrappers.store.reader import StoredEpisode
+from saliency_wrappers.store.writer import EpisodeWriter
+
+
+class EpisodeStore:
+    """Recorded episodes: what the agent saw, remembered and decided at every step, and later the maps of it.
+
+        store = EpisodeStore("runs/breakout", frames=True)
+        env = SaliencyRecorder(env, hook, mode="capture", store=store)
+        ...
+        for decision in EpisodeStore.open("runs/breakout").episodes[0].decisions(639, 1240): ...
+
+    It is a Zarr v3 hierarchy, one group for each episode, readable while it is written. Nothing in it is ever executed.
+    """
+
+    def __init__(self, place: str | os.PathLike[str], *, frames: bool = False, block: int = 128) -> None:
+        """Make a store, or add to one. Several processes may write to it at a time.
+
+        Args:
+            place: a folder, or a URL that fsspec knows, such as `memory://name` or `s3://bucket/name`.
+            frames: also keep the frames that a person sees.
+            block: a kill loses so many decisions at most: half as many are a chunk, one is written while the next is filled.
+
+        Raises:
+            DependencyNotInstalled: Zarr, or what the URL needs, is not installed.
+            StoreError: something else lies there, or a store of a newer version.
+        """
+        if isinstance(block, bool) or not isinstance(block, int) or block < 2:
+            raise ValueError(f"Expected block to be an integer of 2 or more, got {block!r}.")
+        self._prepare(Location(place, read_only=False), frames, block)
+        if attributes(self.location) is None:
+            found = self.location.names()
+            if found and attributes(self.location) is None:  # asked again: another process may have made it meanwhile
+                raise StoreError(f"Expected a store or an empty folder, got {self.location} with {found[0]} in it.")
+            write_group(self.location, "", {})
+
+    @staticmethod
+    def open(place: str | os.PathLike[str]) -> EpisodeStore:
+        """A store that exists, to read it.
+
+        Raises:
+            FileNotFoundError: nothing is there.
+            StoreError: something else is there, or a store of a newer version.
+        """
+        location = Location(place, read_only=True)
+        if attributes(location) is None:
+            raise FileNotFoundError(f"Expected a store of saliency_wrappers, found none: {location}.")
+        store = EpisodeStore.__new__(EpisodeStore)
+        store._prepare(location, frames=False, block=128)
+        return store
+
+    @staticmethod
+    def of(store: EpisodeStore | str | os.PathLike[str] | None) -> EpisodeStore | None:
+        """A store as it is; one without frames at a path or URL; None for None."""
+        return EpisodeStore(store) if isinstance(store, str | os.PathLike) else store
+
+    def _prepare(self, location: Location, frames: bool, block: int) -> None:
+        self.location = location
+        self.frames = frames
+        self.block = block
+        self._run = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+        self._begun = 0
+        self._background = Background()
+
+    def __str__(self) -> str:
+        return str(self.location)
+
+    @property
+    def episodes(self) -> list[StoredEpisode]:
+        """Those that have decisions, in the order in which their recordings began."""
+        names = [name for name in self.location.names() if name != GROUP]
+        found = [StoredEpisode(self.location, name) for name in names]
+        return [episode for episode in found if episode.exists]
+
+    def episode(self, which: int | str) -> StoredEpisode:
+        """One of them, by its index or its name; `ValueError` when there is none."""
+        episodes = self.episodes
+        names = [episode.name for episode in episodes]
+        if isinstance(which, str):
+            if which not in names:
+                raise ValueError(f"Expected the name of an episode in the store {self}, one of {names}, got {which!r}.")
+            return episodes[names.index(which)]
+        if not -len(episodes) <= which < len(episodes):
+            raise ValueError(f"Expected the index of an episode in the store {self}, which has {len(episodes)}, got {which}.")
+        return episodes[which]
+
+    def new_episode(self, **known: Any) -> EpisodeWriter:
+        """Begin an episode; it is there when its first decisions are.
+
+        Args:
+            known: what is known of it, as fields of `EpisodeHeader`: `seed`, `env_spec`, `agent`, `preprocessor`, `episode`.
+        """
+        if self.location.read_only:
+            raise ValueError(f"The store {self} was opened to be read. Use EpisodeStore({self.location.name!r}) to add to it.")
+        number = self._begun
+        self._begun += 1
+        name = f"{self._run}-{number:06d}"
+        return EpisodeWriter(self.location, name, self._background, self.block // 2, self.frames, **{"episode": number, **known})
+
+    def close(self) -> None:
+        """Wait for what is being written. Its episodes are closed by whoever began them; more can be begun."""
+        self._background.close()
+
+    def __enter__(self) -> EpisodeStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

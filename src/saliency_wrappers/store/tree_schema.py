@@ -1,0 +1,104 @@
+"""State trees on disk: their structure as JSON (`structure_of`), their tensors in order, and back (`rebuilt`).
+
+A tensor's structure is the name of its dtype, a tuple's `{"tuple": [...]}`, a mapping's `{"mapping": [[key, ...], ...]}`, None's null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saliency_wrappers.decisions import StateTree
+from saliency_wrappers.store.files import StoreError
+
+_DEPTH = 16
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    )
+}
+"""The dtypes that a tensor on disk may have, by their names."""
+
+Structure = Any
+"""What `json.loads` makes of a structure."""
+
+
+def structure_of(tree: StateTree) -> Structure:
+    """A tree's structure; a NamedTuple is a tuple.
+
+    Raises:
+        TypeError: something else than tensors, tuples, mappings by strings and None, or a dtype that cannot be stored.
+    """
+    if tree is None:
+        return None
+    if isinstance(tree, Tensor):
+        return dtype_name(tree)
+    if isinstance(tree, Mapping):
+        if not all(isinstance(key, str) for key in tree):
+            raise TypeError(f"Expected a mapping by strings, to be stored, got keys {list(tree)!r}.")
+        return {"mapping": [[key, structure_of(branch)] for key, branch in tree.items()]}
+    if isinstance(tree, tuple):
+        return {"tuple": [structure_of(branch) for branch in tree]}
+    raise TypeError(f"Expected tensors, tuples, mappings or None, to be stored, got {type(tree).__name__}.")
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """The name of a tensor's dtype; `TypeError` for one that cannot be stored."""
+    name = str(tensor.dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise TypeError(f"Expected tensors of a dtype among {', '.join(_DTYPES)}, to be stored, got {tensor.dtype}.")
+    return name
+
+
+def check_structure(structure: Structure, place: str, depth: int = 0) -> Iterator[str]:
+    """The names of the dtypes of a structure's tensors, in order.
+
+    Raises:
+        StoreError: what comes from the disk is no structure.
+    """
+    if depth > _DEPTH:
+        raise StoreError(f"Expected a tree at most {_DEPTH} levels deep in {place}.")
+    match structure:
+        case None:
+            return
+        case str() if structure in _DTYPES:
+            yield structure
+        case {"tuple": [*branches], **rest} if not rest:
+            for branch in branches:
+                yield from check_structure(branch, place, depth + 1)
+        case {"mapping": [*pairs], **rest} if not rest and all(_is_pair(pair) for pair in pairs):
+            for _, branch in pairs:
+                yield from check_structure(branch, place, depth + 1)
+        case _:
+            raise StoreError(f"Expected the structure of a tree in {place}, got {str(structure)[:80]!r}.")
+
+
+def rebuilt(structure: Structure, tensors: Iterator[Tensor]) -> StateTree:
+    """The tree of a checked structure, with these tensors, converted to the dtypes they had."""
+    if structure is None:
+        return None
+    if isinstance(structure, str):
+        return next(tensors).to(_DTYPES[structure])
+    if "tuple" in structure:
+        return tuple([rebuilt(branch, tensors) for branch in structure["tuple"]])
+    return {key: rebuilt(branch, tensors) for key, branch in structure["mapping"]}
+
+
+def dressed(tree: StateTree, like: StateTree) -> StateTree:
+    """A tree with the NamedTuples of another, where it has tuples of the same length; as it is where they differ."""
+    if isinstance(tree, tuple) and isinstance(like, tuple) and len(tree) == len(like):
+        branches = [dressed(*pair) for pair in zip(tree, like, strict=True)]
+        make = getattr(type(like), "_make", tuple)
+        return make(branches)
+    if isinstance(tree, Mapping) and isinstance(like, Mapping) and tree.keys() == like.keys():
+        return {key: dressed(branch, like[key]) for key, branch in tree.items()}
+    return tree
+
+
+def _is_pair(pair: Any) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)

@@ -1,0 +1,287 @@
+"""`EpisodeWriter`: one episode's decisions into a store, written in blocks by a background thread.
+
+When a block is full it is handed over, and a committed length, in a file of its own, follows what was written: whoever reads sees whole
+decisions only, and a kill loses the block that is being written and the one that is being filled at most.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saliency_wrappers.decisions import AgentPass, Decision, SaliencyMaps
+from saliency_wrappers.store.background import Background
+from saliency_wrappers.store.columns import STATE_FORM, DecisionColumns, FilledBlock, Row
+from saliency_wrappers.store.files import Location
+from saliency_wrappers.store.header import GROUP, EpisodeHeader, write_group
+from saliency_wrappers.store.maps import MapLayer
+from saliency_wrappers.store.zarr_array import ArrayField
+
+LENGTH = ArrayField("length", (), "int64", 1)
+"""One number: how many decisions are there."""
+
+_FIRST_BLOCKS = 16
+"""Arrays are made for so many blocks, and for twice as many when these are full."""
+
+
+class EpisodeWriter:
+    """Appends the decisions of one episode. Close it; at the latest when it is forgotten, or the interpreter exits, the rest is written."""
+
+    def __init__(self, location: Location, name: str, background: Background, block: int, frames: bool, **known: Any) -> None:
+        """Prepare an episode; its arrays are made when the first decision shows their shapes.
+
+        Args:
+            location: the store.
+            name: the episode's group.
+            background: what writes.
+            block: decisions in a chunk.
+            frames: whether every decision comes with its frame.
+            known: fields of the `EpisodeHeader`: episode, seed, env_spec, agent, preprocessor.
+        """
+        self.name = name
+        self._rows = _Rows(location, name, background, block, frames, known)
+        self._finalizer = weakref.finalize(self, self._rows.close)
+        # At every step: as attributes they are called at once.
+        self.decide = self._rows.decide
+        """`append` before the environment steps: its step, and the reward follows by `reward`. Returns its row; steps may be left out."""
+        self.reward = self._rows.reward
+        """The reward for the last decision, which is complete now."""
+
+    def __len__(self) -> int:
+        return self._rows.count
+
+    def append(self, decision: AgentPass | Decision, action: Any, reward: float, frame: NDArray[np.uint8] | None = None) -> None:
+        """One decision, its action, and the reward that followed; its step is their number so far.
+
+        Args:
+            decision: what went into the agent and what came out; copied.
+            action: what the environment was given.
+            reward: what it returned.
+            frame: `(H, W, 3)` uint8, what the agent saw. None when frames are not stored.
+
+        Raises:
+            TypeError, ValueError: the first decision has more than one row, or shapes that cannot be stored; a frame is none.
+            OSError, RuntimeError: what came before could not be written, or had other shapes or dtypes than the first decision.
+        """
+        self.decide(len(self), decision, action, frame)
+        self.reward(reward)
+
+    def explain(self, row: int, maps: SaliencyMaps, fingerprint: str, method: dict[str, Any]) -> None:
+        """The maps of a decision, in the order of rows, and the method that made them."""
+        self._rows.explain(row, maps, fingerprint, method)
+
+    def flush(self) -> None:
+        """Write all there is, and wait for it; raises what failed, unless it was raised before."""
+        self._rows.flush()
+
+    def close(self, complete: bool = False, learned: bool = False) -> None:
+        """Write all there is, and what is known now of the episode. More than once does no harm.
+
+        Args:
+            complete: the episode ran to its end.
+            learned: the agent's weights changed during the episode.
+
+        Raises:
+            OSError: something could not be written; the episode ends with what was.
+        """
+        if self._finalizer.detach() is not None:
+            self._rows.close(complete, learned)
+
+    def __enter__(self) -> EpisodeWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Rows:
+    """The blocks of an episode. Apart from the writer, so that they can be written when the writer is gone."""
+
+    def __init__(self, location: Location, name: str, background: Background, block: int, frames: bool, known: dict[str, Any]) -> None:
+        self.count = 0
+        self._files = _EpisodeFiles(location, name, block, frames, known)
+        self._background = background
+        self._block, self._frames = block, frames
+        self._columns: DecisionColumns | None = None
+        self._decided: Row | None = None
+        """The decision whose reward is not known yet."""
+        self._rows: list[tuple[Row, float]] = []
+        """Those that are not handed over yet."""
+        self._put = 0
+        """How many were handed over."""
+        self._failure: Exception | None = None
+        self._told = False
+        self._explained: _ExplainedBlock | None = None
+        self._process = os.getpid()
+
+    def decide(self, step: int, decision: AgentPass | Decision, action: Any, frame: NDArray[np.uint8] | None = None) -> int:
+        if self._failure is not None:
+            self._raise_failure()
+        if self._decided is not None:
+            self.reward(np.nan)
+        columns = self._columns or DecisionColumns(self._block, self._frames, decision, action, frame)
+        self._decided = columns.take(self.count, step, decision, action, frame)
+        self._columns = columns  # of the first decision that could be taken
+        return self.count
+
+    def reward(self, reward: float) -> None:
+        if self._decided is None:
+            raise ValueError("Expected one reward after each decision, got one without.")
+        self._rows.append((self._decided, reward))
+        self._decided = None
+        self.count += 1
+        if self.count % self._block == 0:
+            self._hand_over()
+
+    def explain(self, row: int, maps: SaliencyMaps, fingerprint: str, method: dict[str, Any]) -> None:
+        self._raise_failure()
+        block, place = divmod(row, self._block)
+        if self._explained is not None and (self._explained.block, self._explained.fingerprint) != (block, fingerprint):
+            self._hand_over_maps()
+        if self._explained is None:
+            self._explained = _ExplainedBlock(block, fingerprint, method)
+        self._explained.rows.append(place)
+        self._explained.maps.append(maps)
+
+    def flush(self) -> None:
+        if self._told:
+            return
+        self._hand_over()
+        self._hand_over_maps()
+        self._wait()
+
+    def close(self, complete: bool = False, learned: bool = False) -> None:
+        columns = self._columns
+        if columns is None or self._told or self._process != os.getpid():  # in a forked child the episode is its parent's
+            return
+        if self._decided is not None:
+            self.reward(np.nan)
+        self._hand_over()
+        self._hand_over_maps()
+        self._do(lambda: self._files.finish(columns, complete, learned))
+        self._columns = None
+        self._wait()
+
+    def _hand_over(self) -> None:
+        columns, rows = self._columns, self._rows
+        if columns is None or not rows:
+            return
+        self._rows = []
+        before, error = self._put, None
+        try:
+            columns.put(before, rows)
+            self._put += len(rows)
+        except (TypeError, ValueError):  # one by one it shows which; those before it are written
+            try:
+                for row in rows:
+                    columns.put(self._put, [row])
+                    self._put += 1
+            except (TypeError, ValueError) as found:
+                error = found
+        if self._put > before:
+            block = columns.filled(self._put)
+            self._do(lambda: self._files.write(columns, block))
+        if error is not None:
+            self._do(partial(_fail, error))
+
+    def _hand_over_maps(self) -> None:
+        explained, self._explained, count = self._explained, None, self.count
+        if explained is not None:
+            self._do(lambda: self._files.write_maps(explained, count))
+
+    def _do(self, work: Any) -> None:
+        def job() -> None:
+            if self._failure is None:
+                try:
+                    work()
+                except Exception as error:
+                    self._failure = error
+
+        self._background.do(job)
+
+    def _wait(self) -> None:
+        self._background.wait()
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        error = self._failure
+        if error is not None:
+            self._told = True
+            text = f"The episode {self._files.name} of the store {self._files.location} ended early, writing it failed: {error}"
+            raise (OSError if isinstance(error, OSError) else RuntimeError)(text) from error
+
+
+def _fail(error: Exception) -> None:
+    raise error
+
+
+@dataclass(frozen=True, eq=False)
+class _ExplainedBlock:
+    """Maps that wait for the rest of their block."""
+
+    block: int
+    fingerprint: str
+    method: dict[str, Any]
+    rows: list[int] = field(default_factory=list[int])
+    maps: list[SaliencyMaps] = field(default_factory=list[SaliencyMaps])
+
+
+class _EpisodeFiles:
+    """Writes an episode's files; all of it in the background."""
+
+    def __init__(self, location: Location, name: str, block: int, frames: bool, known: dict[str, Any]) -> None:
+        self.location, self.name = location, name
+        self._block, self._frames, self._known = block, frames, known
+        self._last: FilledBlock | None = None
+        """What was written last."""
+        self._capacity = 0
+        self._fields = 0
+        self._forms = 0
+        self._backfilled = False
+
+    def write(self, columns: DecisionColumns, block: FilledBlock) -> None:
+        """More decisions; the length comes last."""
+        if self._forms != len(block.states):
+            self._forms = len(block.states)
+            write_group(self.location, self.name, self._header(columns, block).content())
+        if block.count > self._capacity or self._fields != len(block.fields):
+            while block.count > self._capacity:
+                self._capacity = max(_FIRST_BLOCKS * self._block, 2 * self._capacity)
+            self._make_arrays(block.fields, self._capacity)
+        if block.second_form is not None and not self._backfilled:
+            self._backfilled = True
+            forms = next(one for one in block.fields if one.name == STATE_FORM)
+            for before in range(block.second_form):
+                self.location.put(f"{self.name}/{forms.key(before)}", forms.encode(forms.empty()))
+        for one, rows in block.rows:
+            self.location.put(f"{self.name}/{one.key(block.index)}", one.encode(rows))
+        self.location.put(f"{self.name}/{LENGTH.key(0)}", LENGTH.encode(np.array([block.count])))
+        self._last = block
+
+    def write_maps(self, explained: _ExplainedBlock, count: int) -> None:
+        """The maps of a block, of an episode of so many decisions by now."""
+        layer = MapLayer(self.location, self.name, explained.fingerprint, self._block)
+        layer.write(explained.block, explained.rows, explained.maps, max(count, 1), explained.method)
+
+    def finish(self, columns: DecisionColumns, complete: bool, learned: bool) -> None:
+        """The arrays' final length, and what is known in the end; nothing of an episode of which nothing was written."""
+        block = self._last
+        if block is not None:
+            self._make_arrays(block.fields, block.count)
+            write_group(self.location, self.name, replace(self._header(columns, block), complete=complete, learned=learned).content())
+
+    def _make_arrays(self, fields: list[ArrayField], rows: int) -> None:
+        for one in fields:
+            self.location.put(f"{self.name}/{one.name}/{GROUP}", one.metadata(rows))
+        self.location.put(f"{self.name}/{LENGTH.name}/{GROUP}", LENGTH.metadata(1))
+        self._fields = len(fields)
+
+    def _header(self, columns: DecisionColumns, block: FilledBlock) -> EpisodeHeader:
+        outputs: dict[str, Any] = columns.outputs
+        return EpisodeHeader(block=self._block, frames=self._frames, states=block.states, action=columns.action, **outputs, **self._known)

@@ -1,0 +1,254 @@
+"""`Film`: the frames of a video on their way from `render` to the file, waiting for their maps; `Painter`: how each is drawn."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections import deque
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import logger
+
+from saliency_wrappers.decisions import StepSaliency
+from saliency_wrappers.preprocessing import FramePreprocessor
+from saliency_wrappers.video.overlay import Drawing, EpisodeScale, Frame, check_frame, draw_strip
+from saliency_wrappers.video.source import SaliencySource
+from saliency_wrappers.video.writer import StreamingWriter
+
+
+class Painter:
+    """Draws a video's frames, all of one size: with maps or without, with numbers below or an empty strip."""
+
+    def __init__(
+        self,
+        drawing: Drawing,
+        by_episode: bool = False,
+        strip: bool = False,
+        action_names: Sequence[str] | None = None,
+        zoom: int = 1,
+    ) -> None:
+        """Choose how frames are drawn.
+
+        Args:
+            drawing: how maps are drawn.
+            by_episode: scale maps by the peaks of their episode first; the drawing's scale should be (0, 1).
+            strip: add the decision's numbers below.
+            action_names: for the strip; numbers are shown where there are not as many names as logits. None: numbers.
+            zoom: enlarge every pixel to `zoom` x `zoom`.
+
+        Raises:
+            TypeError, ValueError: `zoom` is no integer, or below 1.
+        """
+        if isinstance(zoom, bool) or not isinstance(zoom, (int, np.integer)):
+            raise TypeError(f"Expected zoom to be an integer, got {type(zoom).__name__}.")
+        if zoom < 1:
+            raise ValueError(f"Expected zoom to be at least 1, got {zoom}.")
+        self.drawing = drawing
+        self.episode_scale = EpisodeScale() if by_episode else None
+        self.strip = strip
+        self.action_names = action_names
+        self.zoom = zoom
+
+    def paint(self, frame: Frame, saliency: StepSaliency | None, preprocessor: FramePreprocessor | None) -> Frame:
+        """The picture for a frame `(H, W, 3)` uint8 and its decision; a decision that is None, or has no maps, draws nothing on it."""
+        maps = None if saliency is None else saliency.maps
+        if saliency is not None and maps is not None and self.episode_scale is not None:
+            maps = self.episode_scale(maps, saliency.episode)
+        picture = self.drawing.apply(frame, maps, preprocessor)
+        picture = picture.repeat(self.zoom, axis=0).repeat(self.zoom, axis=1)
+        if not self.strip:
+            return picture
+        names = self.action_names
+        if saliency is None or names is None or len(names) != len(saliency.logits):
+            names = None
+        return np.vstack([picture, draw_strip(picture.shape[1], saliency, names)])
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    frame: Frame
+    saliency: StepSaliency | None
+    """None: nothing was decided on this frame."""
+    waiting: bool = False
+    """Whether maps are still to come."""
+
+
+class Film:
+    """The frames of one video at a time. A frame is held until its decision is explained, then drawn, written and dropped.
+
+    A `SaliencyConsumer`: it hears of decisions from a `Recording`, of which it holds at most one block, and wants what it can draw.
+    """
+
+    def __init__(self, recording: SaliencySource, painter: Painter) -> None:
+        # Weak: a video that is open keeps its film alive, but not the agent, nor the environment that the agent may know.
+        self._recording = weakref.ref(recording)
+        self._process = os.getpid()
+        self._painter = painter
+        self._preprocessor: FramePreprocessor | None = None
+        self._writer: StreamingWriter | None = None
+        self._size: tuple[int, int] | None = None
+        self._current: Frame | None = None
+        self._held: deque[_Held] = deque()
+        self.path: Path | None = None
+        """The present video, or the last one. None before the first."""
+        self.frames = 0
+        """How many frames it was given."""
+
+    @property
+    def running(self) -> bool:
+        """Whether a video is being recorded."""
+        return self._writer is not None
+
+    @property
+    def holding(self) -> int:
+        """How many frames are held."""
+        return len(self._held) + (self._current is not None)
+
+    def start(self, path: Path, fps: float, preprocessor: FramePreprocessor | None) -> None:
+        """Begin a video; nothing is written before its second frame, or its end."""
+        self._writer = StreamingWriter(path, fps)
+        self.path = path
+        self._preprocessor = preprocessor
+        self._size = None
+        self.frames = 0
+
+    def add(self, frame: Any) -> None:
+        """Take what is shown now: what the agent sees before its next decision.
+
+        Raises:
+            TypeError, ValueError: no frame of `(H, W, 3)` uint8, or of another size than the video's first.
+        """
+        check_frame(frame, self._size)
+        self._size = (frame.shape[0], frame.shape[1])
+        self._current = frame.copy()
+        self.frames += 1
+
+    def turn(self) -> None:
+        """The environment has stepped or was reset: nothing more is decided on the present frame. Write what waits for nothing."""
+        if self._current is not None:
+            self._hold(None)
+        self._write_explained()
+        recording = self._recording()
+        if recording is not None and len(self._held) > recording.block:
+            self._explain()
+            self._write_explained()
+
+    def wants_step(self) -> bool:
+        """Whether there is a frame to draw on."""
+        return self._current is not None
+
+    def decided(self, saliency: StepSaliency) -> None:
+        """The present frame's decision. A second one, and one made while nothing is shown, has no frame and is ignored."""
+        if self._current is not None:
+            self._hold(saliency)
+
+    def explained(self, saliency: StepSaliency) -> None:
+        """The maps of a frame that waits for them."""
+        place = (saliency.episode, saliency.step)
+        for index, held in enumerate(self._held):
+            if held.waiting and held.saliency is not None and (held.saliency.episode, held.saliency.step) == place:
+                self._held[index] = _Held(held.frame, saliency)
+                return
+
+    def finish(self) -> None:
+        """End the video: have what is held explained, draw and write it, close the file. The file is closed whatever fails."""
+        writer = self._writer
+        if writer is None:
+            return
+        try:
+            self._explain()
+        finally:
+            try:
+                self._write_all()
+            finally:
+                self._writer = None
+                writer.close()
+
+    def rescue(self) -> None:
+        """End the video after a failure elsewhere: frames whose maps cannot be had are plain, and nothing is raised.
+
+        Does nothing in a forked child, which has the film, too, when it exits: the video is its parent's.
+        """
+        if os.getpid() != self._process:
+            return
+        try:
+            self._salvage()
+        except Exception as error:
+            logger.warn("The saliency video %s misses frames, or their maps: %s", self.path, error)
+
+    @contextmanager
+    def rescued(self) -> Generator[None]:
+        """When the block fails, the video is finished, and the failure goes on its way."""
+        try:
+            yield
+        except BaseException as failure:
+            if not isinstance(failure, Exception):
+                self._stop_waiting()  # Ctrl-C: now, not after a block of maps
+            self.rescue()
+            raise
+
+    @contextmanager
+    def filming(self) -> Generator[None]:
+        """What is done for the video alone: its failure ends the video, and is the recorder's to raise, or, by `on_error`, to warn of."""
+        recording = self._recording()
+        handled = nullcontext() if recording is None else recording.failures.handled("A saliency video ended early", f"({self.path})")
+        with handled:
+            try:
+                yield
+            except Exception:
+                with suppress(Exception):  # the first failure says why
+                    self._salvage()
+                raise
+
+    def _salvage(self) -> None:
+        with suppress(Exception):
+            self._explain()
+        self.finish()
+
+    def _hold(self, saliency: StepSaliency | None) -> None:
+        if self._current is not None:
+            self._held.append(_Held(self._current, saliency, waiting=saliency is not None and saliency.maps is None))
+            self._current = None
+
+    def _explain(self) -> None:
+        recording = self._recording()
+        try:
+            if recording is not None and any(held.waiting for held in self._held):
+                recording.flush()
+        finally:
+            self._stop_waiting()
+
+    def _stop_waiting(self) -> None:
+        self._held = deque(replace(held, waiting=False) for held in self._held)
+
+    def _write_explained(self) -> None:
+        while self._held and not self._held[0].waiting:
+            self._write_first()
+
+    def _write_all(self) -> None:
+        """Whatever cannot be drawn is written plain; the first failure is raised when all is done."""
+        self._hold(None)
+        failures: list[Exception] = []
+        while self._held:
+            try:
+                self._write_first()
+            except Exception as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def _write_first(self) -> None:
+        held = self._held.popleft()
+        if self._writer is None:
+            return
+        try:
+            picture = self._painter.paint(held.frame, held.saliency, self._preprocessor)
+        except Exception:
+            self._writer.write(self._painter.paint(held.frame, None, None))
+            raise
+        self._writer.write(picture)

@@ -1,0 +1,1 @@
+"""Gymnasium wrappers. Imports recording and video."""

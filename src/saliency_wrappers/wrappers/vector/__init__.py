@@ -1,0 +1,1 @@
+"""Gymnasium wrappers for vector environments, as in `gymnasium.wrappers.vector`."""

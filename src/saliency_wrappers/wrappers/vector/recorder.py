@@ -1,0 +1,237 @@
+"""`VectorSaliencyRecorder`: the wrapper that puts the decisions of a vector of environments, and their maps, into `infos["saliency"]`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import logger
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import iterate
+from numpy.typing import NDArray
+from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifierConfidenceSaliency
+from xaitk_saliency.interfaces.perturb_image import PerturbImage
+
+from saliency_wrappers.decisions import SaliencyMaps, StepSaliency
+from saliency_wrappers.hooks.hook import RecurrentAgentHook
+from saliency_wrappers.hooks.replay_check import Verify
+from saliency_wrappers.recording.recording import Mode, OnError, Recording, Trigger
+from saliency_wrappers.saliency.masks import Fill
+from saliency_wrappers.saliency.perturbation import SaliencyMethod, saliency_method
+from saliency_wrappers.store.store import EpisodeStore
+
+
+# Without type arguments: in older versions of Gymnasium VectorWrapper takes none.
+class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  # pyright: ignore[reportMissingTypeArgument]
+    """Says, at every step of a vector of n environments, what the agent was looking at when it chose each action.
+
+    The `infos` that `step` returns carry the decisions behind that step's actions, as arrays with a leading axis of n::
+
+        infos["_saliency"] == ndarray bool (n,)    # which rows are real; the others are zeros
+        infos["saliency"] == {
+            "episode": ndarray int (n,),           # of each environment: +1 at each of its resets after the first
+            "step": ndarray int (n,),              # counted from 0 at each of its resets
+            "action": ndarray int (n,),
+            "actor": ndarray float32 (n, h, w),    # network-input resolution, raw scale
+            "critic": ndarray float32 (n, h, w),   # None, together with "value", when the agent has no value output
+            "logits": ndarray float32 (n, num_actions),
+            "value": ndarray float64 (n,),
+        }
+
+    Deferred: no `"actor"`, no `"critic"`, but `"pending"`, bool `(n,)`. Without any real row there are neither of the two keys, nor in
+    the `infos` of `reset`.
+
+    Every way of resetting has its place. When an episode ends, the decision that ended it has the ended episode's numbers; then
+
+    - NEXT_STEP: the environment ignores the next action: that row is not real, and with it the next episode begins.
+    - SAME_STEP: the next episode has begun when `step` returns. `final_obs` and `final_info` stay as they are.
+    - DISABLED: the next episode begins with `reset(options={"reset_mask": mask})`, for the rows of the mask.
+
+    The agent acts for all environments in one pass of n rows; the maps of one step are made in one call of the method. In training, choose
+    a few `environments`, and a `step_trigger`::
+
+        envs = gym.make_vec("ALE/Breakout-v5", num_envs=8)
+        envs = VectorSaliencyRecorder(envs, hook, environments=[0], step_trigger=lambda s: s % 100 == 0)
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv[Any, Any, Any],
+        hook: RecurrentAgentHook,
+        method: str | SaliencyMethod = "xaitk",
+        perturber: PerturbImage | None = None,
+        saliency_gen: GenerateClassifierConfidenceSaliency | None = None,
+        fill: Fill | None = None,
+        mode: Mode = "inline",
+        episode_trigger: Trigger | None = None,
+        step_trigger: Trigger | None = None,
+        verify: Verify = "first",
+        require_decision: bool = False,
+        on_error: OnError = "raise",
+        keep: bool = False,
+        block: int = 64,
+        store: str | os.PathLike[str] | EpisodeStore | None = None,
+        *,
+        environments: Sequence[int] | None = None,
+    ) -> None:
+        """Record the decisions of a hooked agent.
+
+        Args:
+            env: the environments: `SyncVectorEnv`, `AsyncVectorEnv`, `AtariVectorEnv`, or any other `gymnasium.vector.VectorEnv`.
+            hook: sees the agent act. Closing the recorder detaches it.
+            method: `"xaitk"`, `"greydanus2018"`, or a `SaliencyMethod`.
+            perturber: any xaitk `PerturbImage`. None: the method's own.
+            saliency_gen: any xaitk `GenerateClassifierConfidenceSaliency`. None: the method's own.
+            fill: what shows through where a mask is 0, see `Fill`. None: the method's own.
+            mode: `"inline"`: maps at the step. `"deferred"`: in blocks, at the latest when an episode ends.
+            episode_trigger: explain the episodes for which it is True, by the number of each environment's episode.
+            step_trigger: explain the steps of the vector, counted since construction, for which it is True. With neither trigger every
+                step is explained; under a `RecordSaliencyVideo` only what it records.
+            verify: replay decisions, all rows at once, and compare: the `"first"` and the first with memory, `"always"`, or `"never"`.
+            require_decision: make a step without decisions an error.
+            on_error: `"raise"`, or `"warn"`: a failing computation must not end a training run.
+            keep: retain the maps for `maps(episode, environment)`.
+            block: how many decisions are held, and computed together, at most, of all environments; in deferred mode.
+            store: where every decision is kept, see `SaliencyRecorder`; an episode of the store for each of each environment.
+            environments: the numbers of those that are recorded. None: all.
+
+        Raises:
+            TypeError, ValueError: a parameter of the wrong kind or value.
+        """
+        _check_environments(env, hook)
+        parts: dict[str, Any] = {"method": method, "perturber": perturber, "saliency_gen": saliency_gen, "fill": fill}
+        options: dict[str, Any] = {
+            "mode": mode,
+            "episode_trigger": episode_trigger,
+            "step_trigger": step_trigger,
+            "verify": verify,
+            "require_decision": require_decision,
+            "on_error": on_error,
+            "keep": keep,
+            "block": block,
+            "store": EpisodeStore.of(store),
+            "environments": environments,
+        }
+        gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, hook=hook, **parts, **options)
+        VectorWrapper.__init__(self, env)
+        self.hook = hook
+        self.autoreset_mode = autoreset_mode(env)
+        at_once = self.autoreset_mode == AutoresetMode.SAME_STEP
+        self.recording = Recording(
+            hook, saliency_method(**parts), num_envs=env.num_envs, resets_at_once=at_once, env_spec=env.spec, **options
+        )
+
+    @property
+    def enabled(self) -> bool:
+        """Whether steps are recorded. While they are not, the agent is not watched, and it costs nothing."""
+        return self.recording.enabled
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        self.recording.enabled = enabled
+
+    def maps(self, episode: int, environment: int) -> list[SaliencyMaps]:
+        """The maps of the explained decisions of one episode of one environment, in order; needs `keep=True`."""
+        return self.recording.maps(episode, environment)
+
+    def flush(self) -> None:
+        """Explain what is held now, before a block is full or an episode ends; in deferred mode useful before the weights change."""
+        self.recording.flush()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the environments, or those of `options["reset_mask"]`; the `infos` have no `"saliency"`: nothing has been decided.
+
+        When maps that were due at an episode's end could not be computed, the error is raised here, before the reset (or by `step` or
+        `close`, if they come first), and only once: the transition that ended the episode was not to be lost.
+        """
+        begun = reset_rows(options)  # before the reset, which takes the mask out
+        self.recording.end_episodes(begun)
+        observations, infos = self.env.reset(seed=seed, options=options)
+        self.recording.begin_episodes(begun, None if begun is not None else _seeds(seed, self.num_envs))
+        return observations, infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step the environments; `infos["saliency"]` are the decisions behind `actions`, if there were some and they were wanted."""
+        decided = self.recording.decide(list(iterate(self.env.action_space, actions)), self._frames)
+        saliency = _in_rows(decided)
+        observations, rewards, terminations, truncations, infos = self.env.step(actions)
+        self.recording.advance(np.logical_or(terminations, truncations).tolist(), rewards)
+        return observations, rewards, terminations, truncations, {**infos, **saliency}
+
+    def close(self, **kwargs: Any) -> None:
+        """Explain what is held, close the environments and detach the hook."""
+        try:
+            self.recording.close()
+        finally:
+            self.env.close(**kwargs)
+
+    def _frames(self) -> list[NDArray[np.uint8]]:
+        frames = self.env.render() if self.env.render_mode == "rgb_array" else None
+        shown = [frame for frame in frames or () if isinstance(frame, np.ndarray)]
+        return shown if len(shown) == self.num_envs else []
+
+
+def autoreset_mode(envs: VectorEnv[Any, Any, Any]) -> AutoresetMode:
+    """How the environments reset; NEXT_STEP, with a warning, where they do not tell."""
+    # The metadata of AtariVectorEnv belong to its class: the latest instance's mode stands there.
+    mode: Any = getattr(envs.unwrapped, "autoreset_mode", None) or envs.metadata.get("autoreset_mode")
+    if mode is None:
+        logger.warn(f"{envs} does not tell its autoreset mode (metadata['autoreset_mode']): taken to be next-step.")
+        return AutoresetMode.NEXT_STEP
+    return AutoresetMode(mode)
+
+
+def reset_rows(options: Mapping[str, Any] | None) -> list[int] | None:
+    """The numbers of the environments that `reset(options=options)` resets. None: all."""
+    mask = None if options is None else options.get("reset_mask")
+    return None if mask is None else [int(row) for row in np.flatnonzero(np.asarray(mask))]
+
+
+def _seeds(seed: Any, n: int) -> list[int | None] | None:
+    """The seed of each of n environments, from what Gymnasium takes: a number, or one for each."""
+    if seed is None:
+        return None
+    if isinstance(seed, int | np.integer):
+        return [int(seed) + i for i in range(n)]
+    return [None if one is None else int(one) for one in seed]
+
+
+def _in_rows(saliencies: Sequence[StepSaliency | None]) -> dict[str, Any]:
+    """What goes into `infos`: nothing when no row is real."""
+    rows = {row: saliency.info() for row, saliency in enumerate(saliencies) if saliency is not None}
+    if not rows:
+        return {}
+    mask = np.array([saliency is not None for saliency in saliencies])
+    return {"saliency": _stacked(rows, len(saliencies)), "_saliency": mask}
+
+
+def _stacked(rows: Mapping[int, Any], n: int) -> Any:
+    """One array of n rows, zeros where there is none; dictionaries and tuples of such arrays; None for None."""
+    first = next(iter(rows.values()))
+    if first is None:
+        return None
+    if isinstance(first, dict):
+        return {name: _stacked({row: values[name] for row, values in rows.items()}, n) for name in cast("dict[str, Any]", first)}
+    if isinstance(first, tuple):
+        return tuple(_stacked({row: values[i] for row, values in rows.items()}, n) for i in range(len(cast("tuple[Any, ...]", first))))
+    like = np.asarray(first)
+    stacked = np.zeros((n, *like.shape), like.dtype) if like.dtype.kind in "biuf" else np.full(n, None, object)
+    for row, value in rows.items():
+        stacked[row] = value
+    return stacked
+
+
+def _check_environments(envs: Any, hook: Any) -> None:
+    if not isinstance(envs, VectorEnv):
+        other = "A single environment needs SaliencyRecorder" if isinstance(envs, gym.Env) else "A VecEnv of SB3 needs SaliencyVecEnv"
+        raise TypeError(f"Expected a gymnasium.vector.VectorEnv, got {type(envs).__name__}. {other}.")
+    if not isinstance(hook, RecurrentAgentHook):
+        raise TypeError(
+            f"Expected a RecurrentAgentHook, got {type(hook).__name__}. Use VectorSaliencyRecorder(envs, RecurrentAgentHook(agent))."
+        )
+    batch = getattr(envs.unwrapped, "batch_size", envs.num_envs)
+    if batch != envs.num_envs:
+        raise ValueError(f"Expected every step to step all {envs.num_envs} environments, got a batch_size of {batch}.")

@@ -1,0 +1,264 @@
+"""`RecordVectorSaliencyVideo`: what the agent looked at in chosen environments of a vector, a video for each of their episodes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import VectorEnv, VectorWrapper
+
+from saliency_wrappers.preprocessing import FramePreprocessor
+from saliency_wrappers.recording.clock import chosen_environments
+from saliency_wrappers.video.camera import Camera, default_schedule, make_painter, prepared_folder, tell_of_whole_frame
+from saliency_wrappers.video.observation_images import check_pictures, newest_picture
+from saliency_wrappers.video.overlay import HEADS, Frame, Scale
+from saliency_wrappers.video.writer import check_rate
+from saliency_wrappers.wrappers.vector.recorder import VectorSaliencyRecorder, reset_rows
+
+Shown = Callable[[int], Any]
+"""What an environment shows now: `(H, W, 3)` uint8, if all is well."""
+
+
+# Without type arguments: in older versions of Gymnasium VectorWrapper takes none.
+class RecordVectorSaliencyVideo(VectorWrapper, gym.utils.RecordConstructorArgs):  # pyright: ignore[reportMissingTypeArgument]
+    """Records videos of what the agent looked at in chosen environments of a vector: `RecordSaliencyVideo(envs, ...)` makes one.
+
+        envs = VectorSaliencyRecorder(gym.make_vec("ALE/Breakout-v5", num_envs=8, render_mode="rgb_array"), hook)
+        envs = RecordSaliencyVideo(envs, "videos", environments=[0, 3], episode_trigger=lambda episode: episode % 100 == 0)
+
+    Each chosen environment has its own files, one for each of its own episodes: `saliency-env-0-episode-100.mp4`. As in a single
+    environment, an episode of T steps gives T + 1 frames, of which the last one is plain, and frames are streamed.
+
+    Frames are what the environments render (`render_mode="rgb_array"`); where they cannot render (`AtariVectorEnv`), maps are drawn on the
+    observations, if these are images of uint8: of a stack on its newest frame. Under SAME_STEP autoreset the state that ended an episode
+    can no longer be rendered, and `final_obs` is the last frame, enlarged if it is smaller. Only when observations are no images, that
+    frame is missing, and there are T.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv[Any, Any, Any],
+        video_folder: str | os.PathLike[str],
+        episode_trigger: Callable[[int], bool] | None = None,
+        step_trigger: Callable[[int], bool] | None = None,
+        video_length: int = 0,
+        name_prefix: str = "saliency",
+        fps: float | None = None,
+        disable_logger: bool = True,
+        gc_trigger: Callable[[int], bool] | None = None,
+        *,
+        environments: Sequence[int] | None = None,
+        style: str = "xaitk",
+        scale: Scale = "frame",
+        heads: Sequence[str] = HEADS,
+        colormap: str | None = None,
+        panels: bool = False,
+        strip: bool = False,
+        zoom: int = 1,
+    ) -> None:
+        """Record what chosen environments show.
+
+        Args:
+            env: has a `VectorSaliencyRecorder` beneath; renders images, or observes them.
+            video_folder: where the videos go; made if it does not exist.
+            episode_trigger: starts a recording at the episodes for which it is True, by the number of each environment's episode. With
+                neither trigger Gymnasium's `capped_cubic_video_schedule`: episodes 0, 1, 8, 27, ... and every thousandth.
+            step_trigger: starts recordings at the steps of the vector, counted since construction, for which it is True.
+            video_length: a recording ends when it has more frames than this, at any episode; 0: when the episode does.
+            name_prefix: files are `{name_prefix}-env-{environment}-episode-{episode}.mp4` and `...-step-{step}.mp4`.
+            fps: frames per second. None: `render_fps` of the environments' metadata, or 30.
+            disable_logger: False says, as moviepy does, when a video is ready.
+            gc_trigger: collects garbage after the episodes for which it is True. None never does.
+            environments: the numbers of those that are filmed. None: the first one that the recorder records.
+            style: as in `draw`.
+            scale: as in `draw`; or `"episode"`: by the peak of the episode so far, see `EpisodeScale`.
+            heads: as in `draw`.
+            colormap: as in `draw`.
+            panels: as in `draw`.
+            strip: shows value, action probabilities and action below the frame, see `draw_strip`; legible from 320 pixels' width.
+            zoom: enlarges every pixel to `zoom` x `zoom`.
+
+        Raises:
+            ValueError: no `VectorSaliencyRecorder` beneath, nothing to draw on, an environment that is not recorded, or a wrong drawing
+                option.
+        """
+        drawn: dict[str, Any] = {"style": style, "scale": scale, "heads": heads, "colormap": colormap, "panels": panels}
+        drawn |= {"strip": strip, "zoom": zoom}
+        filmed: dict[str, Any] = {"video_length": video_length, "name_prefix": name_prefix, "fps": fps, "environments": environments}
+        when: dict[str, Any] = {"episode_trigger": episode_trigger, "step_trigger": step_trigger, "gc_trigger": gc_trigger}
+        gym.utils.RecordConstructorArgs.__init__(self, video_folder=video_folder, disable_logger=disable_logger, **when, **filmed, **drawn)
+        VectorWrapper.__init__(self, env)
+        self._recorder = _recorder_beneath(env)
+        self._renders = env.render_mode == "rgb_array"
+        if not self._renders:
+            check_pictures(env.single_observation_space, env.render_mode)
+        self.episode_trigger = default_schedule() if episode_trigger is None and step_trigger is None else episode_trigger
+        self.step_trigger = step_trigger
+        self.video_length = video_length if video_length != 0 else math.inf
+        self.name_prefix = name_prefix
+        self.frames_per_sec = check_rate(self.metadata.get("render_fps", 30) if fps is None else fps)
+        self._told = False
+        self.step_id = -1
+        first = min(self._recorder.recording.clocks)
+        chosen = [first] if environments is None else chosen_environments(environments, env.num_envs)
+        clocks = [self._recorder.recording.clock(index) for index in chosen]
+        names = _action_names(env)
+        painters = [make_painter(**drawn, action_names=names) for _ in clocks]
+        kinds = [f"env-{index}-{kind}" for index in chosen for kind in ("episode", "step")]
+        self.video_folder = prepared_folder(video_folder, name_prefix, kinds)
+        self._cameras = {
+            index: Camera(self._recorder.recording, painter, self.frames_per_sec, disable_logger, gc_trigger, index)
+            for index, painter in zip(chosen, painters, strict=True)
+        }
+        self._episodes = dict.fromkeys(chosen, -1)
+
+    @property
+    def recording(self) -> bool:
+        """Whether any video is being recorded."""
+        return any(camera.running for camera in self._cameras.values())
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the environments, or those of `options["reset_mask"]`; their recordings end, and new ones perhaps start."""
+        begun = reset_rows(options)
+        with self._rescued():
+            observations, infos = self.env.reset(seed=seed, options=options)
+            shown = self._shown(observations)
+            for index in self._cameras:
+                if begun is None or index in begun:
+                    self._begin(index)
+                    self._capture(index, shown)
+        return observations, infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step the environments, recording what the agent saw and what it sees now."""
+        with self._rescued():
+            observations, rewards, terminations, truncations, infos = self.env.step(actions)
+            self.step_id += 1
+            shown = self._shown(observations)
+            starts = self._starts()
+            for index, camera in self._cameras.items():
+                if self._recorder.recording.clock(index).episode > self._episodes[index]:
+                    if terminations[index] or truncations[index]:  # SAME_STEP: what is shown now is the next episode's
+                        self._capture_final(index, infos, shown)
+                    self._begin(index)
+                if starts:
+                    with camera.film.filming():
+                        self.start_recording(f"{self.name_prefix}-env-{index}-step-{self.step_id}", index)
+                self._capture(index, shown)
+        return observations, rewards, terminations, truncations, infos
+
+    def close(self, **kwargs: Any) -> None:
+        """Finish the videos that are being recorded and close the environments."""
+        try:
+            with ExitStack() as stack:  # every one, whatever fails
+                for index, camera in self._cameras.items():
+                    if camera.running:
+                        stack.enter_context(camera.film.filming())
+                        stack.callback(self.stop_recording, index)
+        finally:
+            self.env.close(**kwargs)
+
+    def start_recording(self, video_name: str, environment: int) -> None:
+        """Film an environment, to `{video_folder}/{video_name}.mp4`, from the next frame on; a recording of it that is running ends."""
+        camera = self._cameras[environment]
+        if camera.running:
+            self.stop_recording(environment)
+        camera.start(Path(self.video_folder, f"{video_name}.mp4"), self._geometry())
+
+    def stop_recording(self, environment: int) -> None:
+        """Draw and write what is held of an environment's video, and finish the file; `RuntimeError` when it is not being filmed."""
+        self._cameras[environment].stop(self._episodes[environment])
+
+    def _begin(self, index: int) -> None:
+        camera, episode = self._cameras[index], self._recorder.recording.clock(index).episode
+        with camera.film.filming():
+            if camera.running and self.video_length == math.inf:
+                self.stop_recording(index)
+        self._episodes[index] = episode
+        with camera.film.filming():
+            if self.episode_trigger and self.episode_trigger(episode):
+                self.start_recording(f"{self.name_prefix}-env-{index}-episode-{episode}", index)
+
+    def _starts(self) -> bool:
+        with next(iter(self._cameras.values())).film.filming():
+            return self.step_trigger is not None and bool(self.step_trigger(self.step_id))
+        return False  # the trigger failed, and that is a warning
+
+    def _capture(self, index: int, shown: Shown) -> None:
+        camera = self._cameras[index]
+        with camera.film.filming():
+            camera.film.turn()
+            if camera.running:
+                camera.film.add(shown(index))
+                if camera.film.frames > self.video_length:
+                    self.stop_recording(index)
+
+    def _capture_final(self, index: int, infos: dict[str, Any], shown: Shown) -> None:
+        final = newest_picture(infos["final_obs"][index]) if "final_obs" in infos else None
+        if final is None:
+            return
+
+        def enlarged(index: int) -> Frame:
+            height, width = shown(index).shape[:2]
+            return np.asarray(cv2.resize(final, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
+
+        self._capture(index, enlarged)
+
+    def _shown(self, observations: Any) -> Shown:
+        render: Callable[[], Any] = self.env.render
+        rendered = cache(render)  # for all cameras together, and for none when none is running
+
+        def frame(index: int) -> Any:
+            return rendered()[index]
+
+        def observed(index: int) -> Any:
+            return newest_picture(observations[index])
+
+        return frame if self._renders else observed
+
+    def _geometry(self) -> FramePreprocessor | None:
+        preprocessor = self._recorder.hook.preprocessor
+        if not self._renders:
+            # An observation as large as the network input is the network input: what was cropped, is.
+            whole = newest_picture(self.single_observation_space.sample())
+            return None if preprocessor is None or whole is None or whole.shape[:2] == preprocessor.size else preprocessor
+        if preprocessor is None and not self._told:
+            self._told = True
+            tell_of_whole_frame()
+        return preprocessor
+
+    @contextmanager
+    def _rescued(self) -> Generator[None]:
+        with ExitStack() as stack:
+            for camera in self._cameras.values():
+                stack.enter_context(camera.film.rescued())
+            yield
+
+
+def _recorder_beneath(envs: VectorEnv[Any, Any, Any]) -> VectorSaliencyRecorder:
+    beneath: Any = envs
+    while isinstance(beneath, VectorWrapper):
+        if isinstance(beneath, VectorSaliencyRecorder):
+            return beneath
+        beneath = beneath.env
+    raise ValueError(
+        f"Expected a VectorSaliencyRecorder beneath RecordVectorSaliencyVideo, found none in {envs}. "
+        "The recorder comes first: envs = RecordSaliencyVideo(VectorSaliencyRecorder(envs, hook), video_folder)."
+    )
+
+
+def _action_names(envs: VectorEnv[Any, Any, Any]) -> list[str] | None:
+    base: Any = envs.unwrapped
+    if hasattr(base, "ale"):  # AtariVectorEnv
+        return [action.name for action in base.ale.get_action_set()]
+    first = next(iter(getattr(base, "envs", [])), None)  # SyncVectorEnv
+    meanings: Any = getattr(getattr(first, "unwrapped", None), "get_action_meanings", None)
+    return None if meanings is None else list(meanings())
