@@ -31,17 +31,17 @@ STAGES: dict[str, tuple[str, ...]] = {
         "mkldnn_convolution",
         "_slow_conv2d_forward",
         "thnn_conv2d",
-        "kernels of layers",
-        "kernels of products",
-        "kernels of features",
+        "kernels of conv_chain",
+        "kernels of gathered_matmul",
+        "kernels of feature_ops",
     ),
     "gathering": ("index_select", "index", "index_put_", "_index_put_impl_", "nonzero", "gather", "scatter_", "repeat_interleave"),
     "activations and cells": (
         *("elu", "elu_", "exp_", "maximum", "clamp", "clamp_min", "clamp_max", "relu", "relu_", "clamp_min_"),
         *("sigmoid", "sigmoid_", "tanh", "tanh_", "lerp", "_thnn_fused_gru_cell", "_thnn_fused_lstm_cell", "sub_"),
     ),
-    "perturbing": ("addcmul", "kernels of masking"),
-    "where masks reach, compiled": ("kernels of places",),
+    "perturbing": ("addcmul", "kernels of masked_input"),
+    "where masks reach, compiled": ("kernels of positions",),
 }
 """PyTorch's operators, and this library's kernels, by what they are for.
 

@@ -32,3 +32,22 @@ def shared() -> Path:
     if not (folder / "reference").is_dir():
         pytest.skip(f"needs the trained agents and reference maps in {folder}, which are not part of the repository")
     return folder
+
+
+SLOW = (
+    "tests/examples/",
+    "tests/benchmarks/",
+    "tests/compute/",
+    "tests/store/test_kills.py",
+    "tests/store/test_memory.py",
+    "tests/wrappers/test_memory.py",
+)
+SLOW += ("tests/saliency/incremental/", "tests/agents/test_sb3.py", "tests/agents/test_sb3_contrib.py", "tests/hooks/test_hook.py")
+"""Folders and files whose tests are marked as slow: they start processes, train, or try many shapes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    root = Path(__file__).parents[1]
+    for item in items:
+        if item.path.relative_to(root).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
