@@ -16,16 +16,14 @@ import torch
 from conftest import images, seeded
 from torch import Tensor, nn
 
-from saliency_wrappers.models.networks import (
-    AtariLSTM,
-    BabyA3CGRU,
+from saliency_wrappers.models.checkpoints import (
     CheckpointError,
-    GreydanusLSTM,
     UnsafeCheckpointError,
     load_checkpoint,
     load_pretrained,
     pretrained_agents,
 )
+from saliency_wrappers.models.networks import AtariLSTM, BabyA3CGRU, GreydanusLSTM
 
 NETWORKS = [GreydanusLSTM, BabyA3CGRU, AtariLSTM]
 SIZES = {GreydanusLSTM: 80, BabyA3CGRU: 80, AtariLSTM: 84}
@@ -243,7 +241,7 @@ def test_a_malicious_pickle_named_safetensors_runs_nothing(tmp_path: Path, trace
 
 def test_a_whole_pickled_network_is_refused_with_what_to_save_instead(file: Path):
     torch.save(seeded(BabyA3CGRU, 4), file)
-    message = UNSAFE.format(r"saliency_wrappers\.models\.BabyA3CGRU") + r"\. Save only `model\.state_dict\(\)`"
+    message = UNSAFE.format(r"saliency_wrappers\.models\.networks\.BabyA3CGRU") + r"\. Save only `model\.state_dict\(\)`"
     with pytest.raises(UnsafeCheckpointError, match=message):
         load_checkpoint(file)
 
