@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import re
 import warnings
+import zipfile
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -21,9 +23,14 @@ from torch import Tensor
 from saliency_wrappers.models.networks import AtariLSTM, BabyA3CGRU, GreydanusLSTM
 from saliency_wrappers.preprocessing import FramePreprocessor
 
+LARGEST_CHECKPOINT = 2**30
+"""Bytes of a checkpoint file, at most; the largest known network takes 5 MB."""
+_MOST_TIMES = 2
+"""How many times its own size an archive may have when decompressed. PyTorch writes it without compression."""
+
 
 class CheckpointError(ValueError):
-    """A file is no checkpoint of a known network: corrupt, or with weights that fit none."""
+    """A file is no checkpoint of a known network: corrupt, too large, or with weights that fit none."""
 
 
 class UnsafeCheckpointError(CheckpointError):
@@ -31,7 +38,7 @@ class UnsafeCheckpointError(CheckpointError):
 
 
 def load_checkpoint(path: str | Path) -> GreydanusLSTM | BabyA3CGRU | AtariLSTM:
-    """Load a trained agent; the network and its number of actions are told from the weights.
+    """Load a trained agent. The network and its number of actions are derived from the weights.
 
     Args:
         path: a checkpoint (`.tar`, `.pt`, `.safetensors`...), or a folder, from which the highest step is taken: the number before
@@ -43,13 +50,20 @@ def load_checkpoint(path: str | Path) -> GreydanusLSTM | BabyA3CGRU | AtariLSTM:
     Raises:
         FileNotFoundError: there is no such file, or no numbered checkpoint in the folder.
         UnsafeCheckpointError: the file holds more than weights.
-        CheckpointError: the file is corrupt, or its weights fit no known network.
+        CheckpointError: the file is corrupt or larger than `LARGEST_CHECKPOINT`, its weights fit no known network, or they take more memory
+            than twice the file's bytes.
+        OSError: the file cannot be read.
     """
     file = _highest_step(Path(path))
     weights = _read_weights(file)
     model = _network_for(weights, file)
+    if not all(isinstance(name, str) for name in weights):
+        raise CheckpointError(
+            f"Expected weights under names in {file}, got keys that are no strings: {_names(sorted(map(repr, weights)))}."
+        )
+    own = {name: weight.to(torch.float32, copy=True, memory_format=torch.contiguous_format) for name, weight in weights.items()}
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(own, assign=True)
     except RuntimeError as error:
         raise CheckpointError(f"The weights in {file} do not fit {type(model).__name__}: {error}") from error
     return model.eval()
@@ -98,27 +112,42 @@ def _highest_step(path: Path) -> Path:
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
+    size = file.stat().st_size
+    if size > LARGEST_CHECKPOINT:
+        raise CheckpointError(f"Expected a checkpoint of at most {LARGEST_CHECKPOINT} bytes, got {size} bytes: {file}.")
     content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
     if isinstance(content, dict):
         content = next((content[key] for key in ("state_dict", "model_state_dict", "model") if isinstance(content.get(key), dict)), content)
     if not isinstance(content, dict) or not content or not all(_is_weight(value) for value in content.values()):
         raise CheckpointError(f"Expected a state dict of dense tensors in {file}, got {type(content).__name__} of something else.")
-    broken = [str(name) for name, weight in content.items() if not torch.isfinite(weight.float()).all()]
+    taken = sum(weight.numel() * weight.element_size() for weight in content.values())
+    if taken > _MOST_TIMES * size:  # views of one number, repeated by a stride of 0
+        raise CheckpointError(
+            f"Expected weights of at most {_MOST_TIMES} times the {size} bytes of {file}, got tensors that take {taken} bytes."
+        )
+    broken = [name for name, weight in content.items() if not _is_finite(weight, file)]
     if broken:
-        raise CheckpointError(f"The weights in {file} are not finite: {', '.join(broken)}.")
+        raise CheckpointError(f"The weights in {file} are not finite: {_names(broken)}.")
     return content
 
 
 def _is_weight(value: object) -> bool:
     if not isinstance(value, Tensor) or value.layout != torch.strided:
         return False
-    return value.numel() > 0 and not value.is_meta and not value.is_complex()
+    return value.numel() > 0 and not value.is_meta and not value.is_complex() and not value.is_quantized
+
+
+def _is_finite(weight: Tensor, file: Path) -> bool:
+    try:
+        return bool(torch.isfinite(weight.float()).all())
+    except (RuntimeError, TypeError) as error:  # a dtype without arithmetic, such as bits8
+        raise CheckpointError(f"Expected weights that are numbers in {file}, got {weight.dtype}.") from error
 
 
 def _read_safetensors(file: Path) -> Any:
     try:
         return safetensors.torch.load_file(file)
-    except safetensors.SafetensorError as error:
+    except Exception as error:  # a dtype that PyTorch lacks raises KeyError or AttributeError
         raise CheckpointError(f"{file} is corrupt or no safetensors file: {error}") from error
 
 
@@ -127,19 +156,59 @@ def _read_pickle(file: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about what is refused below
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            return torch.load(io.BytesIO(_bounded(content, file)), map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # broken bytes raise anything from EOFError to AssertionError
         # Protocols 4 and newer begin with operand 149, which the reader of weights knows as little as what follows.
         forbidden = re.search(r"GLOBAL ([\w.]+)|Unsupported operand 149", str(error))
         if forbidden:
-            raise UnsafeCheckpointError(
-                f"{file} holds more than weights ({forbidden[1] or 'a pickle of protocol 4 or newer'}), which could run code when loaded. "
-                "Nothing was loaded. Save only `model.state_dict()`."
-            ) from error
+            raise _unsafe(file, forbidden[1] or "a pickle of protocol 4 or newer") from error
         raise CheckpointError(f"{file} ({len(content)} bytes) is corrupt, cut short or no PyTorch checkpoint.") from error
 
 
+def _bounded(content: bytes, file: Path) -> bytes:
+    """The bytes of a checkpoint in a form that cannot grow while it is read.
+
+    A zip archive is written anew without compression, so that PyTorch reads exactly the entries that were measured here.
+    """
+    entries, pickled = _entries(content, file), content
+    if entries:
+        pickled = b"".join(part for name, part in entries.items() if name.endswith(".pkl"))
+    if b"bytearray" in pickled:  # the only callable among those that PyTorch permits that fills memory of any size
+        raise _unsafe(file, "bytearray")
+    if not entries:
+        return content
+    plain = io.BytesIO()
+    with zipfile.ZipFile(plain, "w", zipfile.ZIP_STORED) as archive:
+        for name, part in entries.items():
+            archive.writestr(name, part)
+    return plain.getvalue()
+
+
+def _entries(content: bytes, file: Path) -> dict[str, bytes]:
+    """The entries of a zip archive by name; none for the older format, which is no archive."""
+    if not content.startswith(b"PK\x03\x04"):
+        return {}
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        found = archive.infolist()
+        taken = sum(entry.file_size for entry in found)
+        if taken > _MOST_TIMES * len(content):
+            raise CheckpointError(
+                f"Expected a checkpoint of at most {_MOST_TIMES} times its file's {len(content)} bytes when decompressed, got {taken} "
+                f"bytes: {file}. Save it by torch.save, which does not compress."
+            )
+        return {entry.filename: archive.read(entry) for entry in found}
+
+
+def _unsafe(file: Path, what: str) -> UnsafeCheckpointError:
+    return UnsafeCheckpointError(
+        f"{file} holds more than weights ({what}), which could run code when loaded. Nothing was loaded. Save only `model.state_dict()`."
+    )
+
+
 def _network_for(weights: dict[str, Tensor], file: Path) -> GreydanusLSTM | BabyA3CGRU | AtariLSTM:
+    """The network that these weights belong to, without memory for weights of its own."""
     families = (
         ("conv4.weight", "lstm.weight_ih", GreydanusLSTM),
         ("conv4.weight", "gru.weight_ih", BabyA3CGRU),
@@ -148,8 +217,15 @@ def _network_for(weights: dict[str, Tensor], file: Path) -> GreydanusLSTM | Baby
     needed = {"conv1.weight", "actor_linear.weight", "critic_linear.weight"}
     for trunk, cell, family in families:
         if needed | {trunk, cell} <= weights.keys() and weights["conv1.weight"].ndim == 4 and weights["actor_linear.weight"].ndim == 2:
-            return family(num_actions=len(weights["actor_linear.weight"]), channels=weights["conv1.weight"].shape[1])
+            with torch.device("meta"):
+                return family(num_actions=len(weights["actor_linear.weight"]), channels=weights["conv1.weight"].shape[1])
     raise CheckpointError(
         f"The weights in {file} belong to no known network (expected conv1..4, lstm or gru, critic_linear, actor_linear): "
-        f"{sorted(map(str, weights))}"
+        f"[{_names(sorted(map(repr, map(str, weights))))}]"
     )
+
+
+def _names(names: Sequence[object]) -> str:
+    """Some names, the first of many."""
+    more = [f"and {len(names) - 20} more"] if len(names) > 20 else []
+    return ", ".join([*map(str, names[:20]), *more])
