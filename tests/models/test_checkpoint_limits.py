@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import io
+import json
 import os
 import pickle
 import resource
@@ -18,7 +19,7 @@ from conftest import seeded
 from torch import Tensor
 
 from saliency_wrappers.models import AtariLSTM, CheckpointError, UnsafeCheckpointError, load_checkpoint
-from saliency_wrappers.models import checkpoints as module
+from saliency_wrappers.models.limits import LARGEST_CHECKPOINT
 
 
 def weights() -> dict[Any, Tensor]:
@@ -105,7 +106,7 @@ def test_a_file_beyond_the_limit_is_not_read(file: Path) -> None:
     for path in (file, file.with_suffix(".safetensors")):
         with path.open("wb") as sparse:
             sparse.truncate(100 * 2**30)
-        with pytest.raises(CheckpointError, match=rf"at most {module.LARGEST_CHECKPOINT} bytes, got {100 * 2**30} bytes"):
+        with pytest.raises(CheckpointError, match=rf"at most {LARGEST_CHECKPOINT} bytes, got {100 * 2**30} bytes"):
             load_checkpoint(path)
 
 
@@ -158,6 +159,38 @@ def test_safetensors_of_an_unusable_type_are_a_checkpoint_error(tmp_path: Path, 
     path = tmp_path / "agent.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
     with pytest.raises(CheckpointError):
+        load_checkpoint(path)
+
+
+def test_a_checkpoint_of_many_tensors_is_refused(file: Path) -> None:
+    torch.save({f"k{number}": torch.zeros(1) for number in range(5000)}, file)
+    with pytest.raises(CheckpointError, match=r"at most 4096 entries, got 50\d\d"):
+        load_checkpoint(file)
+
+
+def test_a_pickle_of_many_operations_is_refused(file: Path) -> None:
+    file.write_bytes(b"\x80\x02" + b"(" * 5_000_000 + b".")
+    with pytest.raises(CheckpointError, match="at most 1000000 pickled operations"):
+        load_checkpoint(file)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"a": {"dtype": "F32", "shape": [1] * 100_000 + [2], "data_offsets": [0, 8]}}, "at most 8 dimensions, got 100001"),
+        (
+            {f"{number}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for number in range(5000)},
+            "at most 4096 tensors, got 5000",
+        ),
+        ([], "corrupt or no safetensors file"),
+    ],
+    ids=["dimensions", "tensors", "list"],
+)
+def test_safetensors_headers_are_bounded(tmp_path: Path, header: Any, message: str) -> None:
+    content = json.dumps(header).encode()
+    path = tmp_path / "agent.safetensors"
+    path.write_bytes(len(content).to_bytes(8, "little") + content + bytes(8))
+    with pytest.raises(CheckpointError, match=message):
         load_checkpoint(path)
 
 

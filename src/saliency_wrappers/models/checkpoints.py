@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import re
 import warnings
-import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
@@ -20,13 +19,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from saliency_wrappers.models.limits import LARGEST_CHECKPOINT, MOST_TIMES, ForbiddenError, LimitError, bounded_pickle, check_safetensors
 from saliency_wrappers.models.networks import AtariLSTM, BabyA3CGRU, GreydanusLSTM
 from saliency_wrappers.preprocessing import FramePreprocessor
-
-LARGEST_CHECKPOINT = 2**30
-"""Bytes of a checkpoint file, at most; the largest known network takes 5 MB."""
-_MOST_TIMES = 2
-"""How many times its own size an archive may have when decompressed. PyTorch writes it without compression."""
 
 
 class CheckpointError(ValueError):
@@ -57,10 +52,9 @@ def load_checkpoint(path: str | Path) -> GreydanusLSTM | BabyA3CGRU | AtariLSTM:
     file = _highest_step(Path(path))
     weights = _read_weights(file)
     model = _network_for(weights, file)
-    if not all(isinstance(name, str) for name in weights):
-        raise CheckpointError(
-            f"Expected weights under names in {file}, got keys that are no strings: {_names(sorted(map(repr, weights)))}."
-        )
+    unnamed = [repr(name) for name in weights if not isinstance(name, str)]
+    if unnamed:
+        raise CheckpointError(f"Expected weights under names in {file}, got keys that are no strings: {_names(unnamed)}.")
     own = {name: weight.to(torch.float32, copy=True, memory_format=torch.contiguous_format) for name, weight in weights.items()}
     try:
         model.load_state_dict(own, assign=True)
@@ -121,9 +115,9 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not content or not all(_is_weight(value) for value in content.values()):
         raise CheckpointError(f"Expected a state dict of dense tensors in {file}, got {type(content).__name__} of something else.")
     taken = sum(weight.numel() * weight.element_size() for weight in content.values())
-    if taken > _MOST_TIMES * size:  # views of one number, repeated by a stride of 0
+    if taken > MOST_TIMES * size:  # views of one number, repeated by a stride of 0
         raise CheckpointError(
-            f"Expected weights of at most {_MOST_TIMES} times the {size} bytes of {file}, got tensors that take {taken} bytes."
+            f"Expected weights of at most {MOST_TIMES} times the {size} bytes of {file}, got tensors that take {taken} bytes."
         )
     broken = [name for name, weight in content.items() if not _is_finite(weight, file)]
     if broken:
@@ -146,7 +140,10 @@ def _is_finite(weight: Tensor, file: Path) -> bool:
 
 def _read_safetensors(file: Path) -> Any:
     try:
+        check_safetensors(file)
         return safetensors.torch.load_file(file)
+    except LimitError as error:
+        raise CheckpointError(f"{error} File: {file}.") from error
     except Exception as error:  # a dtype that PyTorch lacks raises KeyError or AttributeError
         raise CheckpointError(f"{file} is corrupt or no safetensors file: {error}") from error
 
@@ -156,49 +153,17 @@ def _read_pickle(file: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about what is refused below
-            return torch.load(io.BytesIO(_bounded(content, file)), map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
+            return torch.load(io.BytesIO(bounded_pickle(content)), map_location="cpu", weights_only=True)
+    except LimitError as error:
+        raise CheckpointError(f"{error} File: {file}.") from error
+    except ForbiddenError as error:
+        raise _unsafe(file, str(error)) from error
     except Exception as error:  # broken bytes raise anything from EOFError to AssertionError
         # Protocols 4 and newer begin with operand 149, which the reader of weights knows as little as what follows.
         forbidden = re.search(r"GLOBAL ([\w.]+)|Unsupported operand 149", str(error))
         if forbidden:
             raise _unsafe(file, forbidden[1] or "a pickle of protocol 4 or newer") from error
         raise CheckpointError(f"{file} ({len(content)} bytes) is corrupt, cut short or no PyTorch checkpoint.") from error
-
-
-def _bounded(content: bytes, file: Path) -> bytes:
-    """The bytes of a checkpoint in a form that cannot grow while it is read.
-
-    A zip archive is written anew without compression, so that PyTorch reads exactly the entries that were measured here.
-    """
-    entries, pickled = _entries(content, file), content
-    if entries:
-        pickled = b"".join(part for name, part in entries.items() if name.endswith(".pkl"))
-    if b"bytearray" in pickled:  # the only callable among those that PyTorch permits that fills memory of any size
-        raise _unsafe(file, "bytearray")
-    if not entries:
-        return content
-    plain = io.BytesIO()
-    with zipfile.ZipFile(plain, "w", zipfile.ZIP_STORED) as archive:
-        for name, part in entries.items():
-            archive.writestr(name, part)
-    return plain.getvalue()
-
-
-def _entries(content: bytes, file: Path) -> dict[str, bytes]:
-    """The entries of a zip archive by name; none for the older format, which is no archive."""
-    if not content.startswith(b"PK\x03\x04"):
-        return {}
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        found = archive.infolist()
-        taken = sum(entry.file_size for entry in found)
-        if taken > _MOST_TIMES * len(content):
-            raise CheckpointError(
-                f"Expected a checkpoint of at most {_MOST_TIMES} times its file's {len(content)} bytes when decompressed, got {taken} "
-                f"bytes: {file}. Save it by torch.save, which does not compress."
-            )
-        return {entry.filename: archive.read(entry) for entry in found}
 
 
 def _unsafe(file: Path, what: str) -> UnsafeCheckpointError:
