@@ -8,7 +8,7 @@ from saliency_wrappers.compute.compute import compute_saliency
 from saliency_wrappers.decisions import Decision, SaliencyMaps
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.hooks.replay_check import ReplayMismatchError
-from saliency_wrappers.models.networks import CheckpointError, UnsafeCheckpointError, load_checkpoint, load_pretrained, pretrained_agents
+from saliency_wrappers.models.checkpoints import CheckpointError, UnsafeCheckpointError, load_checkpoint, load_pretrained, pretrained_agents
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.recording.error_policy import MissingDecisionError
 from saliency_wrappers.saliency.masks import GaussianBlur, SlidingDisc

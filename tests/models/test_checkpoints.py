@@ -16,16 +16,14 @@ import torch
 from tiny_agents import images, seeded
 from torch import Tensor, nn
 
-from saliency_wrappers.models.networks import (
-    AtariLSTM,
-    BabyA3CGRU,
+from saliency_wrappers.models.checkpoints import (
     CheckpointError,
-    GreydanusLSTM,
     UnsafeCheckpointError,
     load_checkpoint,
     load_pretrained,
     pretrained_agents,
 )
+from saliency_wrappers.models.networks import AtariLSTM, BabyA3CGRU, GreydanusLSTM
 
 NETWORKS = [GreydanusLSTM, BabyA3CGRU, AtariLSTM]
 SIZES = {GreydanusLSTM: 80, BabyA3CGRU: 80, AtariLSTM: 84}

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from saliency_wrappers.agents import as_adapter
 from saliency_wrappers.decisions import Decision
-from saliency_wrappers.models.networks import BabyA3CGRU, GreydanusLSTM, load_checkpoint
+from saliency_wrappers.models.checkpoints import load_checkpoint
+from saliency_wrappers.models.networks import BabyA3CGRU, GreydanusLSTM
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.saliency.perturbation import PRESETS
 

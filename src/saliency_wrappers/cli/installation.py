@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from saliency_wrappers.models.networks import pretrained_agents
+from saliency_wrappers.models.checkpoints import pretrained_agents
 
 PACKAGES = ("gymnasium", "ale-py", "xaitk-saliency", "opencv-python-headless", "moviepy")
 EXTRAS = {

@@ -18,7 +18,7 @@ from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
 from saliency_wrappers.cli.perturbers import named_perturber
 from saliency_wrappers.cli.player import load_agent
-from saliency_wrappers.models.networks import CheckpointError, pretrained_agents
+from saliency_wrappers.models.checkpoints import CheckpointError, pretrained_agents
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.video.overlay import Scale
 

@@ -20,7 +20,8 @@ from torch import nn
 
 from saliency_wrappers.decisions import StepSaliency
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
-from saliency_wrappers.models.networks import AtariLSTM, load_checkpoint, load_pretrained
+from saliency_wrappers.models.checkpoints import load_checkpoint, load_pretrained
+from saliency_wrappers.models.networks import AtariLSTM
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.recording.recording import Mode
 from saliency_wrappers.saliency.perturbation import SaliencyMethod

@@ -181,10 +181,7 @@ def _step_saliency(episode: StoredEpisode, stored: StoredDecision, maps: Salienc
 
 def _facts(episode: StoredEpisode) -> dict[str, Any]:
     header = episode.header
-    methods = {
-        name: {**description, "explained": sum(int(episode.layer(name).done(block.index).sum()) for block in episode.blocks())}
-        for name, description in episode.methods.items()
-    }
+    methods = {name: {**description, "explained": _explained(episode, name)} for name, description in episode.methods.items()}
     return {
         "name": episode.name,
         "environment": (header.env_spec or {}).get("id", "unknown environment"),
@@ -196,3 +193,9 @@ def _facts(episode: StoredEpisode) -> dict[str, Any]:
         "agent": header.agent,
         "methods": methods,
     }
+
+
+def _explained(episode: StoredEpisode, method: str) -> int:
+    """How many decisions are marked as having maps of a method."""
+    layer = episode.layer(method)
+    return sum(int(layer.marked(block.index)[: block.rows].sum()) for block in episode.blocks())

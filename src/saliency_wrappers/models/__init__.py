@@ -1,15 +1,13 @@
 """Published networks, checkpoints and bundled agents. Imports preprocessing."""
 
-from saliency_wrappers.models.networks import (
-    AtariLSTM,
-    BabyA3CGRU,
+from saliency_wrappers.models.checkpoints import (
     CheckpointError,
-    GreydanusLSTM,
     UnsafeCheckpointError,
     load_checkpoint,
     load_pretrained,
     pretrained_agents,
 )
+from saliency_wrappers.models.networks import AtariLSTM, BabyA3CGRU, GreydanusLSTM
 
 __all__ = [
     "AtariLSTM",

@@ -1,6 +1,8 @@
 """`MapLayer`: the maps that one method made of one episode's decisions, beside them in the store, under the fingerprint of both.
 
-A block's maps are written before its marks, which say for each decision whether its maps are there.
+A block's maps are written before its marks, which say for each decision whether its maps are there. Two computations may write one block at
+the same time: in one process and in a local folder a lock keeps them apart, elsewhere the content decides. A row without a map holds
+`ABSENT`, so that a mark whose map was overwritten by another writer does not count.
 """
 
 from __future__ import annotations
@@ -12,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saliency_wrappers.decisions import Array, SaliencyMaps
+from saliency_wrappers.store.exclusive import exclusive
 from saliency_wrappers.store.files import Location, StoreError
 from saliency_wrappers.store.header import GROUP, LARGEST_JSON, attributes, write_group
 from saliency_wrappers.store.zarr_array import ArrayField, read_metadata
 
 MAPS = "maps"
+ABSENT = np.array(0x7FC5A11E, np.uint32).view(np.float32)[()]
+"""The number that fills a row without a map: a NaN of a bit pattern that arithmetic does not give."""
 
 
 class MapLayer:
@@ -26,10 +31,14 @@ class MapLayer:
         """Name a layer; it need not exist."""
         self.fingerprint = fingerprint
         self._location = location
+        self._episode = episode
         self._group = f"{episode}/{MAPS}/{fingerprint}"
         self._done = ArrayField("done", (), "bool", block)
         self._fields: dict[str, ArrayField | None] = {}
         self._rows = 0
+        """For how many rows the arrays were made here."""
+        self._enlarged = 0
+        """How many rows the arrays had when they were read last."""
 
     @property
     def description(self) -> dict[str, Any]:
@@ -39,7 +48,11 @@ class MapLayer:
         return method if isinstance(method, dict) else {}
 
     def done(self, block: int) -> NDArray[np.bool_]:
-        """`(block,)` bool: which decisions of a block have their maps."""
+        """`(block,)` bool: which decisions of a block have their maps, by marks and content."""
+        return self._content(block)[0]
+
+    def marked(self, block: int) -> NDArray[np.bool_]:
+        """`(block,)` bool: the marks alone, without reading the maps."""
         content = self._location.get(f"{self._group}/{self._done.key(block)}", self._done.most_bytes)
         return self._done.empty() if content is None else self._done.decode(content, self._place(self._done, block))
 
@@ -49,12 +62,9 @@ class MapLayer:
         Raises:
             StoreError: what the marks promise is missing or damaged.
         """
-        done = self.done(block)
-        if not done.any():
-            return [None] * len(done)
-        actor, critic = self._chunk("actor", block), self._chunk("critic", block)
+        done, actor, critic = self._content(block)
         if actor is None:
-            raise StoreError(f"Expected maps of the actor in {self._group} of the store {self._location}.")
+            return [None] * len(done)
         return [
             SaliencyMaps(actor[row].copy(), None if critic is None else critic[row].copy()) if there else None
             for row, there in enumerate(done)
@@ -70,16 +80,30 @@ class MapLayer:
             length: how many decisions the episode has, at least.
             method: the layer's description.
         """
-        done = self.done(block)
-        fields = self._prepare(maps[0], length, method)
-        for head, field in fields.items():
-            chunk = self._chunk(head, block) if done.any() else None
-            chunk = field.empty() if chunk is None else chunk
-            for row, one in zip(rows, maps, strict=True):
-                chunk[row] = _map(one, head, field.shape)
-            self._location.put(f"{self._group}/{field.key(block)}", field.encode(chunk))
-        done[list(rows)] = True
-        self._location.put(f"{self._group}/{self._done.key(block)}", self._done.encode(done))
+        with exclusive(self._location, self._episode):
+            done, *present = self._content(block)
+            fields = self._prepare(maps[0], length, method)
+            for (head, field), chunk in zip(fields.items(), present, strict=False):
+                chunk = field.empty() if chunk is None else chunk
+                chunk[~done] = ABSENT
+                for row, one in zip(rows, maps, strict=True):
+                    chunk[row] = _map(one, head, field.shape)
+                self._location.put(f"{self._group}/{field.key(block)}", field.encode(chunk))
+            done[list(rows)] = True
+            self._location.put(f"{self._group}/{self._done.key(block)}", self._done.encode(done))
+
+    def _content(self, block: int) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None, NDArray[np.float32] | None]:
+        """What is there of a block: which rows, `(block,)` bool, and the maps of both heads; None and False where nothing is."""
+        done = self.marked(block)
+        if not done.any():
+            return done, None, None
+        actor, critic = self._chunk("actor", block), self._chunk("critic", block)
+        if actor is None:
+            raise StoreError(f"Expected maps of the actor in {self._group} of the store {self._location}.")
+        for chunk in (actor, critic):
+            if chunk is not None:
+                done &= ~_absent(chunk)
+        return done, actor, critic
 
     def _prepare(self, maps: SaliencyMaps, length: int, method: dict[str, Any]) -> dict[str, ArrayField]:
         """The arrays, made when they are not there, or too short."""
@@ -88,8 +112,10 @@ class MapLayer:
         fields = {head: self._made_like(head, one) for head, one in heads.items() if one is not None}
         rows = -(-length // block) * block
         if rows > self._rows:
+            self._fields.clear()
             if self._field("actor") is None:
                 write_group(self._location, self._group, {"method": method})
+            rows = max(rows, self._enlarged)  # by another writer, who knew of more decisions
             for field in (*fields.values(), self._done):
                 self._location.put(f"{self._group}/{field.name}/{GROUP}", field.metadata(rows))
             self._rows = rows
@@ -111,7 +137,9 @@ class MapLayer:
         if self._fields.get(head) is None:
             place = f"{self._group}/{head}/{GROUP}"
             content = self._location.get(place, LARGEST_JSON)
-            self._fields[head] = None if content is None else read_metadata(head, content, f"{place} in {self._location}")[0]
+            self._fields[head] = None
+            if content is not None:
+                self._fields[head], self._enlarged = read_metadata(head, content, f"{place} in {self._location}")
         field = self._fields[head]
         if field is not None and (field.block != self._done.block or field.dtype != "float32" or len(field.shape) not in (2, 3)):
             raise StoreError(f"Expected float32 maps in blocks of {self._done.block} in {self._group}, got {field}.")
@@ -126,3 +154,9 @@ def _map(maps: SaliencyMaps, head: str, shape: tuple[int, ...]) -> NDArray[np.fl
     if one is None or one.shape != shape:
         raise ValueError(f"Expected {head} maps of one shape, {shape}, from a method, got {None if one is None else one.shape}.")
     return one
+
+
+def _absent(chunk: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """`(block,)` bool: which rows of a chunk hold no map."""
+    first = chunk.reshape(len(chunk), -1)[:, 0]
+    return np.ascontiguousarray(first).view(np.uint32) == ABSENT.view(np.uint32)

@@ -1,0 +1,196 @@
+"""Checkpoints: `load_checkpoint` reads a file or folder, `load_pretrained` the agents that ship with the package.
+
+Checkpoints are untrusted: only weights are loaded, nothing in a file is executed.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from saliency_wrappers.models.limits import LARGEST_CHECKPOINT, MOST_TIMES, ForbiddenError, LimitError, bounded_pickle, check_safetensors
+from saliency_wrappers.models.networks import AtariLSTM, BabyA3CGRU, GreydanusLSTM
+from saliency_wrappers.preprocessing import FramePreprocessor
+
+
+class CheckpointError(ValueError):
+    """A file is no checkpoint of a known network: corrupt, too large, or with weights that fit none."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A checkpoint holds objects other than weights. Loading them could run code, so nothing of it was loaded."""
+
+
+def load_checkpoint(path: str | Path) -> GreydanusLSTM | BabyA3CGRU | AtariLSTM:
+    """Load a trained agent. The network and its number of actions are derived from the weights.
+
+    Args:
+        path: a checkpoint (`.tar`, `.pt`, `.safetensors`...), or a folder, from which the highest step is taken: the number before
+            the suffix, as in `strong.40.tar`.
+
+    Returns:
+        The network on the CPU, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no numbered checkpoint in the folder.
+        UnsafeCheckpointError: the file holds more than weights.
+        CheckpointError: the file is corrupt or larger than `LARGEST_CHECKPOINT`, its weights fit no known network, or they take more memory
+            than twice the file's bytes.
+        OSError: the file cannot be read.
+    """
+    file = _highest_step(Path(path))
+    weights = _read_weights(file)
+    model = _network_for(weights, file)
+    unnamed = [repr(name) for name in weights if not isinstance(name, str)]
+    if unnamed:
+        raise CheckpointError(f"Expected weights under names in {file}, got keys that are no strings: {_names(unnamed)}.")
+    own = {name: weight.to(torch.float32, copy=True, memory_format=torch.contiguous_format) for name, weight in weights.items()}
+    try:
+        model.load_state_dict(own, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"The weights in {file} do not fit {type(model).__name__}: {error}") from error
+    return model.eval()
+
+
+def load_pretrained(env_id: str) -> tuple[AtariLSTM, FramePreprocessor]:
+    """The trained agent that ships with the package, and the preprocessing it was trained with.
+
+    Args:
+        env_id: the game, as for `gym.make`: one of `pretrained_agents()`.
+
+    Returns:
+        The agent on the CPU, in evaluation mode, and its preprocessor.
+
+    Raises:
+        ValueError: no agent for this environment ships with the package.
+    """
+    if env_id not in pretrained_agents():
+        raise ValueError(
+            f"No agent for {env_id!r} ships with saliency_wrappers, only for {pretrained_agents()}. Pass a checkpoint instead."
+        )
+    with resources.as_file(_PRETRAINED_FOLDER / _PRETRAINED[env_id]) as file:
+        model = load_checkpoint(file)
+    return cast(AtariLSTM, model), replace(FramePreprocessor.named("atari84"), determines_input=True)
+
+
+def pretrained_agents() -> list[str]:
+    """The environment ids for which a trained agent ships with the package."""
+    return [env_id for env_id, name in _PRETRAINED.items() if (_PRETRAINED_FOLDER / name).is_file()]
+
+
+_PRETRAINED_FOLDER = resources.files("saliency_wrappers") / "data"
+_PRETRAINED = {"ALE/Breakout-v5": "breakout.safetensors"}
+
+
+def _highest_step(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise FileNotFoundError(f"Expected a checkpoint or a folder of checkpoints, found nothing at {path}.")
+    files = [file for file in path.iterdir() if file.is_file()]
+    numbered = [(int(match[1]), file.name, file) for file in files if (match := re.search(r"\.(\d+)\.[^.]+$", file.name))]
+    if not numbered:
+        raise FileNotFoundError(f"Expected checkpoints named like strong.40.tar in {path}, found none.")
+    return max(numbered)[-1]
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    size = file.stat().st_size
+    if size > LARGEST_CHECKPOINT:
+        raise CheckpointError(f"Expected a checkpoint of at most {LARGEST_CHECKPOINT} bytes, got {size} bytes: {file}.")
+    content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+    if isinstance(content, dict):
+        content = next((content[key] for key in ("state_dict", "model_state_dict", "model") if isinstance(content.get(key), dict)), content)
+    if not isinstance(content, dict) or not content or not all(_is_weight(value) for value in content.values()):
+        raise CheckpointError(f"Expected a state dict of dense tensors in {file}, got {type(content).__name__} of something else.")
+    taken = sum(weight.numel() * weight.element_size() for weight in content.values())
+    if taken > MOST_TIMES * size:  # views of one number, repeated by a stride of 0
+        raise CheckpointError(
+            f"Expected weights of at most {MOST_TIMES} times the {size} bytes of {file}, got tensors that take {taken} bytes."
+        )
+    broken = [name for name, weight in content.items() if not _is_finite(weight, file)]
+    if broken:
+        raise CheckpointError(f"The weights in {file} are not finite: {_names(broken)}.")
+    return content
+
+
+def _is_weight(value: object) -> bool:
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    return value.numel() > 0 and not value.is_meta and not value.is_complex() and not value.is_quantized
+
+
+def _is_finite(weight: Tensor, file: Path) -> bool:
+    try:
+        return bool(torch.isfinite(weight.float()).all())
+    except (RuntimeError, TypeError) as error:  # a dtype without arithmetic, such as bits8
+        raise CheckpointError(f"Expected weights that are numbers in {file}, got {weight.dtype}.") from error
+
+
+def _read_safetensors(file: Path) -> Any:
+    try:
+        check_safetensors(file)
+        return safetensors.torch.load_file(file)
+    except LimitError as error:
+        raise CheckpointError(f"{error} File: {file}.") from error
+    except Exception as error:  # a dtype that PyTorch lacks raises KeyError or AttributeError
+        raise CheckpointError(f"{file} is corrupt or no safetensors file: {error}") from error
+
+
+def _read_pickle(file: Path) -> Any:
+    content = file.read_bytes()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what is refused below
+            return torch.load(io.BytesIO(bounded_pickle(content)), map_location="cpu", weights_only=True)
+    except LimitError as error:
+        raise CheckpointError(f"{error} File: {file}.") from error
+    except ForbiddenError as error:
+        raise _unsafe(file, str(error)) from error
+    except Exception as error:  # broken bytes raise anything from EOFError to AssertionError
+        # Protocols 4 and newer begin with operand 149, which the reader of weights knows as little as what follows.
+        forbidden = re.search(r"GLOBAL ([\w.]+)|Unsupported operand 149", str(error))
+        if forbidden:
+            raise _unsafe(file, forbidden[1] or "a pickle of protocol 4 or newer") from error
+        raise CheckpointError(f"{file} ({len(content)} bytes) is corrupt, cut short or no PyTorch checkpoint.") from error
+
+
+def _unsafe(file: Path, what: str) -> UnsafeCheckpointError:
+    return UnsafeCheckpointError(
+        f"{file} holds more than weights ({what}), which could run code when loaded. Nothing was loaded. Save only `model.state_dict()`."
+    )
+
+
+def _network_for(weights: dict[str, Tensor], file: Path) -> GreydanusLSTM | BabyA3CGRU | AtariLSTM:
+    """The network that these weights belong to, without memory for weights of its own."""
+    families = (
+        ("conv4.weight", "lstm.weight_ih", GreydanusLSTM),
+        ("conv4.weight", "gru.weight_ih", BabyA3CGRU),
+        ("linear.weight", "lstm.weight_ih", AtariLSTM),
+    )
+    needed = {"conv1.weight", "actor_linear.weight", "critic_linear.weight"}
+    for trunk, cell, family in families:
+        if needed | {trunk, cell} <= weights.keys() and weights["conv1.weight"].ndim == 4 and weights["actor_linear.weight"].ndim == 2:
+            with torch.device("meta"):
+                return family(num_actions=len(weights["actor_linear.weight"]), channels=weights["conv1.weight"].shape[1])
+    raise CheckpointError(
+        f"The weights in {file} belong to no known network (expected conv1..4, lstm or gru, critic_linear, actor_linear): "
+        f"[{_names(sorted(map(repr, map(str, weights))))}]"
+    )
+
+
+def _names(names: Sequence[object]) -> str:
+    """Some names, the first of many."""
+    more = [f"and {len(names) - 20} more"] if len(names) > 20 else []
+    return ", ".join([*map(str, names[:20]), *more])
