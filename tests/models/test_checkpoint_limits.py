@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from conftest import seeded
+from tiny_agents import seeded
 from torch import Tensor
 
 from saliency_wrappers.models import AtariLSTM, CheckpointError, UnsafeCheckpointError, load_checkpoint

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from xaitk_saliency.impls.perturb_image.sliding_window import SlidingWindow
 from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
 from saliency_wrappers.decisions import Array
+from saliency_wrappers.saliency.default_masks import spaced_for
 
 Fill = float | NDArray[Any] | Callable[[Array], NDArray[Any]]
 """What shows through where a mask is 0: a constant in [0, 1], relative to the input range; an array that broadcasts to `(C, h, w)`, or
@@ -49,19 +50,28 @@ class SlidingDisc(PerturbImage):
     Differs from xaitk's `SlidingRadial` in the disc: `x² + y² <= radius²`, its border included.
     """
 
-    def __init__(self, radius: float = 1.0, stride: int = 5, sigma: float = 5.0) -> None:
-        """Slide a disc.
+    def __init__(
+        self,
+        radius: float | Sequence[float] = 1.0,
+        stride: int | Sequence[int] = 5,
+        sigma: float | Sequence[float] | None = 5.0,
+    ) -> None:
+        """Slide a disc. Each parameter is one number, or two for y and x, as `SlidingRadial` takes them.
 
         Args:
-            radius: of the disc, in pixels.
-            stride: pixels between neighbouring centres; the first is at (0, 0).
-            sigma: standard deviation of the blur, in pixels.
+            radius: of the disc, in pixels, `>= 0`; two: an ellipse.
+            stride: pixels between neighbouring centres, `>= 1`; the first is at (0, 0).
+            sigma: standard deviation of the blur, in pixels, `> 0`. None: no blur, masks of 0 and 1.
+
+        Raises:
+            TypeError: a parameter that is neither a number nor two.
+            ValueError: a parameter out of its range.
         """
-        if not (radius >= 0 and stride >= 1 and sigma > 0):
+        self.radius, self.stride, self.sigma = radius, stride, sigma
+        radii, strides = _two("radius", radius), _two("stride", stride)
+        sigmas = (1.0, 1.0) if sigma is None else _two("sigma", sigma)
+        if not (min(radii) >= 0 and min(strides) >= 1 and min(sigmas) > 0):
             raise ValueError(f"Expected radius >= 0, stride >= 1 and sigma > 0, got radius={radius}, stride={stride}, sigma={sigma}.")
-        self.radius = radius
-        self.stride = stride
-        self.sigma = sigma
 
     def perturb(self, ref_image: NDArray[Any]) -> Array:
         """The masks for an image of this shape.
@@ -74,16 +84,35 @@ class SlidingDisc(PerturbImage):
         """
         height, width = ref_image.shape[:2]
         y, x = np.ogrid[:height, :width]
-        centres = [(cy, cx) for cy in range(0, height, self.stride) for cx in range(0, width, self.stride)]
+        steps = [int(step) for step in _two("stride", self.stride)]
+        centres = [(cy, cx) for cy in range(0, height, steps[0]) for cx in range(0, width, steps[1])]
         masks = np.empty((len(centres), height, width), np.float32)
         for mask, (cy, cx) in zip(masks, centres, strict=True):
-            blurred = gaussian_filter(((y - cy) ** 2 + (x - cx) ** 2 <= self.radius**2).astype(np.float64), self.sigma)
+            disc = self._disc(y - cy, x - cx).astype(np.float64)
+            blurred = disc if self.sigma is None else gaussian_filter(disc, _two("sigma", self.sigma))
             mask[:] = 1 - blurred / blurred.max()
         return masks
 
+    def _disc(self, y: NDArray[Any], x: NDArray[Any]) -> NDArray[np.bool_]:
+        """Where the disc is, `(h, w)`, from the distances to its centre."""
+        high, wide = _two("radius", self.radius)
+        if high == wide:
+            return y**2 + x**2 <= high**2
+        smallest = np.finfo(np.float64).tiny ** 0.25  # a radius of 0 leaves the line through the centre
+        return (y / max(high, smallest)) ** 2 + (x / max(wide, smallest)) ** 2 <= 1
+
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, as every plugin of smqtk has them."""
-        return {"radius": self.radius, "stride": self.stride, "sigma": self.sigma}
+        """The constructor's arguments, as every plugin of smqtk has them; tuples as lists, as JSON has them."""
+        given = {"radius": self.radius, "stride": self.stride, "sigma": self.sigma}
+        return {name: list(value) if isinstance(value, Sequence) else value for name, value in given.items()}
+
+
+def _two(name: str, given: float | Sequence[float]) -> tuple[float, float]:
+    """A number for y and one for x."""
+    both = (given, given) if isinstance(given, Real) else tuple(cast("Sequence[float]", given))
+    if len(both) != 2 or not all(isinstance(one, Real) for one in both):
+        raise TypeError(f"Expected {name} to be a number or two, (y, x), got {given!r}.")
+    return cast("tuple[float, float]", both)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +121,8 @@ class Masks:
 
     untouched: Array
     """`(n, h, w)` float32 in [0, 1]; 1: untouched, 0: replaced by the fill."""
+    colours: Array | None = None
+    """`(k, n, h, w)` float32 in [0, 1]: the masks of each colour, where `untouched` is of all together. None: masks without colours."""
 
     @cached_property
     def replaced(self) -> Array:
@@ -167,23 +198,23 @@ class MaskCache:
         if shape in self._kept:
             self._kept.move_to_end(shape)
             return self._kept[shape]
-        masks = Masks(self._ask(image))
+        masks = self._ask(image)
         if self._depends_on_shape_only:
             self._kept[shape] = masks
             if len(self._kept) > self._shapes:
                 self._kept.popitem(last=False)
         return masks
 
-    def _ask(self, image: Array) -> Array:
+    def _ask(self, image: Array) -> Masks:
         picture = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
-        masks = np.asarray(self.perturber.perturb(picture.copy()))
+        masks = np.asarray(spaced_for(self.perturber, *image.shape[1:]).perturb(picture.copy()))
         expected = f"(n, {image.shape[1]}, {image.shape[2]})"
-        if masks.ndim != 3 or masks.shape[1:] != image.shape[1:] or not len(masks):
+        if masks.ndim not in (3, 4) or masks.shape[-2:] != image.shape[1:] or not masks.size:
             raise ValueError(f"Expected masks of shape {expected} from {type(self.perturber).__name__}, got {masks.shape}.")
         masks = masks.astype(np.float32)
         if not (masks.min() >= 0 and masks.max() <= 1):
             raise ValueError(f"Expected masks in [0, 1] from {type(self.perturber).__name__}, got {masks.min()} to {masks.max()}.")
-        return masks
+        return Masks(masks) if masks.ndim == 3 else Masks((1 - (1 - masks).sum(axis=0)).clip(0, 1), masks)
 
 
 def depends_on_shape_only(perturber: PerturbImage) -> bool:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +25,7 @@ from saliency_wrappers.saliency.incremental.sparse_images import Masked
 from saliency_wrappers.saliency.incremental.tensor import IncrementalBatch, Step
 from saliency_wrappers.saliency.masks import perturbed
 
-Layout = Literal["contiguous", "channels_last"]
+MemoryLayout = Literal["contiguous", "channels_last"]
 
 Outputs = tuple[Tensor, Tensor | None]
 """Logits `(n, num_actions)`, and values `(n,)` or `(n, 1)`, or None."""
@@ -47,6 +47,10 @@ class Perturbation:
     """The incoming state of one row. None for an agent without memory."""
     episode_start: Tensor | None
     """`(1,)` bool. None when the agent is not told."""
+    recorded: Outputs | None = None
+    """The outputs that were recorded when the agent decided. None: unknown."""
+    colours: tuple[tuple[Tensor, Tensor], ...] = ()
+    """For colour masks: `1 - m` `(1 + n, 1, h, w)` and `f - x` `(C, h, w)` of each colour; empty for ordinary masks."""
 
     @cached_property
     def rows(self) -> Tensor:
@@ -79,12 +83,23 @@ class Segment:
     """`(k,)` int64, ascending."""
 
 
-def dense_pass(adapter: AgentAdapter, segment: Segment, layout: Layout = "contiguous") -> Outputs:
+def dense_pass(adapter: AgentAdapter, segment: Segment, layout: MemoryLayout = "contiguous") -> Outputs:
     """Run the agent on whole images in a memory layout; one that flattens them by `view` does not run on `"channels_last"`."""
     one, n = segment.perturbation, len(segment.rows)
-    images = perturbed(one.inputs[0], one.change, rows_of(one.replaced, segment.rows), out=_empty(n, one.inputs, layout))
+    images = perturbed_images(segment, out=_empty(n, one.inputs, layout))
     start = None if one.episode_start is None else one.episode_start.expand(n)
     return adapter.evaluate(images, adapter.repeat_state(one.state, n), start)
+
+
+def perturbed_images(segment: Segment, out: Tensor) -> Tensor:
+    """Write the perturbed images of a segment, `(k, C, h, w)`, to `out`, which is returned."""
+    one = segment.perturbation
+    if not one.colours:
+        return perturbed(one.inputs[0], one.change, rows_of(one.replaced, segment.rows), out=out)
+    out.copy_(one.inputs.expand_as(out))
+    for replaced, change in one.colours:
+        out.addcmul_(rows_of(replaced, segment.rows), change)
+    return out
 
 
 def incremental_pass(adapter: AgentAdapter, segments: Sequence[Segment], steps: list[Step] | None = None) -> Outputs:
@@ -110,12 +125,46 @@ def compiled_pass(perturbation: Perturbation) -> bool:
     return perturbation.inputs.dtype == torch.float32 and kernels(perturbation.inputs) is not None
 
 
-def joinable(adapter: AgentAdapter, perturbation: Perturbation) -> bool:
-    """Whether the states of several decisions can be put together."""
+def change_by_frame(change: Tensor, frames: int) -> list[Tensor]:
+    """Split a change `(C, h, w)` into one for each of `frames` stacked frames, `(C, h, w)` with 0 in the channels of all others."""
+    if len(change) % frames:
+        raise ValueError(f"Expected channels that {frames} frames share evenly, got an input of {len(change)} channels.")
+    size = len(change) // frames
+    parts = [torch.zeros_like(change) for _ in range(frames)]
+    for i, one in enumerate(parts):
+        one[i * size : (i + 1) * size] = change[i * size : (i + 1) * size]
+    return parts
+
+
+def joinable(adapter: AgentAdapter, one: Perturbation, other: Perturbation) -> bool:
+    """Whether rows of two decisions can be run in one batch: inputs and states of one form, and states with known batch axes."""
+    if _tensor_form(one.inputs) != _tensor_form(other.inputs) or (one.episode_start is None) != (other.episode_start is None):
+        return False
+    if _state_form(one.state) != _state_form(other.state):
+        return False
     try:
-        return perturbation.state is None or len(batch_axes(adapter)) == len(list(state_leaves(perturbation.state)))
+        return one.state is None or len(batch_axes(adapter)) == len(list(state_leaves(one.state)))
     except (TypeError, ValueError):  # no initial state, or one that does not grow
         return False
+
+
+def joined(parts: Sequence[Outputs]) -> Outputs:
+    """The outputs of several passes, one after another."""
+    values = [value for _, value in parts if value is not None]
+    return torch.cat([logits for logits, _ in parts]), torch.cat(values) if values else None
+
+
+def _tensor_form(tensor: Tensor) -> tuple[object, ...]:
+    return tuple(tensor.shape), tensor.dtype, tensor.device
+
+
+def _state_form(state: StateTree) -> object:
+    """Types, keys, shapes and dtypes of a state, to be compared with another's."""
+    if state is None or isinstance(state, Tensor):
+        return None if state is None else _tensor_form(state)
+    if isinstance(state, Mapping):
+        return type(state), [(key, _state_form(branch)) for key, branch in state.items()]
+    return type(state), [_state_form(branch) for branch in state]
 
 
 def _masked(segments: Sequence[Segment]) -> Masked:
@@ -141,7 +190,7 @@ def _plain(output: Tensor) -> Tensor:
     return output.whole_batch() if isinstance(output, IncrementalBatch) else output
 
 
-def _empty(n: int, like: Tensor, layout: Layout) -> Tensor:
+def _empty(n: int, like: Tensor, layout: MemoryLayout) -> Tensor:
     """An empty `(n, C, h, w)`."""
     _, channels, height, width = like.shape
     if layout == "contiguous":

@@ -14,16 +14,17 @@ from typing import Protocol, cast, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor
-from xaitk_saliency.impls.perturb_image.sliding_radial import SlidingRadial
 from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifierConfidenceSaliency
 from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
 from saliency_wrappers.agents.base import AgentAdapter, split_rows
 from saliency_wrappers.decisions import Array, Decision, SaliencyMaps, map_state
+from saliency_wrappers.saliency.colour_masks import colour_fills, colour_layers
+from saliency_wrappers.saliency.default_masks import default_perturber
 from saliency_wrappers.saliency.incremental.parallel import alone
 from saliency_wrappers.saliency.masks import Fill, GaussianBlur, MaskCache, Masks, SlidingDisc, check_fill, filled
-from saliency_wrappers.saliency.passes import Outputs, Perturbation
-from saliency_wrappers.saliency.paths import Evaluation, Path, Plan
+from saliency_wrappers.saliency.passes import Outputs, Perturbation, change_by_frame
+from saliency_wrappers.saliency.paths import Evaluation, PathChoice, Plan
 from saliency_wrappers.saliency.scoring import GridSquaredDifference, SquaredDifference, saliency_map
 
 _TOGETHER, _PIXELS = 8, 400_000
@@ -54,21 +55,22 @@ class PerturbationSaliency:
         tolerance: float = 0.0,
         batch_size: int | None = None,
         device: torch.device | str | None = None,
-        path: Path = "auto",
+        path: PathChoice = "auto",
         frames: int | None = None,
     ) -> None:
         """Choose the parts; None takes the `"xaitk"` preset's.
 
         Args:
-            perturber: image to masks. None: `SlidingRadial(radius=(1, 1), stride=(5, 5), sigma=(5, 5))`.
+            perturber: image to masks. None: `SlidingRadial(radius=(1, 1), stride=(5, 5), sigma=(5, 5))`, spaced wider on inputs of more
+                than 100x100 pixels, so that there are about 300 masks.
             saliency_gen: outputs and masks to a map. None: raw `SquaredDifference()`.
-            fill: what shows through where a mask is 0. None: `GaussianBlur(sigma=3)`.
+            fill: what shows through where a mask is 0. None: `GaussianBlur(sigma=3)`. For colour masks (`MCRISEGrid`) see `colour_fills`.
             tolerance: changes of a pixel by no more than this, relative to the input range, count as none: masks that change nothing else
                 are not run, their score is 0, and on the incremental path nothing is computed for such pixels. 0.0 is exact.
-            batch_size: forward at most so many masks at a time. None: as many as are fastest, which is measured at the first decision.
+            batch_size: run at most so many rows in each forward pass. None: as many as are fastest, measured at the first decision.
             device: where to compute; the agent must be there. None: where the captured inputs are.
-            path: `"plain"`: whole images; `"incremental"`: only what the masks change; `"auto"`: the latter where it is worthwhile and
-                gives the same, see `plan`.
+            path: `"plain"`: whole images; `"incremental"`: only what the masks change; `"auto"`: the faster one, measured at the first
+                decision, see `plan`.
             frames: one map for each of so many stacked frames, among which the channels are divided evenly: maps are `(frames, h, w)`, each
                 with the other frames untouched. None: masks act on all channels at once.
         """
@@ -76,13 +78,13 @@ class PerturbationSaliency:
             raise ValueError(f"Expected a tolerance >= 0, got {tolerance}.")
         if frames is not None and frames < 1:
             raise ValueError(f"Expected a positive number of frames, got {frames}.")
-        self.perturber = SlidingRadial(radius=(1, 1), stride=(5, 5), sigma=(5, 5)) if perturber is None else perturber
+        self.perturber = default_perturber() if perturber is None else perturber
         self.saliency_gen = SquaredDifference() if saliency_gen is None else saliency_gen
         self.fill: Fill = GaussianBlur(sigma=3) if fill is None else fill
         self.tolerance = tolerance
         self.batch_size = batch_size
         self.device = None if device is None else torch.device(device)
-        self.path: Path = path
+        self.path: PathChoice = path
         self.frames = frames
         _check_parts(self.perturber, self.saliency_gen)
         check_fill(self.fill)
@@ -136,7 +138,7 @@ class PerturbationSaliency:
         with torch.inference_mode():
             with alone():
                 prepared = [self._prepared(adapter, decision) for decision in decisions]
-                changes = [[change] if self.frames is None else _by_frame(change, self.frames) for _, _, change in prepared]
+                changes = [[change] if self.frames is None else change_by_frame(change, self.frames) for _, _, change in prepared]
                 perturbations = [
                     self._perturbation(adapter, decision, masks, inputs, change)
                     for decision, (masks, inputs, _), own in zip(decisions, prepared, changes, strict=True)
@@ -146,23 +148,32 @@ class PerturbationSaliency:
             return [[_of_every_mask(masks, *next(evaluated)) for _ in own] for (masks, _, _), own in zip(prepared, changes, strict=True)]
 
     def _prepared(self, adapter: AgentAdapter, decision: Decision) -> tuple[Masks, Tensor, Tensor]:
-        """The masks for a decision, its input x `(1, C, h, w)` and `f - x` `(C, h, w)`."""
+        """The masks for a decision, its input x `(1, C, h, w)` and `f - x` `(C, h, w)`, for colour masks `(k, C, h, w)`."""
         inputs = self._checked_inputs(decision)
         # SciPy and NumPy know no bfloat16, and blur no float16.
         image = inputs[0].to("cpu", torch.promote_types(inputs.dtype, torch.float32)).numpy()
-        fill = torch.as_tensor(filled(self.fill, image, adapter.input_range)).to(inputs)
-        return self._masks(image), inputs, fill - inputs[0]
+        masks = self._masks(image)
+        if masks.colours is None:
+            fill = torch.as_tensor(filled(self.fill, image, adapter.input_range)).to(inputs)
+            return masks, inputs, fill - inputs[0]
+        if self.frames is not None:
+            raise ValueError("Expected frames=None with colour masks, whose maps are one for each colour.")
+        fills = colour_fills(self.fill, len(masks.colours), image, adapter.input_range)
+        return masks, inputs, torch.as_tensor(fills).to(inputs) - inputs[0]
 
     def _perturbation(self, adapter: AgentAdapter, decision: Decision, masks: Masks, inputs: Tensor, change: Tensor) -> Perturbation:
         low, high = adapter.input_range
         start = decision.episode_start
+        colours = () if masks.colours is None else colour_layers(masks.colours, change, inputs)
         return Perturbation(
             inputs=inputs,
-            change=change,
+            change=change[0] if colours else change,
             replaced=masks.on(inputs),
-            changed=masks.changed(inputs, change, self.tolerance * (high - low)),
+            changed=masks.on(inputs)[:, 0] > 0 if colours else masks.changed(inputs, change, self.tolerance * (high - low)),
             state=map_state(lambda leaf: _moved(leaf, inputs.device), decision.state),
             episode_start=None if start is None else _moved(start, inputs.device),
+            recorded=(decision.logits, decision.value),
+            colours=colours,
         )
 
     def _map(self, outputs: Array, masks: Masks, chosen: int) -> Array:
@@ -258,17 +269,6 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
-
-
-def _by_frame(change: Tensor, frames: int) -> list[Tensor]:
-    """The change `(C, h, w)` of one frame's channels after another's, 0 in all others."""
-    if len(change) % frames:
-        raise ValueError(f"Expected channels that {frames} frames share evenly, got an input of {len(change)} channels.")
-    size = len(change) // frames
-    alone = [torch.zeros_like(change) for _ in range(frames)]
-    for i, one in enumerate(alone):
-        one[i * size : (i + 1) * size] = change[i * size : (i + 1) * size]
-    return alone
 
 
 def _of_every_mask(masks: Masks, perturbation: Perturbation, outputs: Outputs) -> PerturbedOutputs:

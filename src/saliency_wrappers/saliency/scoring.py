@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from xaitk_saliency.impls.gen_classifier_conf_sal.mc_rise_scoring import MCRISEScoring
 from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifierConfidenceSaliency
 
 from saliency_wrappers.decisions import Array
@@ -32,6 +33,7 @@ def squared_differences(reference: NDArray[Any], perturbed: NDArray[Any]) -> NDA
     Raises:
         ValueError: other shapes, or differences whose squares float32 cannot hold.
     """
+    reference, perturbed = np.asarray(reference), np.asarray(perturbed)
     if perturbed.ndim != 2 or reference.shape != perturbed.shape[1:]:
         raise ValueError(f"Expected reference (outputs,) and perturbed (n, outputs), got {reference.shape} and {perturbed.shape}.")
     scores = 0.5 * ((perturbed.astype(np.float64) - reference) ** 2).sum(axis=1)
@@ -119,20 +121,37 @@ def saliency_map(
         chosen: the index of the output whose map is wanted from a generator that gives one for each.
 
     Returns:
-        `(h, w)` float32; NaN where the generator gives it (xaitk's rescaling does, for scores that are all the same).
+        `(h, w)` float32; from colour masks with `MCRISEScoring` `(k, h, w)`, one map for each colour. NaN where the generator gives it
+        (xaitk's rescaling does, for scores that are all the same).
     """
     if isinstance(generator, SquaredDifference) and type(generator).generate is SquaredDifference.generate:
         return generator.weigh(squared_differences(reference, perturbed), masks)
+    given = masks.untouched if not isinstance(generator, MCRISEScoring) else _colour_masks(generator, masks)
     with np.errstate(divide="ignore", invalid="ignore"):
-        generated = np.asarray(generator.generate(reference, perturbed, masks.untouched.copy()), np.float32)
+        generated = np.asarray(generator.generate(reference, perturbed, given.copy()), np.float32)
     shape = masks.coverage.shape
+    if given.ndim == 4 and generated.shape == (len(given), len(reference), *shape):
+        return generated[:, _checked_index(chosen, len(reference))]
     if generated.shape == (len(reference), *shape):
-        if not 0 <= chosen < len(reference):
-            raise ValueError(f"Expected an action of 0 to {len(reference) - 1}, to take its map, got {chosen}.")
-        generated = generated[chosen]
+        generated = generated[_checked_index(chosen, len(reference))]
     if generated.shape != shape:
         raise ValueError(
             f"Expected a map of shape {shape} or one for each of {len(reference)} outputs from {type(generator).__name__}, "
             f"got {generated.shape}."
         )
     return generated
+
+
+def _colour_masks(generator: MCRISEScoring, masks: Masks) -> Array:
+    """The colour masks `(k, n, h, w)` that `MCRISEScoring` needs; `ValueError` where there are none, or another number of colours."""
+    if masks.colours is None:
+        raise ValueError("MCRISEScoring needs colour masks (k, n, h, w): expected MCRISEGrid as perturber, got masks without colours.")
+    if len(masks.colours) != generator.k:
+        raise ValueError(f"Expected MCRISEScoring with k={len(masks.colours)}, the number of the masks' colours, got k={generator.k}.")
+    return masks.colours
+
+
+def _checked_index(chosen: int, outputs: int) -> int:
+    if not 0 <= chosen < outputs:
+        raise ValueError(f"Expected an action of 0 to {outputs - 1}, to take its map, got {chosen}.")
+    return chosen

@@ -430,19 +430,6 @@ def test_what_a_tolerance_leaves_out_does_not_speak_against_an_agent():
     assert np.abs(method.outputs(adapter, decision).logits - exact.logits).max() > 1e-3 * np.abs(exact.logits).max()
 
 
-def test_another_agent_is_looked_at_anew_when_it_takes_over_an_id():
-    method = PerturbationSaliency(SlidingWindow((20, 20), (20, 20)))
-    suitability = method._evaluation._suitability
-    adapter = as_adapter(BabyA3CGRU(4).eval())
-    method(adapter, decisions_of(adapter, 1))
-    (key,) = suitability._known
-    alive, reason = suitability._known[key]
-    assert alive() is adapter
-    assert reason == ""
-    suitability._known[key] = (lambda: None, "of an agent that is gone")
-    assert method.plan(adapter, decisions_of(adapter, 1)[0]).path == "incremental"
-
-
 def test_a_method_that_has_run_can_be_pickled():
     adapter = as_adapter(BabyA3CGRU(4).eval())
     decisions = decisions_of(adapter, 1)

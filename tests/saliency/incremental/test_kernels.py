@@ -386,3 +386,18 @@ atexit.register(lambda: (share(lambda begin, end: done.extend(range(begin, end))
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout.strip() == "True"
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_compiling_is_announced_on_stderr(compiles: bool, capsys: pytest.CaptureFixture[str]):
+    import numba
+    from numba.core import event
+
+    assert numba
+    with compiled._announced():
+        for _ in range(2 if compiles else 0):
+            with event.trigger_event("numba:compile"):
+                pass
+    said = capsys.readouterr().err
+    assert said.count("compiling kernels for this processor") == int(compiles)
+    assert said.count("\n") == int(compiles)
