@@ -11,9 +11,20 @@ from saliency_wrappers.hooks.replay_check import ReplayMismatchError
 from saliency_wrappers.models.networks import CheckpointError, UnsafeCheckpointError, load_checkpoint, load_pretrained, pretrained_agents
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.recording.error_policy import MissingDecisionError
+from saliency_wrappers.saliency.fills import Background, ChannelMean, Noise
 from saliency_wrappers.saliency.masks import GaussianBlur, SlidingDisc
 from saliency_wrappers.saliency.perturbation import PerturbationSaliency, SaliencyMethod
-from saliency_wrappers.saliency.scoring import GridSquaredDifference, SquaredDifference
+from saliency_wrappers.saliency.perturbers import Searchlight
+from saliency_wrappers.saliency.policy_scores import (
+    SARFA,
+    KLDivergence,
+    LogitDrop,
+    ProbabilityDrop,
+    SquaredProbabilityDifference,
+    TotalVariation,
+    ValueDifference,
+)
+from saliency_wrappers.saliency.scoring import GridSquaredDifference, PerturbationScores, SquaredDifference
 from saliency_wrappers.store.files import StoreError
 from saliency_wrappers.store.reader import StoredDecision, StoredEpisode
 from saliency_wrappers.store.store import EpisodeStore
@@ -29,7 +40,10 @@ if TYPE_CHECKING:
     from saliency_wrappers.sb3 import SaliencyVecEnv as SaliencyVecEnv
 
 __all__ = [
+    "SARFA",
     "AgentAdapter",
+    "Background",
+    "ChannelMean",
     "CheckpointError",
     "CleanRLAdapter",
     "Decision",
@@ -38,8 +52,13 @@ __all__ = [
     "FunctionAdapter",
     "GaussianBlur",
     "GridSquaredDifference",
+    "KLDivergence",
+    "LogitDrop",
     "MissingDecisionError",
+    "Noise",
     "PerturbationSaliency",
+    "PerturbationScores",
+    "ProbabilityDrop",
     "QNetworkAdapter",
     "RecordSaliencyVideo",
     "RecordVectorSaliencyVideo",
@@ -49,12 +68,16 @@ __all__ = [
     "SaliencyMaps",
     "SaliencyMethod",
     "SaliencyRecorder",
+    "Searchlight",
     "SlidingDisc",
     "SquaredDifference",
+    "SquaredProbabilityDifference",
     "StoreError",
     "StoredDecision",
     "StoredEpisode",
+    "TotalVariation",
     "UnsafeCheckpointError",
+    "ValueDifference",
     "VectorSaliencyRecorder",
     "as_adapter",
     "compute_saliency",
