@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from saliency_wrappers.agents import AgentAdapter, CleanRLAdapter, FunctionAdapter, QNetworkAdapter, RecurrentModuleAdapter, as_adapter
 from saliency_wrappers.compute.compute import compute_saliency
 from saliency_wrappers.decisions import Decision, SaliencyMaps
+from saliency_wrappers.faithfulness import Confidence, Scorecard, evaluate, map_confidence
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.hooks.replay_check import ReplayMismatchError
 from saliency_wrappers.models.networks import CheckpointError, UnsafeCheckpointError, load_checkpoint, load_pretrained, pretrained_agents
@@ -13,6 +14,8 @@ from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.recording.error_policy import MissingDecisionError
 from saliency_wrappers.saliency.fills import Background, ChannelMean, Noise
 from saliency_wrappers.saliency.masks import GaussianBlur, SlidingDisc
+from saliency_wrappers.saliency.memory_share import MemoryShare, memory_share
+from saliency_wrappers.saliency.objects import LeaveOneOut, ObjectExplanation, ObjectShapley
 from saliency_wrappers.saliency.perturbation import PerturbationSaliency, SaliencyMethod
 from saliency_wrappers.saliency.perturbers import Searchlight
 from saliency_wrappers.saliency.policy_scores import (
@@ -46,6 +49,7 @@ __all__ = [
     "ChannelMean",
     "CheckpointError",
     "CleanRLAdapter",
+    "Confidence",
     "Decision",
     "EpisodeStore",
     "FramePreprocessor",
@@ -53,9 +57,13 @@ __all__ = [
     "GaussianBlur",
     "GridSquaredDifference",
     "KLDivergence",
+    "LeaveOneOut",
     "LogitDrop",
+    "MemoryShare",
     "MissingDecisionError",
     "Noise",
+    "ObjectExplanation",
+    "ObjectShapley",
     "PerturbationSaliency",
     "PerturbationScores",
     "ProbabilityDrop",
@@ -68,6 +76,7 @@ __all__ = [
     "SaliencyMaps",
     "SaliencyMethod",
     "SaliencyRecorder",
+    "Scorecard",
     "Searchlight",
     "SlidingDisc",
     "SquaredDifference",
@@ -82,8 +91,11 @@ __all__ = [
     "as_adapter",
     "compute_saliency",
     "draw",
+    "evaluate",
     "load_checkpoint",
     "load_pretrained",
+    "map_confidence",
+    "memory_share",
     "pretrained_agents",
 ]
 
