@@ -6,14 +6,28 @@ from typing import TYPE_CHECKING, Any
 from saliency_wrappers.agents import AgentAdapter, CleanRLAdapter, FunctionAdapter, QNetworkAdapter, RecurrentModuleAdapter, as_adapter
 from saliency_wrappers.compute.compute import compute_saliency
 from saliency_wrappers.decisions import Decision, SaliencyMaps
+from saliency_wrappers.faithfulness import Confidence, Scorecard, evaluate, map_confidence
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.hooks.replay_check import ReplayMismatchError
 from saliency_wrappers.models.checkpoints import CheckpointError, UnsafeCheckpointError, load_checkpoint, load_pretrained, pretrained_agents
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.recording.error_policy import MissingDecisionError
+from saliency_wrappers.saliency.fills import Background, ChannelMean, Noise
 from saliency_wrappers.saliency.masks import GaussianBlur, SlidingDisc
+from saliency_wrappers.saliency.memory_share import MemoryShare, memory_share
+from saliency_wrappers.saliency.objects import LeaveOneOut, ObjectExplanation, ObjectShapley
 from saliency_wrappers.saliency.perturbation import PerturbationSaliency, SaliencyMethod
-from saliency_wrappers.saliency.scoring import GridSquaredDifference, SquaredDifference
+from saliency_wrappers.saliency.perturbers import Searchlight
+from saliency_wrappers.saliency.policy_scores import (
+    SARFA,
+    KLDivergence,
+    LogitDrop,
+    ProbabilityDrop,
+    SquaredProbabilityDifference,
+    TotalVariation,
+    ValueDifference,
+)
+from saliency_wrappers.saliency.scoring import GridSquaredDifference, PerturbationScores, SquaredDifference
 from saliency_wrappers.store.files import StoreError
 from saliency_wrappers.store.reader import StoredDecision, StoredEpisode
 from saliency_wrappers.store.store import EpisodeStore
@@ -29,17 +43,30 @@ if TYPE_CHECKING:
     from saliency_wrappers.sb3 import SaliencyVecEnv as SaliencyVecEnv
 
 __all__ = [
+    "SARFA",
     "AgentAdapter",
+    "Background",
+    "ChannelMean",
     "CheckpointError",
     "CleanRLAdapter",
+    "Confidence",
     "Decision",
     "EpisodeStore",
     "FramePreprocessor",
     "FunctionAdapter",
     "GaussianBlur",
     "GridSquaredDifference",
+    "KLDivergence",
+    "LeaveOneOut",
+    "LogitDrop",
+    "MemoryShare",
     "MissingDecisionError",
+    "Noise",
+    "ObjectExplanation",
+    "ObjectShapley",
     "PerturbationSaliency",
+    "PerturbationScores",
+    "ProbabilityDrop",
     "QNetworkAdapter",
     "RecordSaliencyVideo",
     "RecordVectorSaliencyVideo",
@@ -49,18 +76,26 @@ __all__ = [
     "SaliencyMaps",
     "SaliencyMethod",
     "SaliencyRecorder",
+    "Scorecard",
+    "Searchlight",
     "SlidingDisc",
     "SquaredDifference",
+    "SquaredProbabilityDifference",
     "StoreError",
     "StoredDecision",
     "StoredEpisode",
+    "TotalVariation",
     "UnsafeCheckpointError",
+    "ValueDifference",
     "VectorSaliencyRecorder",
     "as_adapter",
     "compute_saliency",
     "draw",
+    "evaluate",
     "load_checkpoint",
     "load_pretrained",
+    "map_confidence",
+    "memory_share",
     "pretrained_agents",
 ]
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from saliency_wrappers.agents import AgentAdapter
-from saliency_wrappers.saliency.masks import Fill, GaussianBlur
+from saliency_wrappers.saliency.fills import Fills, as_fills
+from saliency_wrappers.saliency.masks import GaussianBlur
 from saliency_wrappers.saliency.perturbation import PRESETS, PerturbationSaliency, SaliencyMethod
 
 _WRAPPERS = ("_orig_mod.", "module.")
@@ -69,6 +70,8 @@ def _parts(method: PerturbationSaliency) -> dict[str, Any]:
         "fill": _fill(method.fill),
         "tolerance": method.tolerance,
         **({} if method.frames is None else {"frames": method.frames}),
+        **({} if method.weighting == "coverage" else {"weighting": method.weighting}),
+        **({} if method.critic_gen is method.saliency_gen else {"critic_gen": _thing(method.critic_gen)}),
     }
 
 
@@ -91,7 +94,11 @@ def _thing(thing: Any) -> dict[str, Any]:
     return {"class": kind, "config": json.loads(json.dumps(config, default=_plain_value, sort_keys=True))}
 
 
-def _fill(fill: Fill) -> Any:
+def _fill(fill: Fills) -> Any:
+    first, *others = as_fills(fill)
+    if others:
+        return [_fill(one) for one in (first, *others)]
+    fill = first
     if isinstance(fill, GaussianBlur):
         return {"class": "GaussianBlur", "sigma": fill.sigma}
     if callable(fill):

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from operator import itemgetter
-from typing import Protocol, cast, runtime_checkable
+from itertools import chain
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -21,23 +20,29 @@ from saliency_wrappers.agents.base import AgentAdapter, split_rows
 from saliency_wrappers.decisions import Array, Decision, SaliencyMaps, map_state
 from saliency_wrappers.saliency.colour_masks import colour_fills, colour_layers
 from saliency_wrappers.saliency.default_masks import default_perturber
+from saliency_wrappers.saliency.fills import Background, Fills, as_fills
 from saliency_wrappers.saliency.incremental.parallel import alone
-from saliency_wrappers.saliency.masks import Fill, GaussianBlur, MaskCache, Masks, SlidingDisc, check_fill, filled
-from saliency_wrappers.saliency.passes import Outputs, Perturbation, change_by_frame
+from saliency_wrappers.saliency.masks import GaussianBlur, MaskCache, Masks, SlidingDisc, filled
+from saliency_wrappers.saliency.method import SaliencyMethod as SaliencyMethod
+from saliency_wrappers.saliency.method import maps_of as maps_of
+from saliency_wrappers.saliency.passes import Perturbation, change_by_frame
 from saliency_wrappers.saliency.paths import Evaluation, PathChoice, Plan
-from saliency_wrappers.saliency.scoring import GridSquaredDifference, SquaredDifference, saliency_map
+from saliency_wrappers.saliency.perturbed_outputs import PerturbedOutputs, of_every_mask
+from saliency_wrappers.saliency.policy_scores import KLDivergence
+from saliency_wrappers.saliency.scoring import (
+    GridSquaredDifference,
+    PerturbationScores,
+    SquaredDifference,
+    added_maps,
+    change_weighted,
+    chosen_scores,
+    saliency_map,
+)
+
+Weighting = Literal["coverage", "change"]
 
 _TOGETHER, _PIXELS = 8, 400_000
 """How many decisions are prepared at a time: each needs a byte for every mask and pixel."""
-
-
-@runtime_checkable
-class SaliencyMethod(Protocol):
-    """Turns decisions into maps."""
-
-    def __call__(self, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[SaliencyMaps]:
-        """One `SaliencyMaps` for each row of each decision, in order."""
-        ...
 
 
 class PerturbationSaliency:
@@ -51,12 +56,14 @@ class PerturbationSaliency:
         self,
         perturber: PerturbImage | None = None,
         saliency_gen: GenerateClassifierConfidenceSaliency | None = None,
-        fill: Fill | None = None,
+        fill: Fills | None = None,
         tolerance: float = 0.0,
         batch_size: int | None = None,
         device: torch.device | str | None = None,
         path: PathChoice = "auto",
         frames: int | None = None,
+        weighting: Weighting = "coverage",
+        critic_gen: GenerateClassifierConfidenceSaliency | None = None,
     ) -> None:
         """Choose the parts; None takes the `"xaitk"` preset's.
 
@@ -64,7 +71,8 @@ class PerturbationSaliency:
             perturber: image to masks. None: `SlidingRadial(radius=(1, 1), stride=(5, 5), sigma=(5, 5))`, spaced wider on inputs of more
                 than 100x100 pixels, so that there are about 300 masks.
             saliency_gen: outputs and masks to a map. None: raw `SquaredDifference()`.
-            fill: what shows through where a mask is 0. None: `GaussianBlur(sigma=3)`. For colour masks (`MCRISEGrid`) see `colour_fills`.
+            fill: what shows through where a mask is 0; a list or tuple of several, whose maps are divided by the sum of their absolute
+                values and added. None: `GaussianBlur(sigma=3)`. For colour masks (`MCRISEGrid`) see `colour_fills`.
             tolerance: changes of a pixel by no more than this, relative to the input range, count as none: masks that change nothing else
                 are not run, their score is 0, and on the incremental path nothing is computed for such pixels. 0.0 is exact.
             batch_size: run at most so many rows in each forward pass. None: as many as are fastest, measured at the first decision.
@@ -73,6 +81,10 @@ class PerturbationSaliency:
                 decision, see `plan`.
             frames: one map for each of so many stacked frames, among which the channels are divided evenly: maps are `(frames, h, w)`, each
                 with the other frames untouched. None: masks act on all channels at once.
+            weighting: how scores become a map. `"coverage"`: each pixel gets the mean of the scores of the masks that reach it. `"change"`:
+                each score goes to the pixels that its mask changes, in proportion to their change, see `change_weighted`; it needs
+                `PerturbationScores`.
+            critic_gen: outputs and masks to the critic's map. None: `saliency_gen`, or `SquaredDifference()` when that reads a policy.
         """
         if not tolerance >= 0:
             raise ValueError(f"Expected a tolerance >= 0, got {tolerance}.")
@@ -80,14 +92,18 @@ class PerturbationSaliency:
             raise ValueError(f"Expected a positive number of frames, got {frames}.")
         self.perturber = default_perturber() if perturber is None else perturber
         self.saliency_gen = SquaredDifference() if saliency_gen is None else saliency_gen
-        self.fill: Fill = GaussianBlur(sigma=3) if fill is None else fill
+        self.fill: Fills = GaussianBlur(sigma=3) if fill is None else fill
         self.tolerance = tolerance
         self.batch_size = batch_size
         self.device = None if device is None else torch.device(device)
         self.path: PathChoice = path
         self.frames = frames
-        _check_parts(self.perturber, self.saliency_gen)
-        check_fill(self.fill)
+        reads_policy = isinstance(self.saliency_gen, PerturbationScores) and self.saliency_gen.reads_policy
+        self.critic_gen = critic_gen or (SquaredDifference() if reads_policy else self.saliency_gen)
+        self.weighting: Weighting = weighting
+        _check_parts(self.perturber, self.saliency_gen, self.critic_gen)
+        _check_weighting(weighting, self.saliency_gen, self.critic_gen)
+        self._fills = as_fills(self.fill)
         self._masks = MaskCache(self.perturber)
         self._evaluation = Evaluation(path, batch_size)
         self._warned = False
@@ -112,54 +128,69 @@ class PerturbationSaliency:
         return [maps for group in groups for maps in self._explain(adapter, group)]
 
     def plan(self, adapter: AgentAdapter, decision: Decision) -> Plan:
-        """How the maps of a one-row decision are computed, and why; `print` it. Runs the agent to see what it asks for."""
+        """How the maps of a one-row decision are computed (those of the first fill), and why; `print` it. Runs the agent."""
         with torch.inference_mode():
-            masks, inputs, change = self._prepared(adapter, decision)
-            return self._evaluation.plan(adapter, self._perturbation(adapter, decision, masks, inputs, change))
+            masks, inputs, changes = self._prepared(adapter, decision)
+            return self._evaluation.plan(adapter, self._perturbation(adapter, decision, masks, inputs, changes[0]))
 
     def outputs(self, adapter: AgentAdapter, decision: Decision) -> PerturbedOutputs:
-        """What the outputs of a one-row decision become under every mask: the numbers that maps are made of."""
-        return self._outputs(adapter, [decision])[0][0]
+        """What the outputs of a one-row decision become under every mask (and the first fill): the numbers that maps are made of."""
+        return self._outputs(adapter, [decision])[0][0][0]
 
     def _explain(self, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[SaliencyMaps]:
         outputs = self._outputs(adapter, decisions)
         with alone():
-            return [self._maps(decision, by_frame) for decision, by_frame in zip(decisions, outputs, strict=True)]
+            return [self._maps(decision, by_fill) for decision, by_fill in zip(decisions, outputs, strict=True)]
 
-    def _maps(self, decision: Decision, by_frame: Sequence[PerturbedOutputs]) -> SaliencyMaps:
-        action = by_frame[0].logits[0].argmax() if decision.action is None else decision.action.flatten()[0]
-        actor = [self._map(one.logits, one.masks, int(action)) for one in by_frame]
-        critic = [self._map(one.values, one.masks, chosen=0) for one in by_frame if one.values is not None]
-        join = np.stack if self.frames is not None else itemgetter(0)
-        return SaliencyMaps(join(actor), join(critic) if critic else None)
+    def _maps(self, decision: Decision, by_fill: Sequence[Sequence[PerturbedOutputs]]) -> SaliencyMaps:
+        untouched = by_fill[0][0]
+        action = int(untouched.policy_logits[0].argmax() if decision.action is None else decision.action.flatten()[0])
+        actor = added_maps([self._joined([self._actor_map(one, action) for one in frames]) for frames in by_fill])
+        if untouched.values is None:
+            return SaliencyMaps(actor, None)
+        critic = [[self._map(self.critic_gen, cast(Array, one.values), one, 0) for one in frames] for frames in by_fill]
+        return SaliencyMaps(actor, added_maps([self._joined(frames) for frames in critic]))
 
-    def _outputs(self, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[list[PerturbedOutputs]]:
-        """For each decision the outputs for each of its frames, or for all at once."""
+    def _joined(self, by_frame: Sequence[Array]) -> Array:
+        return by_frame[0] if self.frames is None else np.stack(by_frame)
+
+    def _outputs(self, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[list[list[PerturbedOutputs]]]:
+        """For each decision and fill the outputs for each of its frames, or for all at once."""
+        low, high = adapter.input_range
         with torch.inference_mode():
             with alone():
                 prepared = [self._prepared(adapter, decision) for decision in decisions]
-                changes = [[change] if self.frames is None else change_by_frame(change, self.frames) for _, _, change in prepared]
+                changes = [
+                    [[change] if self.frames is None else change_by_frame(change, self.frames) for change in by_fill]
+                    for _, _, by_fill in prepared
+                ]
                 perturbations = [
                     self._perturbation(adapter, decision, masks, inputs, change)
-                    for decision, (masks, inputs, _), own in zip(decisions, prepared, changes, strict=True)
-                    for change in own
+                    for decision, (masks, inputs, _), by_fill in zip(decisions, prepared, changes, strict=True)
+                    for change in chain.from_iterable(by_fill)
                 ]
             evaluated = iter(zip(perturbations, self._evaluation(adapter, perturbations), strict=True))
-            return [[_of_every_mask(masks, *next(evaluated)) for _ in own] for (masks, _, _), own in zip(prepared, changes, strict=True)]
+            return [
+                [[of_every_mask(masks, *next(evaluated), high - low) for _ in frames] for frames in by_fill]
+                for (masks, _, _), by_fill in zip(prepared, changes, strict=True)
+            ]
 
-    def _prepared(self, adapter: AgentAdapter, decision: Decision) -> tuple[Masks, Tensor, Tensor]:
-        """The masks for a decision, its input x `(1, C, h, w)` and `f - x` `(C, h, w)`, for colour masks `(k, C, h, w)`."""
+    def _prepared(self, adapter: AgentAdapter, decision: Decision) -> tuple[Masks, Tensor, list[Tensor]]:
+        """The masks for a decision, its input x `(1, C, h, w)` and `f - x` `(C, h, w)` for each fill f.
+
+        For colour masks there is one change `(k, C, h, w)`, of all colours.
+        """
         inputs = self._checked_inputs(decision)
         # SciPy and NumPy know no bfloat16, and blur no float16.
         image = inputs[0].to("cpu", torch.promote_types(inputs.dtype, torch.float32)).numpy()
         masks = self._masks(image)
         if masks.colours is None:
-            fill = torch.as_tensor(filled(self.fill, image, adapter.input_range)).to(inputs)
-            return masks, inputs, fill - inputs[0]
-        if self.frames is not None:
-            raise ValueError("Expected frames=None with colour masks, whose maps are one for each colour.")
-        fills = colour_fills(self.fill, len(masks.colours), image, adapter.input_range)
-        return masks, inputs, torch.as_tensor(fills).to(inputs) - inputs[0]
+            fills = [torch.as_tensor(filled(fill, image, adapter.input_range)).to(inputs) for fill in self._fills]
+            return masks, inputs, [fill - inputs[0] for fill in fills]
+        if self.frames is not None or self.weighting == "change":
+            raise ValueError("Expected frames=None and weighting='coverage' with colour masks, whose maps are one for each colour.")
+        colours = colour_fills(self.fill, len(masks.colours), image, adapter.input_range)
+        return masks, inputs, [torch.as_tensor(colours).to(inputs) - inputs[0]]
 
     def _perturbation(self, adapter: AgentAdapter, decision: Decision, masks: Masks, inputs: Tensor, change: Tensor) -> Perturbation:
         low, high = adapter.input_range
@@ -176,15 +207,21 @@ class PerturbationSaliency:
             colours=colours,
         )
 
-    def _map(self, outputs: Array, masks: Masks, chosen: int) -> Array:
-        saliency = saliency_map(self.saliency_gen, outputs[0], outputs[1:], masks, chosen)
+    def _actor_map(self, outputs: PerturbedOutputs, chosen: int) -> Array:
+        reads_policy = isinstance(self.saliency_gen, PerturbationScores) and self.saliency_gen.reads_policy
+        return self._map(self.saliency_gen, outputs.policy_logits if reads_policy else outputs.logits, outputs, chosen)
+
+    def _map(self, generator: GenerateClassifierConfidenceSaliency, rows: Array, outputs: PerturbedOutputs, chosen: int) -> Array:
+        """The map of one head, whose outputs `(1 + n, k)` are the `rows`."""
+        if self.weighting == "change":
+            scores = chosen_scores(cast(PerturbationScores, generator), rows[0], rows[1:], chosen)
+            return change_weighted(scores, outputs.masks, outputs.change, outputs.mask_changes)
+        saliency = saliency_map(generator, rows[0], rows[1:], outputs.masks, chosen)
         if np.isfinite(saliency).all():
             return saliency
         if not self._warned:
             self._warned = True
-            warnings.warn(
-                f"{type(self.saliency_gen).__name__} gave NaN for scores that are all the same: such maps become zeros.", stacklevel=2
-            )
+            warnings.warn(f"{type(generator).__name__} gave NaN for scores that are all the same: such maps become zeros.", stacklevel=2)
         return np.nan_to_num(saliency, nan=0.0, posinf=0.0, neginf=0.0)
 
     def _checked_inputs(self, decision: Decision) -> Tensor:
@@ -200,40 +237,26 @@ class PerturbationSaliency:
         return inputs
 
 
-@dataclass(frozen=True, eq=False)
-class PerturbedOutputs:
-    """The outputs of one decision, untouched and under every mask."""
-
-    masks: Masks
-    """The n masks."""
-    logits: Array
-    """`(1 + n, num_actions)` float32: on the input itself, then under each mask."""
-    values: Array | None
-    """`(1 + n, 1)` float32. None when the agent has no value output."""
-
-
-def maps_of(method: SaliencyMethod, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[SaliencyMaps]:
-    """The maps of one-row decisions by any method; `ValueError` unless it gives one for each."""
-    maps = method(adapter, decisions)
-    if len(maps) != len(decisions):
-        raise ValueError(f"Expected {len(decisions)} SaliencyMaps from {type(method).__name__}, one a decision, got {len(maps)}.")
-    return maps
-
-
 PRESETS: dict[str, Callable[[], PerturbationSaliency]] = {
     "xaitk": PerturbationSaliency,
     "greydanus2018": lambda: PerturbationSaliency(
         perturber=SlidingDisc(radius=1, stride=5, sigma=5), saliency_gen=GridSquaredDifference(stride=5), fill=GaussianBlur(sigma=3)
     ),
+    "change_weighted": lambda: PerturbationSaliency(saliency_gen=KLDivergence(), weighting="change"),
+    "change_weighted_two_fills": lambda: PerturbationSaliency(
+        saliency_gen=KLDivergence(), fill=(GaussianBlur(sigma=3), Background()), weighting="change"
+    ),
 }
-"""Named methods: `"xaitk"`, the published application's; `"greydanus2018"`, the paper's own code."""
+"""Named methods: `"xaitk"`, the published application's; `"greydanus2018"`, the paper's own code; `"change_weighted"`, the masks of
+`"xaitk"` with KL divergences weighted by change; `"change_weighted_two_fills"`, the same with a blur and a background as fills, which takes
+twice the passes. Its background is the running median of the inputs; give `fill=(GaussianBlur(3), Background(episode))` for a fixed one."""
 
 
 def saliency_method(
     method: str | SaliencyMethod = "xaitk",
     perturber: PerturbImage | None = None,
     saliency_gen: GenerateClassifierConfidenceSaliency | None = None,
-    fill: Fill | None = None,
+    fill: Fills | None = None,
 ) -> SaliencyMethod:
     """A preset by its name, or a method as it is; the parts that are given replace the method's own.
 
@@ -261,6 +284,8 @@ def saliency_method(
         method.device,
         method.path,
         method.frames,
+        method.weighting,
+        method.critic_gen if saliency_gen is None else None,
     )
 
 
@@ -271,29 +296,19 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def _of_every_mask(masks: Masks, perturbation: Perturbation, outputs: Outputs) -> PerturbedOutputs:
-    """The outputs that were run, and the untouched ones where a mask changes nothing."""
-    logits, values = (None if run is None else _spread(run, perturbation.rows, len(perturbation.replaced)) for run in outputs)
-    return PerturbedOutputs(masks, cast(Array, logits), values)
-
-
-def _spread(outputs: Tensor, rows: Tensor, n: int) -> Array:
-    """From the outputs of some rows those of all n, `(n, outputs)`; 0 for forbidden actions."""
-    run = outputs.reshape(len(rows), -1).float().cpu().numpy()
-    forbidden = run[0] == -np.inf
-    run = np.where(forbidden, np.float32(0), run)  # an action that is forbidden has no say
-    finite = np.isfinite(run).all(axis=1)
-    if not finite.all():
-        first = int(finite.argmin())
-        where = "" if first == 0 else " on a perturbed input"
-        raise ValueError(f"The agent's output{where} is not finite: {run[first].tolist()}.")
-    every = np.tile(run[0], (n, 1))
-    every[rows.cpu().numpy()] = run
-    return every
-
-
-def _check_parts(perturber: object, saliency_gen: object) -> None:
+def _check_parts(perturber: object, saliency_gen: object, critic_gen: object) -> None:
     if not isinstance(perturber, PerturbImage):
         raise TypeError(f"Expected perturber to be an xaitk PerturbImage, got {type(perturber).__name__}.")
-    if not isinstance(saliency_gen, GenerateClassifierConfidenceSaliency):
-        raise TypeError(f"Expected saliency_gen to be an xaitk GenerateClassifierConfidenceSaliency, got {type(saliency_gen).__name__}.")
+    for name, generator in (("saliency_gen", saliency_gen), ("critic_gen", critic_gen)):
+        if not isinstance(generator, GenerateClassifierConfidenceSaliency):
+            raise TypeError(f"Expected {name} to be an xaitk GenerateClassifierConfidenceSaliency, got {type(generator).__name__}.")
+
+
+def _check_weighting(weighting: str, *generators: GenerateClassifierConfidenceSaliency) -> None:
+    if weighting not in ("coverage", "change"):
+        raise ValueError(f"Expected weighting to be 'coverage' or 'change', got {weighting!r}.")
+    for generator in generators if weighting == "change" else ():
+        if not isinstance(generator, PerturbationScores) or isinstance(generator, GridSquaredDifference):
+            raise TypeError(
+                f"weighting='change' needs PerturbationScores that it can weigh; {type(generator).__name__} makes its own maps."
+            )

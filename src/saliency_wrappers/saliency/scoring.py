@@ -1,11 +1,14 @@
 """Scoring rules: from outputs on perturbed inputs to a map, as xaitk `GenerateClassifierConfidenceSaliency` implementations.
 
-`SquaredDifference` is the default, on a raw scale; `GridSquaredDifference` is the 2018 variant; `saliency_map` runs any generator.
+`PerturbationScores` is what scores have in common; `SquaredDifference` is the default, `GridSquaredDifference` the 2018 variant, more are
+in `policy_scores`. `change_weighted` is the other way to make a map of scores; `saliency_map` runs any generator.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -42,21 +45,38 @@ def squared_differences(reference: NDArray[Any], perturbed: NDArray[Any]) -> NDA
     return scores
 
 
-class SquaredDifference(GenerateClassifierConfidenceSaliency):
-    """`map = sum_k s_k (1 - m_k) / sum_k (1 - m_k)`, 0 where no mask reaches (Greydanus et al. 2018, eq. 2 and 4).
+class PerturbationScores(GenerateClassifierConfidenceSaliency):
+    """A score for each mask, and maps of these scores: `map = sum_k s_k (1 - m_k) / sum_k (1 - m_k)`, 0 where no mask reaches.
 
-    Unlike xaitk's `SquaredDifferenceScoring` the map stays raw: magnitudes compare across frames and episodes.
+    A subclass defines `scores`. Maps stay raw: magnitudes compare across frames and episodes. `PerturbationSaliency` can weigh the same
+    scores by how much each mask changes each pixel instead (`change_weighted`).
     """
 
+    reads_policy: ClassVar[bool] = False
+    """Whether outputs are read as logits of a policy; the value of a critic needs other scores then."""
+
+    @abstractmethod
+    def scores(self, reference: NDArray[Any], perturbed: NDArray[Any]) -> NDArray[np.float64]:
+        """The score of each mask.
+
+        Args:
+            reference: y, `(outputs,)`.
+            perturbed: y_k, `(n, outputs)`.
+
+        Returns:
+            `(n,)` float64, or `(n, outputs)` with a score for each action.
+        """
+
     def generate(self, reference: NDArray[Any], perturbed: NDArray[Any], perturbed_masks: NDArray[Any]) -> Array:
-        """A map `(h, w)` float32 `>= 0`, in squared units of the output.
+        """A map `(h, w)` float32, or one for each action `(outputs, h, w)`, on the scale of the scores.
 
         Args:
             reference: y, `(outputs,)`.
             perturbed: y_k, `(n, outputs)`.
             perturbed_masks: m_k, `(n, h, w)` in [0, 1]; 1: untouched.
         """
-        return self.weigh(squared_differences(reference, perturbed), Masks(np.asarray(perturbed_masks, np.float32)))
+        scores, masks = self.scores(reference, perturbed), Masks(np.asarray(perturbed_masks, np.float32))
+        return self.weigh(scores, masks) if scores.ndim == 1 else np.stack([self.weigh(one, masks) for one in scores.T])
 
     def weigh(self, scores: NDArray[np.float64], masks: Masks) -> Array:
         """The map `(h, w)` of scores `(n,)`, from masks whose sums are already known."""
@@ -68,6 +88,57 @@ class SquaredDifference(GenerateClassifierConfidenceSaliency):
     def get_config(self) -> dict[str, Any]:
         """No arguments."""
         return {}
+
+
+class SquaredDifference(PerturbationScores):
+    """`map = sum_k s_k (1 - m_k) / sum_k (1 - m_k)`, 0 where no mask reaches (Greydanus et al. 2018, eq. 2 and 4).
+
+    Unlike xaitk's `SquaredDifferenceScoring` the map stays raw: magnitudes compare across frames and episodes. It is in squared units of
+    the output and `>= 0`.
+    """
+
+    def scores(self, reference: NDArray[Any], perturbed: NDArray[Any]) -> NDArray[np.float64]:
+        """`(n,)` float64 `>= 0`, see `squared_differences`."""
+        return squared_differences(reference, perturbed)
+
+
+_LEAST_CHANGE = 1e-6
+"""Masks that change no more than this in all, in units of the input range, are skipped."""
+
+
+def mask_changes(masks: Masks, change: Array) -> Array:
+    """`C_k = sum_p (1 - m_k(p)) c(p)`: how much each mask changes in all.
+
+    Args:
+        masks: m_k, n of them.
+        change: c, `(h, w)` float32 `>= 0`: how much a pixel differs from the fill.
+
+    Returns:
+        `(n,)` float32.
+    """
+    replaced = torch.from_numpy(masks.replaced)
+    return torch.mv(replaced.flatten(1), torch.from_numpy(np.ascontiguousarray(change, np.float32)).flatten()).numpy()
+
+
+def change_weighted(scores: NDArray[np.float64], masks: Masks, change: Array, changes: Array | None = None) -> Array:
+    """`map(p) = c(p) sum_k (1 - m_k(p)) s_k / C_k`: each score goes to the pixels that its mask changes, in proportion to their change.
+
+    The map sums to the sum of all scores, but those of masks with `C_k <= 1e-6`, which change nothing.
+
+    Args:
+        scores: s_k, `(n,)`.
+        masks: m_k.
+        change: c, `(h, w)` float32 `>= 0`, in units of the input range: the largest `|f(p) - x(p)|` of all channels.
+        changes: C_k, `(n,)`, when they are known from `mask_changes`.
+
+    Returns:
+        `(h, w)` float32.
+    """
+    if len(scores) != len(masks.untouched):
+        raise ValueError(f"Expected as many scores as masks, got {len(scores)} and {len(masks.untouched)}.")
+    totals = mask_changes(masks, change) if changes is None else changes
+    parts = np.divide(scores, totals, out=np.zeros(len(scores)), where=totals > _LEAST_CHANGE)
+    return _weighed(parts.astype(np.float32), masks) * np.asarray(change, np.float32)
 
 
 def _weighed(scores: Array, masks: Masks) -> Array:
@@ -104,6 +175,15 @@ class GridSquaredDifference(SquaredDifference):
         return {"stride": self.stride}
 
 
+def added_maps(by_fill: Sequence[Array]) -> Array:
+    """The map of one fill as it is; those of several divided by the sum of their absolute values, and added."""
+    if len(by_fill) == 1:
+        return by_fill[0]
+    totals = [np.abs(one).sum(dtype=np.float64) for one in by_fill]
+    parts = [one / total if total > 0 else np.zeros_like(one) for one, total in zip(by_fill, totals, strict=True)]
+    return np.asarray(np.sum(parts, axis=0, dtype=np.float64), np.float32)
+
+
 def saliency_map(
     generator: GenerateClassifierConfidenceSaliency,
     reference: NDArray[Any],
@@ -124,8 +204,8 @@ def saliency_map(
         `(h, w)` float32; from colour masks with `MCRISEScoring` `(k, h, w)`, one map for each colour. NaN where the generator gives it
         (xaitk's rescaling does, for scores that are all the same).
     """
-    if isinstance(generator, SquaredDifference) and type(generator).generate is SquaredDifference.generate:
-        return generator.weigh(squared_differences(reference, perturbed), masks)
+    if isinstance(generator, PerturbationScores) and type(generator).generate is PerturbationScores.generate:
+        return generator.weigh(chosen_scores(generator, reference, perturbed, chosen), masks)
     given = masks.untouched if not isinstance(generator, MCRISEScoring) else _colour_masks(generator, masks)
     with np.errstate(divide="ignore", invalid="ignore"):
         generated = np.asarray(generator.generate(reference, perturbed, given.copy()), np.float32)
@@ -149,6 +229,12 @@ def _colour_masks(generator: MCRISEScoring, masks: Masks) -> Array:
     if len(masks.colours) != generator.k:
         raise ValueError(f"Expected MCRISEScoring with k={len(masks.colours)}, the number of the masks' colours, got k={generator.k}.")
     return masks.colours
+
+
+def chosen_scores(generator: PerturbationScores, reference: NDArray[Any], perturbed: NDArray[Any], chosen: int) -> NDArray[np.float64]:
+    """The scores `(n,)` of a generator; of one that scores each action those of the chosen one."""
+    scores = generator.scores(reference, perturbed)
+    return scores if scores.ndim == 1 else scores[:, _checked_index(chosen, scores.shape[1])]
 
 
 def _checked_index(chosen: int, outputs: int) -> int:

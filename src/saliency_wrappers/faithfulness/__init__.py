@@ -1,0 +1,26 @@
+"""Faithfulness of maps: insertion and deletion curves, controls, intervals. Imports saliency; never Gymnasium, hooks or the store."""
+
+from saliency_wrappers.faithfulness.bootstrap import Interval
+from saliency_wrappers.faithfulness.confidence import Confidence, map_confidence
+from saliency_wrappers.faithfulness.controls import CentrePrior, ChangeFromFill, OtherDecision, RandomPixels
+from saliency_wrappers.faithfulness.curves import FRACTIONS, CurveMaker, area, pixel_order
+from saliency_wrappers.faithfulness.evaluation import control_methods, evaluate, spaced
+from saliency_wrappers.faithfulness.scorecard import Scorecard
+
+__all__ = [
+    "FRACTIONS",
+    "CentrePrior",
+    "ChangeFromFill",
+    "Confidence",
+    "CurveMaker",
+    "Interval",
+    "OtherDecision",
+    "RandomPixels",
+    "Scorecard",
+    "area",
+    "control_methods",
+    "evaluate",
+    "map_confidence",
+    "pixel_order",
+    "spaced",
+]

@@ -1,0 +1,26 @@
+"""`SaliencyMethod`: anything that turns decisions into maps; `maps_of` runs one and checks what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from saliency_wrappers.agents.base import AgentAdapter
+from saliency_wrappers.decisions import Decision, SaliencyMaps
+
+
+@runtime_checkable
+class SaliencyMethod(Protocol):
+    """Turns decisions into maps."""
+
+    def __call__(self, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[SaliencyMaps]:
+        """One `SaliencyMaps` for each row of each decision, in order."""
+        ...
+
+
+def maps_of(method: SaliencyMethod, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[SaliencyMaps]:
+    """The maps of one-row decisions by any method; `ValueError` unless it gives one for each."""
+    maps = method(adapter, decisions)
+    if len(maps) != len(decisions):
+        raise ValueError(f"Expected {len(decisions)} SaliencyMaps from {type(method).__name__}, one a decision, got {len(maps)}.")
+    return maps
