@@ -55,11 +55,11 @@ def frames_of_block(episode: StoredEpisode, index: int, *, small: bool = False) 
     return encode_frames(_input_pictures(block.field("inputs")), small=small)
 
 
-def maps_of_block(episode: StoredEpisode, layer: int, index: int) -> bytes:
+def maps_of_block(episode: StoredEpisode, layer: int, index: int, *, small: bool = False) -> bytes:
     """Return a block's maps of the layer-th method by `encode_maps`."""
     fingerprint = list(episode.methods)[layer]
     rows = episode.block_at(index).rows
-    return encode_maps(episode.layer(fingerprint).read(index)[:rows])
+    return encode_maps(episode.layer(fingerprint).read(index)[:rows], small=small)
 
 
 def block_count(episode: StoredEpisode) -> int:

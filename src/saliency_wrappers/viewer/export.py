@@ -31,7 +31,9 @@ class Page:
     def _repr_html_(self) -> str:
         """Show it in a notebook: a frame of its own, which may run the page's script and nothing else."""
         source = html.escape(self.html, quote=True)
-        return f'<iframe sandbox="allow-scripts" title="Recorded episode" style="width:100%;height:900px;border:0" srcdoc="{source}"></iframe>'
+        return (
+            f'<iframe sandbox="allow-scripts" title="Recorded episode" style="width:100%;height:900px;border:0" srcdoc="{source}"></iframe>'
+        )
 
 
 def show(episode: StoredEpisode) -> Page:
@@ -100,7 +102,7 @@ def _episode(index: int, episode: StoredEpisode) -> Iterator[str]:
     for block in range(block_count(episode)):
         yield _bytes(f"frames-{index}-{block}", frames_of_block(episode, block, small=True))
         for layer in range(len(numbers["layers"])):
-            yield _bytes(f"maps-{index}-{layer}-{block}", maps_of_block(episode, layer, block))
+            yield _bytes(f"maps-{index}-{layer}-{block}", maps_of_block(episode, layer, block, small=True))
 
 
 def _json(name: str, content: object) -> str:

@@ -69,7 +69,9 @@ class Question:
         region = content.get("region", (0, 0, 0, 0))
         if not isinstance(region, list | tuple) or len(region) != 4 or not all(map(_is_count, region)):
             raise ValueError(f"Expected a region as four whole numbers from 0 on, got {region!r}.")
-        row, other, state, fill = (content.get(key, default) for key, default in (("row", 0), ("other", 0), ("state", "own"), ("fill", "blur")))
+        row, other, state, fill = (
+            content.get(key, default) for key, default in (("row", 0), ("other", 0), ("state", "own"), ("fill", "blur"))
+        )
         if not _is_count(row) or not _is_count(other):
             raise ValueError(f"Expected decisions as whole numbers from 0 on, got {row!r} and {other!r}.")
         if fill not in FILLS:
@@ -102,6 +104,11 @@ class Interrogation:
         self._fingerprint = agent_fingerprint(self.adapter)
         self._backgrounds: dict[str, Array] = {}
         self._lock = threading.Lock()
+
+    def warm_up(self, episode: StoredEpisode) -> None:
+        """Answer one question in advance: the first one compiles and measures, which takes about a second."""
+        if len(episode):
+            self.ask(episode, Question(0, (0, 0, 1, 1)))
 
     def ask(self, episode: StoredEpisode, question: Question) -> Answer:
         """Answer a question.

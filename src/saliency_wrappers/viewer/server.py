@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 import webbrowser
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from types import TracebackType
@@ -114,6 +115,8 @@ class _Pages:
         self._store = store
         self._interrogation = None if agent is None else Interrogation(agent)
         self._episode = lru_cache(maxsize=64)(self._find)
+        if self._interrogation is not None:
+            threading.Thread(target=self._warm_up, daemon=True, name="saliency-viewer-warm-up").start()
 
     def page(self, request: Request) -> Response:
         from starlette.responses import HTMLResponse
@@ -162,6 +165,11 @@ class _Pages:
         if type(index) is not int:
             raise ValueError(f"Expected the index of an episode, got {index!r}.")
         return self._interrogation, self._episode(index)
+
+    def _warm_up(self) -> None:
+        with suppress(ValueError, RuntimeError, OSError):  # whoever asks is told
+            if self._interrogation is not None and self._store.episodes:
+                self._interrogation.warm_up(self._store.episodes[0])
 
     def _find(self, index: int) -> StoredEpisode:
         if index < 0:

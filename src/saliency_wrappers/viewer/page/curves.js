@@ -2,7 +2,7 @@
 import { short } from "./numbers.js";
 
 export const LINE_COLOURS = ["--actor", "--critic", "--third", "--dim", "--accent", "--bad"];
-const LEFT = 44;
+const LEFT = 56;
 
 export class Curve {
   // `lines` is a list of {name, numbers, colour}; `jump(row)` is called for a click.
@@ -76,8 +76,8 @@ export class Curve {
     context.font = "11px system-ui, sans-serif";
     context.fillStyle = style.getPropertyValue("--dim");
     context.textAlign = "right";
-    context.fillText(short(this.high), LEFT - 5, 12);
-    context.fillText(short(this.low), LEFT - 5, this.size[1] - 3);
+    context.fillText(short(Number(this.high.toPrecision(3))), LEFT - 5, 12);
+    context.fillText(short(Number(this.low.toPrecision(3))), LEFT - 5, this.size[1] - 3);
     context.strokeStyle = style.getPropertyValue("--line");
     context.strokeRect(LEFT + 0.5, 0.5, this.size[0] - LEFT - 4, this.size[1] - 1);
     for (const line of this.lines) this.drawLine(context, line.numbers, style.getPropertyValue(line.colour));

@@ -36,8 +36,9 @@ export function returnsSoFar(rewards) {
   return rewards.map((reward) => (total += reward ?? 0));
 }
 
-// The rows of the largest numbers, at least `apart` from one another.
-export function largest(numbers, count, apart = 8) {
+// The rows of the largest numbers, not close to one another.
+export function largest(numbers, count) {
+  const apart = Math.max(8, numbers.length / 40);
   const order = [...numbers.keys()].sort((a, b) => numbers[b] - numbers[a]);
   const chosen = [];
   for (const row of order) {
