@@ -3,7 +3,7 @@ PYTHON ?= $(shell python3.11 --version >/dev/null 2>&1 && echo python3.11 || ech
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-fast lint bench clean
+.PHONY: help demo test test-fast lint bench browser clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,8 +11,13 @@ help:  ## list the targets
 demo: $(READY)  ## record Breakout with saliency into runs/demo (CHECKPOINT=path takes your agent instead of the bundled one)
 	$(VENV)/bin/saliency-wrappers record ALE/Breakout-v5 $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --seed 1 --steps 1500 --strip --zoom 3 --output runs/demo
 
-test: $(READY)  ## run the tests (ARGS="-k name" goes to pytest)
+test: $(READY) browser  ## run the tests (ARGS="-k name" goes to pytest)
 	$(VENV)/bin/python -m pytest $(ARGS)
+
+browser:  ## install Chromium for the viewer's tests, where apt-get may
+	@command -v chromium chromedriver >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu; } || \
+	    echo "The viewer's browser tests need chromium and chromedriver: apt-get install chromium chromium-driver"
 
 test-fast: $(READY)  ## run the tests that take no time
 	$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)

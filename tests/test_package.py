@@ -19,7 +19,9 @@ OPTIONAL = {
     "ray",
     "sb3_contrib",
     "stable_baselines3",
+    "starlette",
     "tensorboard",
+    "uvicorn",
     "wandb",
     "zarr",
 }

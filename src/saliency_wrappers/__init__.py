@@ -32,6 +32,8 @@ from saliency_wrappers.store.files import StoreError
 from saliency_wrappers.store.reader import StoredDecision, StoredEpisode
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.video.overlay import draw
+from saliency_wrappers.viewer.export import show
+from saliency_wrappers.viewer.server import view
 from saliency_wrappers.wrappers.recorder import SaliencyRecorder
 from saliency_wrappers.wrappers.vector.recorder import VectorSaliencyRecorder
 from saliency_wrappers.wrappers.vector.video import RecordVectorSaliencyVideo
@@ -97,6 +99,8 @@ __all__ = [
     "map_confidence",
     "memory_share",
     "pretrained_agents",
+    "show",
+    "view",
 ]
 
 __version__ = "0.1.0"

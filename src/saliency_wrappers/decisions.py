@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol, cast
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -183,6 +185,16 @@ class SaliencyMaps:
     critic: Array | None
     """`(h, w)` float32 for the state value. None when the agent has no value output."""
 
+    def _repr_html_(self) -> str:
+        """Return both maps as grey images, each from its own lowest to its highest value, for notebooks."""
+        figures = ""
+        for head, raw in (("actor", self.actor), ("critic", self.critic)):
+            if raw is not None and raw.ndim in (2, 3):
+                low, high = float(raw.min()), float(raw.max())
+                image = f'<img alt="{head} map" width="240" style="image-rendering:pixelated" src="data:image/png;base64,{_grey_png(raw)}">'
+                figures += f'<figure style="display:inline-block">{image}<figcaption>{head}, {low:.3g} to {high:.3g}</figcaption></figure>'
+        return figures
+
 
 @dataclass(frozen=True, eq=False, init=False)
 class StepSaliency:
@@ -274,6 +286,14 @@ def _own_action(action: Any) -> Any:
         make = getattr(type(action), "_make", tuple)
         return make(parts)
     return action
+
+
+def _grey_png(raw: Array) -> str:
+    """A map as a PNG file in base64; of maps per frame, the largest value at each pixel."""
+    flat = np.nan_to_num(raw if raw.ndim == 2 else raw.max(axis=0)).astype(np.float64)
+    span = float(flat.max() - flat.min()) or 1.0
+    grey = np.rint((flat - flat.min()) * (255 / span)).astype(np.uint8)
+    return base64.b64encode(cv2.imencode(".png", grey)[1].tobytes()).decode()
 
 
 def copy_tensor(tensor: Tensor) -> Tensor:

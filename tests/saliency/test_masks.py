@@ -151,17 +151,18 @@ def test_masks_do_not_change_with_the_perturbers_own_array():
 
 @pytest.mark.parametrize(
     "masks",
-    [ones(size=11), ones(0), ones()[0], ones()[None], np.moveaxis(ones(), 0, -1), []],
-    ids=["other size", "no masks", "one mask without its axis", "extra axis", "masks last", "empty list"],
+    [ones(size=11), ones(0), ones()[0], ones()[None, None], np.moveaxis(ones(), 0, -1), []],
+    ids=["other size", "no masks", "one mask without its axis", "two extra axes", "masks last", "empty list"],
 )
 def test_masks_of_a_wrong_shape_are_refused(masks: Any):
     with pytest.raises(ValueError, match=r"Expected masks of shape \(n, 12, 12\) from Given, got \("):
         MaskCache(Given(masks))(IMAGE)
 
 
-def test_the_masks_of_mc_rise_one_set_for_each_colour_are_refused():
-    with pytest.raises(ValueError, match=r"Expected masks of shape \(n, 12, 12\) from MCRISEGrid, got \(2, 3, 12, 12\)"):
-        MaskCache(MCRISEGrid(n=3, s=2, p1=0.5, k=2, threads=0))(IMAGE)
+def test_the_masks_of_mc_rise_are_kept_for_each_colour():
+    masks = MaskCache(MCRISEGrid(n=3, s=2, p1=0.5, k=2, threads=0))(IMAGE)
+    assert masks.colours is not None
+    assert masks.colours.shape == (2, 3, 12, 12)
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, 255, float("nan"), float("inf")])

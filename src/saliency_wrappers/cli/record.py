@@ -35,6 +35,7 @@ from saliency_wrappers.cli.options import (
 from saliency_wrappers.cli.perturbers import PERTURBERS
 from saliency_wrappers.cli.player import Cameras, Player, check_agent, make_game
 from saliency_wrappers.cli.store import compute, inspect, render
+from saliency_wrappers.cli.view import view
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.preprocessing import PREPROCESSORS
 from saliency_wrappers.recording.recording import Mode
@@ -227,3 +228,4 @@ main.add_command(compute)
 main.add_command(render)
 main.add_command(inspect)
 main.add_command(evaluate)
+main.add_command(view)

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,20 @@ class StoredEpisode:
 
     def __repr__(self) -> str:
         return f"StoredEpisode({self.name!r}, {len(self)} decisions)"
+
+    def _repr_html_(self) -> str:
+        """Return a table of what it is, for notebooks."""
+        header = self.header
+        facts = {
+            "environment": (header.env_spec or {}).get("id", "unknown"),
+            "seed": header.seed,
+            "decisions": len(self),
+            "frames": "kept" if header.frames else "not kept",
+            "maps": ", ".join(str(about.get("name", "?")) for about in self.methods.values()) or "none",
+            "complete": "yes" if header.complete else "no",
+        }
+        rows = "".join(f"<tr><th>{name}</th><td>{escape(str(fact))}</td></tr>" for name, fact in facts.items())
+        return f"<table><caption>{escape(self.name)}</caption>{rows}</table>"
 
     @cached_property
     def exists(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from html import escape
 from typing import Any
 
 from saliency_wrappers.store.background import Background
@@ -76,6 +77,16 @@ class EpisodeStore:
 
     def __str__(self) -> str:
         return str(self.location)
+
+    def _repr_html_(self) -> str:
+        """Return a table of its episodes, for notebooks."""
+        rows = ""
+        for index, episode in enumerate(self.episodes):
+            header = episode.header
+            cells = (index, (header.env_spec or {}).get("id", "unknown"), header.seed, len(episode), "yes" if header.complete else "no")
+            rows += f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in cells)}</tr>"
+        head = "".join(f"<th>{name}</th>" for name in ("episode", "environment", "seed", "decisions", "complete"))
+        return f"<table><caption>{escape(str(self))}</caption><tr>{head}</tr>{rows}</table>"
 
     @property
     def episodes(self) -> list[StoredEpisode]:

@@ -1,0 +1,1 @@
+"""A page that shows recorded episodes and answers questions about them. Imports store, saliency and video."""

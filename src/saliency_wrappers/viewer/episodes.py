@@ -1,0 +1,105 @@
+"""What the page is given of an episode: `episode_row` for the list, `episode_numbers` for the curves, blocks of frames and maps."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saliency_wrappers.store.reader import StoredBlock, StoredEpisode
+from saliency_wrappers.store.tree_schema import rebuilt
+from saliency_wrappers.viewer.encoding import encode_frames, encode_maps
+
+
+def episode_row(index: int, episode: StoredEpisode) -> dict[str, Any]:
+    """Return an episode's row in the list: name, environment, seed, decisions, return, whether it is complete."""
+    header = episode.header
+    rewards = [reward for block in episode.blocks() for reward in block.field("reward").tolist()]
+    return {
+        "index": index,
+        "name": episode.name,
+        "environment": _environment(header.env_spec),
+        "seed": header.seed,
+        "decisions": len(rewards),
+        "return": _number(sum(reward for reward in rewards if math.isfinite(reward))),
+        "complete": header.complete,
+    }
+
+
+def episode_numbers(index: int, episode: StoredEpisode) -> dict[str, Any]:
+    """Return everything of an episode but frames and maps, as JSON can hold it: NaN and infinity are None."""
+    blocks = list(episode.blocks())
+    header = episode.header
+    numbers: dict[str, Any] = {**episode_row(index, episode), "block": episode.block, "picture": _picture(episode, blocks)}
+    numbers["steps"] = [step for block in blocks for step in block.steps.tolist()]
+    numbers["rewards"] = [_number(reward) for block in blocks for reward in block.field("reward").tolist()]
+    numbers["logits"] = [[_number(logit) for logit in row] for block in blocks for row in _rows(block, "logits", header.logits)]
+    value = header.value
+    numbers["values"] = None if value is None else [_number(row[0]) for block in blocks for row in _rows(block, "value", value)]
+    actions = [block.action(row) for block in blocks for row in range(block.rows)]
+    numbers["actions"] = [action if isinstance(action, int) else str(action) for action in actions]
+    numbers["discrete"] = all(isinstance(action, int) for action in actions)
+    numbers["layers"] = [{"fingerprint": name, "name": str(about.get("name", "?"))} for name, about in episode.methods.items()]
+    return numbers
+
+
+def frames_of_block(episode: StoredEpisode, index: int, *, small: bool = False) -> bytes:
+    """Return a block's frames by `encode_frames`; where frames were not kept, the newest plane of each network input, in grey."""
+    block = episode.block_at(index)
+    if episode.header.frames:
+        return encode_frames(list(block.field("frames")), small=small)
+    return encode_frames(_input_pictures(block.field("inputs")), small=small)
+
+
+def maps_of_block(episode: StoredEpisode, layer: int, index: int, *, small: bool = False) -> bytes:
+    """Return a block's maps of the layer-th method by `encode_maps`."""
+    fingerprint = list(episode.methods)[layer]
+    rows = episode.block_at(index).rows
+    return encode_maps(episode.layer(fingerprint).read(index)[:rows], small=small)
+
+
+def block_count(episode: StoredEpisode) -> int:
+    """Return how many blocks of decisions an episode has now."""
+    return -(-len(episode) // episode.block)
+
+
+def _environment(env_spec: dict[str, Any] | None) -> str:
+    return str((env_spec or {}).get("id", "unknown environment"))
+
+
+def _rows(block: StoredBlock, name: str, dtype: str) -> list[list[float]]:
+    tensor = rebuilt(dtype, iter([torch.from_numpy(block.field(name))]))
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"Expected {name} to be one array.")
+    return tensor.float().reshape(block.rows, -1).tolist()
+
+
+def _number(value: float) -> float | None:
+    """Seven significant digits, as many as a float32 has. None for NaN and infinity."""
+    return float(f"{value:.7g}") if math.isfinite(value) else None
+
+
+def _picture(episode: StoredEpisode, blocks: list[StoredBlock]) -> dict[str, Any] | None:
+    """Size of the frame, size of the network input, where it lies in the frame. None for inputs that are no images."""
+    if not blocks or blocks[0].field("inputs").ndim != 4:
+        return None
+    height, width = blocks[0].field("inputs").shape[-2:]
+    size, box = (height, width), [0, 0, height, width]
+    if episode.header.frames:
+        size = blocks[0].field("frames").shape[1:3]
+        preprocessor = episode.preprocessor
+        covered = np.ones(size, np.bool_) if preprocessor is None else preprocessor.covers(size)
+        rows, columns = np.flatnonzero(covered.any(axis=1)), np.flatnonzero(covered.any(axis=0))
+        box = [int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1]
+    return {"height": int(size[0]), "width": int(size[1]), "box": box, "input": [int(height), int(width)]}
+
+
+def _input_pictures(inputs: NDArray[Any]) -> list[NDArray[np.uint8]]:
+    planes = inputs[:, -1].astype(np.float32)
+    span = float(planes.max() - planes.min()) or 1.0
+    grey = np.rint((planes - planes.min()) * (255.0 / span)).astype(np.uint8)
+    return [np.repeat(plane[..., None], 3, axis=2) for plane in grey]

@@ -1,0 +1,118 @@
+// Line charts over an episode, with a cursor at the decision that is shown.
+import { short } from "./numbers.js";
+
+export const LINE_COLOURS = ["--actor", "--critic", "--third", "--dim", "--accent", "--bad"];
+const LEFT = 56;
+
+export class Curve {
+  // `lines` is a list of {name, numbers, colour}; `jump(row)` is called for a click.
+  constructor(parent, title, lines, jump) {
+    this.title = title;
+    this.lines = lines;
+    this.count = lines[0].numbers.length;
+    this.figure = parent.appendChild(document.createElement("figure"));
+    this.caption = this.figure.appendChild(document.createElement("figcaption"));
+    this.canvas = this.figure.appendChild(document.createElement("canvas"));
+    this.canvas.setAttribute("role", "img");
+    this.still = document.createElement("canvas");
+    this.texts = lines.map((line) => {
+      const label = this.caption.appendChild(document.createElement("span"));
+      label.style.color = `var(${line.colour})`;
+      return label;
+    });
+    this.canvas.addEventListener("pointerdown", (event) => {
+      this.canvas.setPointerCapture(event.pointerId);
+      jump(this.rowAt(event));
+    });
+    this.canvas.addEventListener("pointermove", (event) => {
+      if (event.buttons & 1) jump(this.rowAt(event));
+    });
+    this.resize();
+  }
+
+  rowAt(event) {
+    const shown = this.canvas.getBoundingClientRect();
+    const place = (event.clientX - shown.left - LEFT) / Math.max(1, shown.width - LEFT - 4);
+    return Math.round(Math.min(1, Math.max(0, place)) * (this.count - 1));
+  }
+
+  resize() {
+    const ratio = window.devicePixelRatio || 1;
+    const [width, height] = [Math.max(1, this.canvas.clientWidth), Math.max(1, this.canvas.clientHeight)];
+    for (const canvas of [this.canvas, this.still]) Object.assign(canvas, { width: width * ratio, height: height * ratio });
+    this.size = [width, height];
+    this.ratio = ratio;
+    this.range();
+    this.drawStill();
+  }
+
+  range() {
+    let [low, high] = [Infinity, -Infinity];
+    for (const { numbers } of this.lines) {
+      for (const number of numbers) {
+        if (number === null || !Number.isFinite(number)) continue;
+        if (number < low) low = number;
+        if (number > high) high = number;
+      }
+    }
+    if (low > high) [low, high] = [0, 1];
+    if (low === high) [low, high] = [low - 0.5, high + 0.5];
+    [this.low, this.high] = [low, high];
+  }
+
+  x(row) {
+    return LEFT + (this.count > 1 ? row / (this.count - 1) : 0) * (this.size[0] - LEFT - 4);
+  }
+
+  y(number) {
+    return 5 + (1 - (number - this.low) / (this.high - this.low)) * (this.size[1] - 10);
+  }
+
+  drawStill() {
+    const context = this.still.getContext("2d");
+    const style = getComputedStyle(document.documentElement);
+    context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
+    context.clearRect(0, 0, ...this.size);
+    context.font = "11px system-ui, sans-serif";
+    context.fillStyle = style.getPropertyValue("--dim");
+    context.textAlign = "right";
+    context.fillText(short(Number(this.high.toPrecision(3))), LEFT - 5, 12);
+    context.fillText(short(Number(this.low.toPrecision(3))), LEFT - 5, this.size[1] - 3);
+    context.strokeStyle = style.getPropertyValue("--line");
+    context.strokeRect(LEFT + 0.5, 0.5, this.size[0] - LEFT - 4, this.size[1] - 1);
+    for (const line of this.lines) this.drawLine(context, line.numbers, style.getPropertyValue(line.colour));
+  }
+
+  drawLine(context, numbers, colour) {
+    context.strokeStyle = colour;
+    context.lineWidth = 1.3;
+    context.beginPath();
+    let down = false;
+    numbers.forEach((number, row) => {
+      if (number === null || !Number.isFinite(number)) {
+        down = false;
+        return;
+      }
+      if (down) context.lineTo(this.x(row), this.y(number));
+      else context.moveTo(this.x(row), this.y(number));
+      down = true;
+    });
+    context.stroke();
+  }
+
+  show(row, bookmarks) {
+    const context = this.canvas.getContext("2d");
+    const style = getComputedStyle(document.documentElement);
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    context.drawImage(this.still, 0, 0);
+    context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
+    context.fillStyle = style.getPropertyValue("--dim");
+    for (const mark of bookmarks) context.fillRect(this.x(mark) - 0.5, this.size[1] - 7, 2, 7);
+    context.fillStyle = style.getPropertyValue("--cursor");
+    context.fillRect(this.x(row) - 0.5, 0, 1.5, this.size[1]);
+    this.lines.forEach((line, i) => (this.texts[i].textContent = `${line.name} ${short(line.numbers[row])}`));
+    const numbers = this.lines.map((line) => `${line.name} ${short(line.numbers[row])}`).join(", ");
+    this.canvas.setAttribute("aria-label", `${this.title} over ${this.count} decisions. At decision ${row}: ${numbers}`);
+  }
+}
