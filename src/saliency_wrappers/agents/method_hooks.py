@@ -47,7 +47,7 @@ def observe_calls(owner: Any, methods: Sequence[str], reader: CallReader, on_pas
     observer = _CallObserver(reader, on_pass)
     taps = [_Tap.on(owner, method) for method in methods]
     for tap in taps:
-        tap.observers.append(observer)
+        tap.observers = (*tap.observers, observer)
 
     def detach() -> None:
         for tap in taps:
@@ -93,7 +93,8 @@ class _Tap(Untraced):
         self._owner = weakref.ref(owner)
         self._name = name
         self._instead_of = vars(owner).get(name)
-        self.observers: list[_CallObserver] = []
+        self.observers: tuple[_CallObserver, ...] = ()
+        """Replaced, never changed: a call that goes through them is not disturbed."""
         self._signature = inspect.signature(self._method(owner))
         functools.update_wrapper(cast("Any", self), self._method(owner))
 
@@ -107,8 +108,7 @@ class _Tap(Untraced):
 
     def leave(self, observer: _CallObserver) -> None:
         """Tell an observer no more; with the last one the method is itself again."""
-        if observer in self.observers:
-            self.observers.remove(observer)
+        self.observers = tuple(other for other in self.observers if other is not observer)
         owner = self._owner()
         if owner is None or self.observers or vars(owner).get(self._name) is not self:
             return

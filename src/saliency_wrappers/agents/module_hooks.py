@@ -134,7 +134,9 @@ class _Observer:
         self._on_pass = on_pass
         self._passes = _Passes()
 
-    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        if kwargs is None:  # detached since this call began: torch no longer knows that the hook takes them
+            return
         incoming: AgentPass | UnreadPass | None = None
         if module is self._module() and not (_replaying and replaying()):  # mostly there is none, and nothing to look up
             try:  # as `read_pass` does it, whose call takes longer
@@ -143,7 +145,10 @@ class _Observer:
                 incoming = _unreadable(error)
         self._passes.begun.append(incoming)
 
-    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def after(self, module: nn.Module, args: tuple[Any, ...], *kwargs_and_output: Any) -> None:
+        if len(kwargs_and_output) < 2:  # detached, as in `before`
+            return
+        output = kwargs_and_output[1]
         begun = self._passes.begun
         incoming = begun.pop() if begun else None
         if incoming is None or output is None:  # not watched; failed

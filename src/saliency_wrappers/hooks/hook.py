@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 import weakref
 from collections.abc import Generator
@@ -17,8 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saliency_wrappers.agents import ActingAdapter, AgentAdapter, UnreadPass, as_adapter
+from saliency_wrappers.agents.detaching import release_waiting, release_when_unused
 from saliency_wrappers.decisions import AgentPass, StateTree, state_leaves
 from saliency_wrappers.hooks.decision_window import DecisionWindow
+from saliency_wrappers.hooks.process import ANOTHER_PROCESS, Process, live_hooks, revive
 from saliency_wrappers.preprocessing import FramePreprocessor
 
 
@@ -45,10 +46,11 @@ class RecurrentAgentHook:
         self.preprocessor = FramePreprocessor.of(preprocessor)
         self._adapter: AgentAdapter | None = None
         self._detach: Any = None
+        self._forgotten: Any = None
         self._listening: tuple[weakref.ref[DecisionWindow], ...] = ()
         self._paused = 0
         self._closed = False
-        self._process = _Process.id
+        self._process = Process.id
         self._state: StateTree = None
         self._state_begins = True
         self._remembers: weakref.ref[DecisionWindow] | None = None
@@ -56,7 +58,7 @@ class RecurrentAgentHook:
         self._acted: AgentPass | None = None
         self._random = np.random.default_rng(seed)
         self._token = uuid.uuid4().hex
-        _live[self._token] = self
+        live_hooks[self._token] = self
         if agent is not None:
             self.attach(agent)
 
@@ -108,7 +110,7 @@ class RecurrentAgentHook:
     def alone(self) -> Generator[None]:
         """Passes within the block are decisions for this hook only, as in an evaluation amid training: others on this agent are paused."""
         with ExitStack() as stack:
-            for other in list(_live.values()):
+            for other in list(live_hooks.values()):
                 if other is not self and other._watches(self.adapter):
                     stack.enter_context(other.paused())
             yield
@@ -157,7 +159,7 @@ class RecurrentAgentHook:
         """A window that sees every pass from now on: what a recorder listens through."""
         window = DecisionWindow(num_envs)
         self._listening = (*map(weakref.ref, self._windows()), weakref.ref(window))
-        forgotten = weakref.finalize(window, _sync_when_alive, weakref.ref(self))
+        forgotten = weakref.finalize(window, release_when_unused, partial(_sync_when_alive, weakref.ref(self)))
         forgotten.atexit = False
         self._sync()
         return window
@@ -185,8 +187,9 @@ class RecurrentAgentHook:
         Raises:
             RuntimeError: the hook is used in another process, or `act` decided with the memory of another recorder's episode.
         """
-        if _Process.id != self._process:
-            raise RuntimeError(_ANOTHER_PROCESS)
+        if Process.id != self._process:
+            raise RuntimeError(ANOTHER_PROCESS)
+        release_waiting()
         decided = window.latest
         for listening in self._listening:
             other = listening()
@@ -202,7 +205,7 @@ class RecurrentAgentHook:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _revive, (self._token,)
+        return revive, (self._token,)
 
     def _watches(self, adapter: AgentAdapter) -> bool:
         module = getattr(adapter, "module", adapter)
@@ -233,25 +236,26 @@ class RecurrentAgentHook:
 
     def _sync(self) -> None:
         """Attach or detach, as the agent and the windows want it."""
+        release_waiting()
         windows = self._windows()
         idle = bool(windows) and not any(window.enabled for window in windows)
         wanted = self._adapter is not None and not idle
         if self._detach is not None and not wanted:
+            self._forgotten.detach()
             self._detach()
             self._detach = None
         elif self._detach is None and wanted:
             # A method would keep the hook alive as long as the agent lives; a hook that is gone leaves the agent as it was.
-            self._detach = weakref.finalize(self, self.adapter.attach(partial(self._see, weakref.ref(self))))
-            self._detach.atexit = False
+            self._detach = self.adapter.attach(partial(self._see, weakref.ref(self)))
+            self._forgotten = weakref.finalize(self, release_when_unused, self._detach)
+            self._forgotten.atexit = False
 
     @staticmethod
     def _see(watching: weakref.ref[RecurrentAgentHook], seen: AgentPass | UnreadPass) -> None:
         """A pass of the agent, to be shown to the windows."""
         hook = watching()
-        if hook is None:
+        if hook is None or Process.id != hook._process:  # a forked child may use the agent as it likes; only recording is refused
             return
-        if _Process.id != hook._process:
-            raise RuntimeError(_ANOTHER_PROCESS)
         if hook._acting and isinstance(seen, AgentPass):
             hook._acted = seen
         for listening in hook._listening:
@@ -264,16 +268,6 @@ class RecurrentAgentHook:
                 window.see(seen)
 
 
-class _Process:
-    """Which process this is, without asking the system at every pass."""
-
-    id = os.getpid()
-
-
-if hasattr(os, "register_at_fork"):  # where a process can be forked
-    os.register_at_fork(after_in_child=lambda: setattr(_Process, "id", os.getpid()))
-
-
 def _sync_when_alive(hook: weakref.ref[RecurrentAgentHook]) -> None:
     """A recorder was forgotten without being closed: the others may all be disabled."""
     if (alive := hook()) is not None:
@@ -284,15 +278,3 @@ _ANOTHER_EPISODE = (
     "hook.act chose this action with the memory of another recorder's episode, which began meanwhile. "
     "Give each environment its own RecurrentAgentHook, or let them take turns by whole episodes, each with its reset."
 )
-_ANOTHER_PROCESS = (
-    "This RecurrentAgentHook belongs to another process, where its agent acts; here it would see nothing. "
-    "Make the agent, the hook and the recorder in one process (wrap the vector environment, not the environments inside AsyncVectorEnv)."
-)
-_live: weakref.WeakValueDictionary[str, RecurrentAgentHook] = weakref.WeakValueDictionary()
-
-
-def _revive(token: str) -> RecurrentAgentHook:
-    hook = _live.get(token)
-    if hook is None:
-        raise RuntimeError(_ANOTHER_PROCESS)
-    return hook
