@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 from torch import nn
 
 from saliency_wrappers.agents.base import OnPass, UnreadPass
-from saliency_wrappers.agents.module_hooks import Untraced, outputs_of, read_pass, replaying
+from saliency_wrappers.agents.module_hooks import InputsBefore, Untraced, outputs_of, read_pass, replaying
 from saliency_wrappers.decisions import AgentPass
 
 
@@ -63,21 +63,24 @@ class _CallObserver:
         self._reader = reader
         self._on_pass = on_pass
         self._now = _Now()
+        self._inputs = InputsBefore()
 
     def see(self, name: str, signature: inspect.Signature, method: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Make the call, and tell of it."""
         if self._now.within:
             return method(*args, **kwargs)
-        reader, form = self._reader, self._reader.form
-        incoming = read_pass(form, lambda: reader.entering(name, signature.bind(*args, **kwargs)))
+        reader, form, inputs = self._reader, self._reader.form, self._inputs
+        incoming = read_pass(form, lambda: inputs.keep(reader.entering(name, signature.bind(*args, **kwargs))))
         self._now.within = True
         try:
             with outputs_of(**reader.layers) as layers:
                 output = method(*args, **kwargs)
         finally:
             self._now.within = False
-        seen = incoming if isinstance(incoming, UnreadPass) else read_pass(form, reader.leaving, name, incoming, output, layers)
-        self._on_pass(seen)
+        if not isinstance(incoming, UnreadPass):
+            begun = incoming
+            incoming = read_pass(form, lambda: reader.leaving(name, inputs.compare(begun), output, layers))
+        self._on_pass(incoming)
         return output
 
 

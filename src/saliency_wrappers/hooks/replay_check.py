@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from saliency_wrappers.agents import AgentAdapter
 from saliency_wrappers.agents.dict_observation import memory_of
-from saliency_wrappers.decisions import AgentPass, Decision, state_leaves
+from saliency_wrappers.decisions import AgentPass, Decision, copy_state, state_leaves
 from saliency_wrappers.preprocessing import FramePreprocessor
 
 Verify = Literal["first", "always", "never"]
@@ -81,12 +81,13 @@ class ReplayCheck:
 
 
 def replay(adapter: AgentAdapter, decision: Decision, tolerance: float = 1e-5) -> None:
-    """Run the adapter on what was captured and compare: `max|d| <= tolerance * max(1, max|y|)`, for logits and value alike.
+    """Run the adapter on a copy of what was captured and compare: `max|d| <= tolerance * max(1, max|y|)`, for logits and value alike.
 
     Raises:
         ReplayMismatchError: with both vectors, and the stochastic layers of the agent, if there are any.
     """
-    logits, value = adapter.evaluate(decision.inputs, decision.state, decision.episode_start)
+    # The captured input may be the very tensor that the user gave the agent, and agents may change what they are given.
+    logits, value = adapter.evaluate(decision.inputs.clone(), copy_state(decision.state), decision.episode_start)
     for name, recorded, replayed in (("logits", decision.logits, logits), ("value", decision.value, value)):
         if recorded is None or replayed is None:
             if recorded is not replayed:
