@@ -46,6 +46,8 @@ class AgentPass:
     """True when the state is in fact a copy, which nobody else changes: it need not be copied again."""
     numbers: Numbers | None = None
     """The outputs as they came out, of a pass that may be a decision: who has the tensors may change them. None: not looked at."""
+    call: Any = None
+    """What the recorders of one agent share of a call that they all see. None while only one recorder watches."""
     given: Tensor | None = None
     """The tensor that the agent was given, while `inputs` is a copy of it. None: `inputs` is that tensor itself."""
 

@@ -19,7 +19,9 @@ from saliency_wrappers.agents import ActingAdapter, AgentAdapter, UnreadPass, as
 from saliency_wrappers.agents.detaching import release_waiting, release_when_unused
 from saliency_wrappers.decisions import AgentPass, StateTree, state_leaves
 from saliency_wrappers.hooks.decision_window import DecisionWindow
+from saliency_wrappers.hooks.observation_match import ObservationMatch
 from saliency_wrappers.hooks.process import ANOTHER_PROCESS, Process, live_hooks, revive
+from saliency_wrappers.hooks.shared_calls import SharedCalls
 from saliency_wrappers.preprocessing import FramePreprocessor
 
 
@@ -81,6 +83,7 @@ class RecurrentAgentHook:
         self._adapter, self._closed = adapter, False
         self.new_episode()
         self._sync()
+        self._introduce()
         return self
 
     def close(self) -> None:
@@ -162,6 +165,7 @@ class RecurrentAgentHook:
         forgotten = weakref.finalize(window, release_when_unused, partial(_sync_when_alive, weakref.ref(self)))
         forgotten.atexit = False
         self._sync()
+        self._introduce()
         return window
 
     def close_window(self, window: DecisionWindow) -> None:
@@ -170,6 +174,7 @@ class RecurrentAgentHook:
         if window not in windows:
             return
         windows.remove(window)
+        window.closed = True
         self._listening = tuple(map(weakref.ref, windows))
         if not windows:
             self.close()
@@ -190,11 +195,10 @@ class RecurrentAgentHook:
         if Process.id != self._process:
             raise RuntimeError(ANOTHER_PROCESS)
         release_waiting()
-        decided = window.latest
-        for listening in self._listening:
-            other = listening()
-            if other is not None and other.latest is decided:
-                other.latest = None
+        decided = window.decide()
+        if decided is not None and len(self._listening) > 1:
+            for other in self._windows():
+                other.withdraw(decided)
         if decided is not None and decided is self._acted:
             remembering = None if self._remembers is None else self._remembers()
             if remembering not in (None, window):
@@ -233,6 +237,19 @@ class RecurrentAgentHook:
     def _windows(self) -> list[DecisionWindow]:
         """Those that have not been forgotten."""
         return [window for listening in self._listening if (window := listening()) is not None]
+
+    def _introduce(self) -> None:
+        """Have the windows of all hooks on this agent know of each other."""
+        if self._adapter is None:
+            return
+        hooks = [hook for hook in list(live_hooks.values()) if hook._watches(self._adapter)]
+        windows: list[DecisionWindow] = [window for hook in hooks for window in hook._windows()]
+        calls = SharedCalls() if len(windows) > 1 else None
+        for window in windows:
+            window.meet([other for other in windows if other is not window], calls)
+        for window in self._windows():
+            window.match = ObservationMatch()
+            window.match.assumed = getattr(self._adapter, "takes_observations", False)
 
     def _sync(self) -> None:
         """Attach or detach, as the agent and the windows want it."""
