@@ -16,6 +16,8 @@ from saliency_wrappers.hooks.observation_match import ObservationMatch
 from saliency_wrappers.hooks.shared_calls import CallSite, SharedCalls, call_site
 
 _clock = itertools.count()
+_SOON = 8
+"""After how many steps without a decision an agent of another form is told of."""
 _REMEMBERED = 32
 """How many passes of one step are held, at most: the first, and the latest ones."""
 
@@ -51,10 +53,17 @@ class DecisionWindow:
         self._calls: SharedCalls | None = None
         self._returns: deque[int] = deque(maxlen=3)
         self._warned = False
+        self.advice = ""
+        """What to do when the agent's passes cannot be read."""
+        self.acts_by_method = False
+        """Whether the agent has a method that is not watched, by which it may act."""
+        self._unread: str | None = None
+        self._silent = 0
 
     def see(self, seen: AgentPass | UnreadPass) -> None:
         """Keep a pass when it can be the decision, count it when not."""
         if isinstance(seen, UnreadPass):
+            self._unread = seen.reason
             self.reject(seen.reason)
             return
         inputs, logits = seen.inputs.shape, seen.logits  # each look at a tensor's shape makes another
@@ -63,6 +72,8 @@ class DecisionWindow:
             return
         if seen.numbers is None:  # another window of the same hook may have looked
             try:
+                if seen.complete is not None:
+                    seen.complete(seen)
                 seen.numbers = numbers_of(logits, seen.value)
             except Exception as error:  # it would come out of the user's own call of the agent
                 self.reject(f"that could not be captured: {error}")
@@ -102,6 +113,9 @@ class DecisionWindow:
         self.latest = None
         if latest is None:
             self._sparse, self._doubts = True, 0
+            self._silent += 1
+            if self._silent == _SOON and not self._sites:
+                self._notice()
             return None
         if not (earlier or self._rivals or self._sparse):
             if self.match.unfinished:
@@ -146,6 +160,16 @@ class DecisionWindow:
             if batch != self.num_envs:
                 text += f" Every policy pass had {batch} rows: {self._remedy(batch)}."
         return text
+
+    def _notice(self) -> None:
+        """Say, some steps after the beginning, that the agent seems to be of a form that cannot be read."""
+        if self._unread is not None:
+            why = f"passes were seen {self._unread}"
+        elif self.acts_by_method and not (self.accepted or self.rejected):
+            why = "no call of it was seen, and it has methods that may act without one"
+        else:
+            return  # random actions, as an exploration begins with
+        warnings.warn(f"No decision of the agent in {_SOON} steps: {why}. {self.advice}", stacklevel=5)
 
     def _set_aside(self, seen: AgentPass) -> None:
         """Hold a pass that another one came after."""

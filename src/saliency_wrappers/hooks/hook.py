@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+import warnings
 import weakref
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saliency_wrappers.agents import ActingAdapter, AgentAdapter, UnreadPass, as_adapter
+from saliency_wrappers.agents import ActingAdapter, AgentAdapter, RecurrentModuleAdapter, UnreadPass, as_adapter
+from saliency_wrappers.agents.base import acts_by_method, advice_for
 from saliency_wrappers.agents.detaching import release_waiting, release_when_unused
 from saliency_wrappers.decisions import AgentPass, StateTree, state_leaves
 from saliency_wrappers.hooks.decision_window import DecisionWindow
@@ -52,6 +54,7 @@ class RecurrentAgentHook:
         self._listening: tuple[weakref.ref[DecisionWindow], ...] = ()
         self._paused = 0
         self._closed = False
+        self._read_for_the_first_time = True
         self._process = Process.id
         self._state: StateTree = None
         self._state_begins = True
@@ -80,7 +83,7 @@ class RecurrentAgentHook:
         """Watch an agent, instead of the one before, if any. Returns the hook."""
         adapter = as_adapter(agent)
         self.close()
-        self._adapter, self._closed = adapter, False
+        self._adapter, self._closed, self._read_for_the_first_time = adapter, False, True
         self.new_episode()
         self._sync()
         self._introduce()
@@ -196,6 +199,10 @@ class RecurrentAgentHook:
             raise RuntimeError(ANOTHER_PROCESS)
         release_waiting()
         decided = window.decide()
+        if decided is not None and self._read_for_the_first_time:
+            self._read_for_the_first_time = False
+            if (notice := getattr(self._adapter, "notice", None)) is not None:
+                warnings.warn(notice, stacklevel=4)
         if decided is not None and len(self._listening) > 1:
             for other in self._windows():
                 other.withdraw(decided)
@@ -250,6 +257,9 @@ class RecurrentAgentHook:
         for window in self._windows():
             window.match = ObservationMatch()
             window.match.assumed = getattr(self._adapter, "takes_observations", False)
+            module = getattr(self._adapter, "module", self._adapter)
+            window.advice = advice_for(module)
+            window.acts_by_method = isinstance(self._adapter, RecurrentModuleAdapter) and acts_by_method(module)
 
     def _sync(self) -> None:
         """Attach or detach, as the agent and the windows want it."""

@@ -98,7 +98,11 @@ def _play(adapter: AgentAdapter, inputs: Tensor, play: Callable[[Tensor], Any]) 
     _require(len(seen) == count, "after detaching no pass is seen")
     unread = {one.reason for one in seen if isinstance(one, UnreadPass)}
     _require(not unread, f"every acting pass can be read, got passes {'; '.join(sorted(unread))}")
-    return [one for one in seen if isinstance(one, AgentPass) and one.logits is not None]
+    passes = [one for one in seen if isinstance(one, AgentPass) and one.logits is not None]
+    for one in passes:
+        if one.complete is not None:
+            one.complete(one)
+    return passes
 
 
 def _check_passes(adapter: AgentAdapter, passes: list[AgentPass], n: int) -> None:
