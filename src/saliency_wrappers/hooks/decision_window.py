@@ -202,6 +202,8 @@ class DecisionWindow:
         """The latest pass on this environment's observation."""
         fitting = [self.match.fits(self._observation, one.inputs) for one, _ in seen]
         foreign = len(seen) - sum(fitting)
+        if foreign == len(seen) == 1 and self._rivals and not self.match.assumed and not self._fits_a_rival(seen[0][0]):
+            return seen[0][0]  # of an agent that may be fed with anything
         if foreign:
             self.rejected[_ELSEWHERE] += foreign
         if not any(fitting):
@@ -216,6 +218,11 @@ class DecisionWindow:
             self.rejected["on this observation, amid passes on others, from a place in the program where no decision was made before"] += 1
             return None
         return decided
+
+    def _fits_a_rival(self, seen: AgentPass) -> bool:
+        """Whether a pass is one on the observation of another environment."""
+        rivals = [rival for one in self._rivals if (rival := one()) is not None]
+        return any(self.match.fits(rival._observation, seen.inputs) for rival in rivals)
 
     def _in_doubt(self, site: CallSite | None, elsewhere: list[CallSite | None]) -> bool:
         """Whether a pass on this observation belongs to the passes on others before it: an evaluation may come by the same image."""
