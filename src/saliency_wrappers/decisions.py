@@ -48,6 +48,12 @@ class AgentPass:
     """True when the state is in fact a copy, which nobody else changes: it need not be copied again."""
     numbers: Numbers | None = None
     """The outputs as they came out, of a pass that may be a decision: who has the tensors may change them. None: not looked at."""
+    call: Any = None
+    """What the recorders of one agent share of a call that they all see. None while only one recorder watches."""
+    complete: Callable[[AgentPass], None] | None = None
+    """Adds the value, of a pass that may decide, when acting did not compute it. None: there is nothing to add."""
+    given: Tensor | None = None
+    """The tensor that the agent was given, while `inputs` is a copy of it. None: `inputs` is that tensor itself."""
 
     @property
     def batch(self) -> int:

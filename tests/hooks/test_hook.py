@@ -498,21 +498,11 @@ def _step_in_child(recorder: SaliencyRecorder[Any, Any], answers: Any) -> None:
     answers.put("no error")
 
 
-def _act_in_child(agent: CountingAgent, answers: Any) -> None:
-    try:
-        act(agent)
-    except RuntimeError as error:
-        answers.put(str(error))
-    answers.put("no error")
-
-
-@pytest.mark.parametrize("what", ["step", "pass"])
-def test_a_hook_in_a_forked_process_raises(what: str, agent: CountingAgent) -> None:
+def test_recording_in_a_forked_process_raises(agent: CountingAgent) -> None:
     recorder = recorded(CountingEnv(), agent)
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
-    child = context.Process(target=_step_in_child, args=(recorder, answers)) if what == "step" else None
-    child = child or context.Process(target=_act_in_child, args=(agent, answers))
+    child = context.Process(target=_step_in_child, args=(recorder, answers))
     child.start()
     answer = answers.get(timeout=60)
     child.join(timeout=60)
@@ -520,6 +510,23 @@ def test_a_hook_in_a_forked_process_raises(what: str, agent: CountingAgent) -> N
     assert "belongs to another process" in answer
     assert "wrap the vector environment, not the environments inside AsyncVectorEnv" in answer
     recorder.close()
+
+
+def _act_in_child(agent: CountingAgent, hook: RecurrentAgentHook, answers: Any) -> None:
+    act(agent, 5)
+    answers.put(hook.explain())
+
+
+def test_a_hooked_agent_works_in_a_forked_process_unrecorded(agent: CountingAgent, hook: RecurrentAgentHook, window: Any) -> None:
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    child = context.Process(target=_act_in_child, args=(agent, hook, answers))
+    child.start()
+    assert "No pass of the agent was seen" in answers.get(timeout=60)
+    child.join(timeout=60)
+    assert child.exitcode == 0
+    act(agent, 3)
+    assert seen(hook, window) == 3
 
 
 def test_a_recorder_inside_an_async_vector_says_so_at_the_first_step(agent: CountingAgent, hook: RecurrentAgentHook) -> None:

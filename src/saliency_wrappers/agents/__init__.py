@@ -10,6 +10,7 @@ from saliency_wrappers.agents import cleanrl, sb3, sb3_contrib
 from saliency_wrappers.agents.base import ActingAdapter, AgentAdapter, OnPass, UnreadPass
 from saliency_wrappers.agents.cleanrl import CleanRLAdapter, QNetworkAdapter
 from saliency_wrappers.agents.function import FunctionAdapter
+from saliency_wrappers.agents.plain_module import ModuleAdapter
 from saliency_wrappers.agents.recurrent_module import RecurrentModuleAdapter
 
 __all__ = [
@@ -32,7 +33,8 @@ def as_adapter(agent: Any) -> AgentAdapter:
 
     Args:
         agent: an algorithm of Stable-Baselines3 (PPO, A2C, DQN) or sb3-contrib (RecurrentPPO), or its policy; a module in the manner of
-            CleanRL, with `get_action_and_value`; any other `nn.Module` is called as `value, logits, state = model((x, state))`. An
+            CleanRL, with `get_action_and_value`; any other `nn.Module` is called as `value, logits, state = model((x, state))`, or,
+            without memory, as `model(x)` that returns logits, `(logits, value)`, a mapping of them or a distribution. An
             `AgentAdapter` is returned as it is: `QNetworkAdapter(q_network)`, `FunctionAdapter(...)`, or one of your own.
 
     Raises:
@@ -42,7 +44,7 @@ def as_adapter(agent: Any) -> AgentAdapter:
         if (adapter := adapt(agent)) is not None:
             return adapter
     if isinstance(agent, nn.Module):
-        return RecurrentModuleAdapter(agent)
+        return ModuleAdapter(agent)
     if isinstance(agent, AgentAdapter):
         return agent
     raise TypeError(

@@ -140,3 +140,22 @@ def zero_state(module: nn.Module, n: int) -> StateTree:
         return (zeros, weight.new_zeros(layers, n, cell.hidden_size)) if isinstance(cell, nn.LSTM) else zeros
     zeros = weight.new_zeros(n, cell.hidden_size)
     return (zeros, zeros.clone()) if isinstance(cell, nn.LSTMCell) else zeros
+
+
+def advice_for(agent: Any) -> str:
+    """What to do about an agent whose passes cannot be read, or that acts by a method which is not watched."""
+    methods = [name for name in _METHODS if callable(getattr(type(agent), name, None))]
+    named = f', method="{methods[0]}"' if methods else ""
+    return (
+        "Hook QNetworkAdapter(model) for module(x) -> logits, and "
+        f"FunctionAdapter(agent, evaluate=...{named}) for any other form, such as an agent that acts by a method."
+    )
+
+
+_METHODS = ("get_action", "act", "select_action", "choose_action", "sample_action", "get_action_and_value", "predict")
+"""By which agents usually act, when it is not by a call of the module."""
+
+
+def acts_by_method(agent: Any) -> bool:
+    """Whether an agent has a method by the usual name for acting."""
+    return any(callable(getattr(type(agent), name, None)) for name in _METHODS)

@@ -34,6 +34,8 @@ class CleanRLAdapter:
     """
 
     form = "agent.get_action_and_value(x) or agent.get_action_and_value(x, lstm_state, done), with images (n, C, h, w)"
+    takes_observations = True
+    """Its input is the observation as the environment returned it: a pass on anything else is no decision."""
     methods = ("get_action_and_value", "get_value")
 
     def __init__(self, agent: nn.Module, input_range: tuple[float, float] = (0.0, 255.0), actor: nn.Module | None = None) -> None:
@@ -127,6 +129,8 @@ class QNetworkAdapter:
     """
 
     form = "q_network(x) -> Q-values (n, num_actions), with images (n, C, h, w)"
+    takes_observations = True
+    """Its input is the observation as the environment returned it: a pass on anything else is no decision."""
 
     def __init__(self, module: nn.Module, input_range: tuple[float, float] = (0.0, 255.0)) -> None:
         """Adapt a network with images in `input_range`; CleanRL's divide by 255 themselves."""

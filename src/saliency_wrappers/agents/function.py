@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from inspect import BoundArguments
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -13,7 +13,8 @@ from saliency_wrappers.agents.base import OnPass, repeat_rows, without_lists
 from saliency_wrappers.agents.dict_observation import DictObservation
 from saliency_wrappers.agents.method_hooks import observe_calls
 from saliency_wrappers.agents.module_hooks import undisturbed
-from saliency_wrappers.decisions import AgentPass, StateTree, copy_state
+from saliency_wrappers.agents.policy_outputs import policy_tensor, read_outputs
+from saliency_wrappers.decisions import AgentPass, StateTree, copy_state, copy_tensor
 
 Evaluate = Callable[[Any, Any, Tensor | None], tuple[Tensor, Tensor | None]]
 """`evaluate(observation, state, episode_start) -> (logits, value)`."""
@@ -24,7 +25,29 @@ def _observation_and_state(observation: Any, state: Any = None, *_: Any, **__: A
 
 
 def _logits_and_value(output: Any) -> tuple[Any, Any]:
-    return (output, None) if isinstance(output, Tensor) else (output[0], output[1])
+    output = policy_tensor(output)
+    if isinstance(output, Mapping) and (read := read_outputs(output)) is not None:
+        return read
+    return (output, None) if isinstance(output, Tensor) else (policy_tensor(output[0]), output[1])
+
+
+def _no_memory(n: int) -> None:
+    """The initial state of an agent without memory."""
+
+
+def _without_memory(state: Any, told: bool) -> None:
+    """None for what a call of an agent without `initial_state` was given second, where that is no state: a flag, a number.
+
+    Raises:
+        TypeError: it is a state, or `incoming` says so (`told`).
+    """
+    tensors = isinstance(state, Tensor) or (isinstance(state, tuple | list) and any(isinstance(part, Tensor) for part in state))
+    tensors |= isinstance(state, Mapping) and any(isinstance(part, Tensor) for part in cast("Mapping[str, Any]", state).values())
+    if tensors or (told and state is not None):
+        raise TypeError(
+            "got a state, but no initial_state: construct FunctionAdapter(..., initial_state=lambda n: ...) for an agent with memory, or "
+            "with incoming=lambda x, *_: (x, None) where the second argument is none"
+        )
 
 
 class FunctionAdapter:
@@ -54,7 +77,7 @@ class FunctionAdapter:
         outgoing: Callable[[Any], tuple[Any, Any]] = _logits_and_value,
         actor: nn.Module | None = None,
         critic: nn.Module | None = None,
-        initial_state: Callable[[int], Any] = lambda n: None,
+        initial_state: Callable[[int], Any] = _no_memory,
         state_attribute: str | None = None,
         image: str | None = None,
         others: Mapping[str, Tensor] | None = None,
@@ -72,7 +95,9 @@ class FunctionAdapter:
             method: the method by which the agent acts; `"forward"` when it is called itself.
             incoming: of the call's own arguments makes `(observation, state)` or `(observation, state, episode_start)` of tensors with a
                 batch axis; None for a call that does not act. The default takes the first two arguments.
-            outgoing: of what the call returns makes `(logits, value)`. The default takes a tensor as the logits, or the first two parts.
+            outgoing: of what the call returns makes `(logits, value)`. The default takes a tensor or a distribution as the logits, or the
+                first two parts, or a mapping's `"logits"` and `"value"`. With `actor`, what you give here still tells the value.
+                Where a call gives no value and `evaluate` does, as when acting runs the actor only, `evaluate` computes the decision's.
             actor: the layer whose output are the logits, when the call does not return them.
             critic: the layer whose output is the value, when the call does not return it.
             initial_state: the state in which n episodes begin. It tells the batch axes, too. The default: no memory.
@@ -98,6 +123,7 @@ class FunctionAdapter:
         self._initial_state, self._state_attribute = initial_state, state_attribute
         self._parts = None if image is None else DictObservation(image, dict(others or {}))
         self._channels_last = channels_last
+        self._evaluates_value = True  # until it is seen that it does not
 
     @property
     def layers(self) -> Mapping[str, nn.Module]:
@@ -135,6 +161,8 @@ class FunctionAdapter:
         observation, state, start = (*read, None)[:3]
         if self._state_attribute is not None:
             state = getattr(self.module, self._state_attribute)
+        elif self._initial_state is _no_memory:
+            state = _without_memory(state, told=self._incoming is not _observation_and_state)
         memory = copy_state(without_lists(state))
         images, whole = (observation, memory) if self._parts is None else self._parts.apart(observation, memory)
         if not isinstance(images, Tensor) or images.ndim != 4:
@@ -146,10 +174,22 @@ class FunctionAdapter:
     def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
         """What came out, by the agent's `outgoing`, or of its layers."""
         logits, value = (layers.get(name) for name in ("actor", "critic"))
-        if logits is None:
-            logits, returned = self._outgoing(output)
+        if logits is None or (value is None and self._outgoing is not _logits_and_value):
+            policy, returned = self._outgoing(output)
+            logits = policy_tensor(policy) if logits is None else logits
             value = returned if value is None else value
+        if value is None and self._evaluates_value:
+            incoming.complete = self._complete
         return incoming.gave(logits, value)
+
+    def _complete(self, incoming: AgentPass) -> None:
+        """The value, by `evaluate`, of a pass that ran the actor only."""
+        try:
+            _, value = self.evaluate(incoming.inputs.clone(), incoming.state, incoming.episode_start)
+        except Exception:  # the check by replay will show it to the user, not the agent's own call
+            value = None
+        self._evaluates_value = value is not None
+        incoming.gave(incoming.logits, None if value is None else copy_tensor(value))
 
     @contextmanager
     def _remembering(self, memory: StateTree) -> Generator[None]:

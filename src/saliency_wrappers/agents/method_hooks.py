@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 from torch import nn
 
 from saliency_wrappers.agents.base import OnPass, UnreadPass
-from saliency_wrappers.agents.module_hooks import Untraced, outputs_of, read_pass, replaying
+from saliency_wrappers.agents.module_hooks import InputsBefore, Untraced, outputs_of, read_pass, replaying
 from saliency_wrappers.decisions import AgentPass
 
 
@@ -47,7 +47,7 @@ def observe_calls(owner: Any, methods: Sequence[str], reader: CallReader, on_pas
     observer = _CallObserver(reader, on_pass)
     taps = [_Tap.on(owner, method) for method in methods]
     for tap in taps:
-        tap.observers.append(observer)
+        tap.observers = (*tap.observers, observer)
 
     def detach() -> None:
         for tap in taps:
@@ -63,21 +63,24 @@ class _CallObserver:
         self._reader = reader
         self._on_pass = on_pass
         self._now = _Now()
+        self._inputs = InputsBefore()
 
     def see(self, name: str, signature: inspect.Signature, method: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Make the call, and tell of it."""
         if self._now.within:
             return method(*args, **kwargs)
-        reader, form = self._reader, self._reader.form
-        incoming = read_pass(form, lambda: reader.entering(name, signature.bind(*args, **kwargs)))
+        reader, form, inputs = self._reader, self._reader.form, self._inputs
+        incoming = read_pass(form, lambda: inputs.keep(reader.entering(name, signature.bind(*args, **kwargs))))
         self._now.within = True
         try:
             with outputs_of(**reader.layers) as layers:
                 output = method(*args, **kwargs)
         finally:
             self._now.within = False
-        seen = incoming if isinstance(incoming, UnreadPass) else read_pass(form, reader.leaving, name, incoming, output, layers)
-        self._on_pass(seen)
+        if not isinstance(incoming, UnreadPass):
+            begun = incoming
+            incoming = read_pass(form, lambda: reader.leaving(name, inputs.compare(begun), output, layers))
+        self._on_pass(incoming)
         return output
 
 
@@ -93,7 +96,8 @@ class _Tap(Untraced):
         self._owner = weakref.ref(owner)
         self._name = name
         self._instead_of = vars(owner).get(name)
-        self.observers: list[_CallObserver] = []
+        self.observers: tuple[_CallObserver, ...] = ()
+        """Replaced, never changed: a call that goes through them is not disturbed."""
         self._signature = inspect.signature(self._method(owner))
         functools.update_wrapper(cast("Any", self), self._method(owner))
 
@@ -107,8 +111,7 @@ class _Tap(Untraced):
 
     def leave(self, observer: _CallObserver) -> None:
         """Tell an observer no more; with the last one the method is itself again."""
-        if observer in self.observers:
-            self.observers.remove(observer)
+        self.observers = tuple(other for other in self.observers if other is not observer)
         owner = self._owner()
         if owner is None or self.observers or vars(owner).get(self._name) is not self:
             return

@@ -98,7 +98,7 @@ def replaying() -> bool:
     return threading.get_ident() in _replaying
 
 
-def read_pass(form: str, read: Callable[..., AgentPass | None], *what: Any) -> AgentPass | UnreadPass:
+def read_pass(form: str, read: Callable[..., AgentPass | UnreadPass | None], *what: Any) -> AgentPass | UnreadPass:
     """What a reader finds in a call; an `UnreadPass` that says why when it finds nothing, or fails."""
     try:
         return read(*what) or _another_form(form)
@@ -118,6 +118,52 @@ _replaying: set[int] = set()
 """The threads within an `undisturbed` block."""
 
 
+class InputsBefore:
+    """Inputs as they were before the pass, for agents that change what they are given, as by `x /= 255`.
+
+    Inputs are held by reference, which costs nothing: that an agent leaves them as they are is seen at its first pass.
+    """
+
+    def __init__(self) -> None:
+        self.stay = False
+        """Whether the agent is known to leave its inputs as they are: then there is nothing to do."""
+        self._change = False
+
+    def keep(self, incoming: AgentPass | UnreadPass | None) -> AgentPass | UnreadPass | None:
+        """Before a pass: have it hold a copy of its inputs. Returns the pass."""
+        if not self.stay and isinstance(incoming, AgentPass):
+            incoming.given, incoming.inputs = incoming.inputs, copy_tensor(incoming.inputs)
+        return incoming
+
+    def compare(self, incoming: AgentPass) -> AgentPass:
+        """After a pass: see whether its inputs changed. Where they did not, they are held by reference again. Returns the pass."""
+        given, incoming.given = incoming.given, None
+        if self._change or given is None:
+            return incoming
+        if _same_numbers(given, incoming.inputs):
+            incoming.inputs, self.stay = given, True
+        else:
+            self._change = True
+        return incoming
+
+
+def _same_numbers(now: Tensor, before: Tensor) -> bool:
+    """Whether a tensor is what it was; NaN counts as equal to itself."""
+    return now.shape == before.shape and bool(torch.equal(now, before) or ((now == before) | ((now != now) & (before != before))).all())
+
+
+def _calls_in_progress(module: nn.Module) -> int:
+    """How many calls of a module this thread is in the middle of. Looks through the whole stack: for rare moments."""
+    count, frame = 0, sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        count += frame.f_code is _CALL and frame.f_locals.get("self") is module
+        frame = frame.f_back
+    return count
+
+
+_CALL = nn.Module._call_impl.__code__  # pyright: ignore[reportPrivateUsage]
+
+
 class _Passes(threading.local):
     """What was seen to go in, of the passes that this thread is in the middle of. None for a pass that is not watched."""
 
@@ -133,24 +179,39 @@ class _Observer:
         self._reader = reader
         self._on_pass = on_pass
         self._passes = _Passes()
+        self._inputs = InputsBefore()
 
-    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        if kwargs is None:  # detached since this call began: torch no longer knows that the hook takes them
+            return
         incoming: AgentPass | UnreadPass | None = None
         if module is self._module() and not (_replaying and replaying()):  # mostly there is none, and nothing to look up
             try:  # as `read_pass` does it, whose call takes longer
                 incoming = self._reader.incoming(args, kwargs) or _another_form(self._reader.form)
+                if not self._inputs.stay:
+                    self._inputs.keep(incoming)
             except Exception as error:
                 incoming = _unreadable(error)
-        self._passes.begun.append(incoming)
-
-    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         begun = self._passes.begun
+        if begun:  # passes around this one, or passes that an interrupt ended: for those torch calls no hook
+            del begun[max(_calls_in_progress(module) - 1, 0) :]
+        begun.append(incoming)
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], *kwargs_and_output: Any) -> None:
+        if len(kwargs_and_output) < 2:  # detached, as in `before`
+            return
+        output = kwargs_and_output[1]
+        begun = self._passes.begun
+        if len(begun) > 1:
+            del begun[_calls_in_progress(module) :]
         incoming = begun.pop() if begun else None
         if incoming is None or output is None:  # not watched; failed
             return
         seen: AgentPass | UnreadPass = incoming
         if isinstance(incoming, AgentPass):
             try:
+                if not self._inputs.stay:
+                    self._inputs.compare(incoming)
                 seen = self._reader.outgoing(incoming, output) or _another_form(self._reader.form)
             except Exception as error:
                 seen = _unreadable(error)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from saliency_wrappers.agents.module_hooks import outputs_of, undisturbed
 from saliency_wrappers.agents.sb3_policy import PolicyAdapter, kept, policy_of, policy_output
-from saliency_wrappers.decisions import AgentPass, StateTree
+from saliency_wrappers.decisions import AgentPass, StateTree, copy_state
 
 
 def adapt(agent: Any) -> PolicyAdapter | None:
@@ -61,7 +61,7 @@ class ActorCriticPolicyAdapter(PolicyAdapter):
             return incoming
         value = layers.get("critic")
         if value is None:
-            observation, _ = self.together(incoming.inputs, incoming.state)
+            observation, _ = self.together(incoming.inputs.clone(), copy_state(incoming.state))
             with undisturbed(policy):
                 value = policy.predict_values(observation)
         return incoming.gave(policy_output(policy, layers["actor"]), value)

@@ -93,7 +93,7 @@ class RecurrentPolicyAdapter(PolicyAdapter):
     def _predicted_value(self, incoming: AgentPass, next_actor: LSTMState) -> Tensor:
         """The value that belongs to a prediction; the critic's next state is remembered with the actor's."""
         policy: Any = self.module
-        observation, memory = self.together(incoming.inputs, incoming.state)
+        observation, memory = self.together(incoming.inputs.clone(), copy_state(incoming.state))
         start, (_, vf) = cast("Tensor", incoming.episode_start), cast("RNNStates", memory)
         recurrence = {} if policy.lstm_critic is None else {"lstm": policy.lstm_critic}
         with undisturbed(policy), outputs_of(**recurrence) as layers:

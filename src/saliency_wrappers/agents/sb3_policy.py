@@ -24,6 +24,8 @@ class PolicyAdapter(ABC):
     """Watches the policy of a Stable-Baselines3 algorithm by its methods: `predict` does not go through `forward`, and `learn` may."""
 
     form = "model.predict(observation) or policy(observation), with images (n, C, h, w)"
+    takes_observations = True
+    """Its input is the observation as the environment returned it: a pass on anything else is no decision."""
     methods: tuple[str, ...] = ("forward", "get_distribution", "evaluate_actions", "predict_values")
     """The policy's methods that are watched, here those of an actor-critic; a call within another one is part of it."""
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import uuid
+import warnings
 import weakref
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -16,9 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saliency_wrappers.agents import ActingAdapter, AgentAdapter, UnreadPass, as_adapter
+from saliency_wrappers.agents import ActingAdapter, AgentAdapter, RecurrentModuleAdapter, UnreadPass, as_adapter
+from saliency_wrappers.agents.base import acts_by_method, advice_for
+from saliency_wrappers.agents.detaching import release_waiting, release_when_unused
 from saliency_wrappers.decisions import AgentPass, StateTree, state_leaves
 from saliency_wrappers.hooks.decision_window import DecisionWindow
+from saliency_wrappers.hooks.observation_match import ObservationMatch
+from saliency_wrappers.hooks.process import ANOTHER_PROCESS, Process, live_hooks, revive
+from saliency_wrappers.hooks.shared_calls import SharedCalls
 from saliency_wrappers.preprocessing import FramePreprocessor
 
 
@@ -45,10 +50,12 @@ class RecurrentAgentHook:
         self.preprocessor = FramePreprocessor.of(preprocessor)
         self._adapter: AgentAdapter | None = None
         self._detach: Any = None
+        self._forgotten: Any = None
         self._listening: tuple[weakref.ref[DecisionWindow], ...] = ()
         self._paused = 0
         self._closed = False
-        self._process = _Process.id
+        self._read_for_the_first_time = True
+        self._process = Process.id
         self._state: StateTree = None
         self._state_begins = True
         self._remembers: weakref.ref[DecisionWindow] | None = None
@@ -56,7 +63,7 @@ class RecurrentAgentHook:
         self._acted: AgentPass | None = None
         self._random = np.random.default_rng(seed)
         self._token = uuid.uuid4().hex
-        _live[self._token] = self
+        live_hooks[self._token] = self
         if agent is not None:
             self.attach(agent)
 
@@ -76,9 +83,10 @@ class RecurrentAgentHook:
         """Watch an agent, instead of the one before, if any. Returns the hook."""
         adapter = as_adapter(agent)
         self.close()
-        self._adapter, self._closed = adapter, False
+        self._adapter, self._closed, self._read_for_the_first_time = adapter, False, True
         self.new_episode()
         self._sync()
+        self._introduce()
         return self
 
     def close(self) -> None:
@@ -108,7 +116,7 @@ class RecurrentAgentHook:
     def alone(self) -> Generator[None]:
         """Passes within the block are decisions for this hook only, as in an evaluation amid training: others on this agent are paused."""
         with ExitStack() as stack:
-            for other in list(_live.values()):
+            for other in list(live_hooks.values()):
                 if other is not self and other._watches(self.adapter):
                     stack.enter_context(other.paused())
             yield
@@ -157,9 +165,10 @@ class RecurrentAgentHook:
         """A window that sees every pass from now on: what a recorder listens through."""
         window = DecisionWindow(num_envs)
         self._listening = (*map(weakref.ref, self._windows()), weakref.ref(window))
-        forgotten = weakref.finalize(window, _sync_when_alive, weakref.ref(self))
+        forgotten = weakref.finalize(window, release_when_unused, partial(_sync_when_alive, weakref.ref(self)))
         forgotten.atexit = False
         self._sync()
+        self._introduce()
         return window
 
     def close_window(self, window: DecisionWindow) -> None:
@@ -168,6 +177,7 @@ class RecurrentAgentHook:
         if window not in windows:
             return
         windows.remove(window)
+        window.closed = True
         self._listening = tuple(map(weakref.ref, windows))
         if not windows:
             self.close()
@@ -185,13 +195,17 @@ class RecurrentAgentHook:
         Raises:
             RuntimeError: the hook is used in another process, or `act` decided with the memory of another recorder's episode.
         """
-        if _Process.id != self._process:
-            raise RuntimeError(_ANOTHER_PROCESS)
-        decided = window.latest
-        for listening in self._listening:
-            other = listening()
-            if other is not None and other.latest is decided:
-                other.latest = None
+        if Process.id != self._process:
+            raise RuntimeError(ANOTHER_PROCESS)
+        release_waiting()
+        decided = window.decide()
+        if decided is not None and self._read_for_the_first_time:
+            self._read_for_the_first_time = False
+            if (notice := getattr(self._adapter, "notice", None)) is not None:
+                warnings.warn(notice, stacklevel=4)
+        if decided is not None and len(self._listening) > 1:
+            for other in self._windows():
+                other.withdraw(decided)
         if decided is not None and decided is self._acted:
             remembering = None if self._remembers is None else self._remembers()
             if remembering not in (None, window):
@@ -202,7 +216,7 @@ class RecurrentAgentHook:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _revive, (self._token,)
+        return revive, (self._token,)
 
     def _watches(self, adapter: AgentAdapter) -> bool:
         module = getattr(adapter, "module", adapter)
@@ -231,27 +245,44 @@ class RecurrentAgentHook:
         """Those that have not been forgotten."""
         return [window for listening in self._listening if (window := listening()) is not None]
 
+    def _introduce(self) -> None:
+        """Have the windows of all hooks on this agent know of each other."""
+        if self._adapter is None:
+            return
+        hooks = [hook for hook in list(live_hooks.values()) if hook._watches(self._adapter)]
+        windows: list[DecisionWindow] = [window for hook in hooks for window in hook._windows()]
+        calls = SharedCalls() if len(windows) > 1 else None
+        for window in windows:
+            window.meet([other for other in windows if other is not window], calls)
+        for window in self._windows():
+            window.match = ObservationMatch()
+            window.match.assumed = getattr(self._adapter, "takes_observations", False)
+            module = getattr(self._adapter, "module", self._adapter)
+            window.advice = advice_for(module)
+            window.acts_by_method = isinstance(self._adapter, RecurrentModuleAdapter) and acts_by_method(module)
+
     def _sync(self) -> None:
         """Attach or detach, as the agent and the windows want it."""
+        release_waiting()
         windows = self._windows()
         idle = bool(windows) and not any(window.enabled for window in windows)
         wanted = self._adapter is not None and not idle
         if self._detach is not None and not wanted:
+            self._forgotten.detach()
             self._detach()
             self._detach = None
         elif self._detach is None and wanted:
             # A method would keep the hook alive as long as the agent lives; a hook that is gone leaves the agent as it was.
-            self._detach = weakref.finalize(self, self.adapter.attach(partial(self._see, weakref.ref(self))))
-            self._detach.atexit = False
+            self._detach = self.adapter.attach(partial(self._see, weakref.ref(self)))
+            self._forgotten = weakref.finalize(self, release_when_unused, self._detach)
+            self._forgotten.atexit = False
 
     @staticmethod
     def _see(watching: weakref.ref[RecurrentAgentHook], seen: AgentPass | UnreadPass) -> None:
         """A pass of the agent, to be shown to the windows."""
         hook = watching()
-        if hook is None:
+        if hook is None or Process.id != hook._process:  # a forked child may use the agent as it likes; only recording is refused
             return
-        if _Process.id != hook._process:
-            raise RuntimeError(_ANOTHER_PROCESS)
         if hook._acting and isinstance(seen, AgentPass):
             hook._acted = seen
         for listening in hook._listening:
@@ -264,16 +295,6 @@ class RecurrentAgentHook:
                 window.see(seen)
 
 
-class _Process:
-    """Which process this is, without asking the system at every pass."""
-
-    id = os.getpid()
-
-
-if hasattr(os, "register_at_fork"):  # where a process can be forked
-    os.register_at_fork(after_in_child=lambda: setattr(_Process, "id", os.getpid()))
-
-
 def _sync_when_alive(hook: weakref.ref[RecurrentAgentHook]) -> None:
     """A recorder was forgotten without being closed: the others may all be disabled."""
     if (alive := hook()) is not None:
@@ -284,15 +305,3 @@ _ANOTHER_EPISODE = (
     "hook.act chose this action with the memory of another recorder's episode, which began meanwhile. "
     "Give each environment its own RecurrentAgentHook, or let them take turns by whole episodes, each with its reset."
 )
-_ANOTHER_PROCESS = (
-    "This RecurrentAgentHook belongs to another process, where its agent acts; here it would see nothing. "
-    "Make the agent, the hook and the recorder in one process (wrap the vector environment, not the environments inside AsyncVectorEnv)."
-)
-_live: weakref.WeakValueDictionary[str, RecurrentAgentHook] = weakref.WeakValueDictionary()
-
-
-def _revive(token: str) -> RecurrentAgentHook:
-    hook = _live.get(token)
-    if hook is None:
-        raise RuntimeError(_ANOTHER_PROCESS)
-    return hook

@@ -171,7 +171,7 @@ class Recording:
         transition is never lost: an error in explaining what is held is raised by the next `decide`, `end_episodes`, `flush` or `close`.
         """
         self.total_steps += 1
-        self._window.latest = None
+        self._window.clear()
         self._capture.advance(rewards)
         begun: list[EpisodeClock] = []
         over: list[EpisodeClock] = []
@@ -195,6 +195,10 @@ class Recording:
         self._complain(over)
         with self.failures.postponed():
             self._begin(begun + over if self._resets_at_once else begun)
+
+    def observe(self, observation: Any) -> None:
+        """The environments returned this observation, from `reset` or `step`: what the agent decides on next."""
+        self._window.observe(observation)
 
     def end_episodes(self, environments: Iterable[int] | None = None) -> None:
         """Explain what is held; warn, once, of an episode that shows wrong wiring. More than once does no harm."""

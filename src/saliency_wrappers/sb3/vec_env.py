@@ -127,6 +127,7 @@ class SaliencyVecEnv(VecEnvWrapper):
         self.recording.end_episodes()
         observations = self.venv.reset()
         self.recording.begin_episodes()
+        self.recording.observe(observations)
         return observations
 
     def step_async(self, actions: NDArray[Any]) -> None:
@@ -138,6 +139,7 @@ class SaliencyVecEnv(VecEnvWrapper):
         """Wait for the environments; `infos[i]["saliency"]` is the decision of environment i, if there was one and it was wanted."""
         observations, rewards, dones, infos = self.venv.step_wait()
         self.recording.advance(dones.tolist(), rewards.tolist())
+        self.recording.observe(observations)
         told = [info if one is None else {**info, "saliency": one.info()} for info, one in zip(infos, self._decided, strict=True)]
         return observations, rewards, dones, told
 

@@ -60,10 +60,10 @@ def _check_range(adapter: AgentAdapter, inputs: Tensor) -> None:
 
 def _check_outputs(adapter: AgentAdapter, inputs: Tensor) -> None:
     n = len(inputs)
-    logits, value = adapter.evaluate(inputs, adapter.initial_state(n), torch.ones(n, dtype=torch.bool))
+    logits, value = adapter.evaluate(inputs.clone(), adapter.initial_state(n), torch.ones(n, dtype=torch.bool))
     _require(logits.ndim == 2 and len(logits) == n, f"evaluate gives logits (n, num_actions), got {tuple(logits.shape)} for n={n}")
     _require(value is None or value.numel() == n, f"evaluate gives one value a row, got {None if value is None else tuple(value.shape)}")
-    again = adapter.evaluate(inputs, adapter.initial_state(n), torch.ones(n, dtype=torch.bool))
+    again = adapter.evaluate(inputs.clone(), adapter.initial_state(n), torch.ones(n, dtype=torch.bool))
     _require(torch.equal(logits, again[0]), "evaluate is deterministic: the same call gave other logits")
     _require(
         value is None or (again[1] is not None and torch.equal(value, again[1])),
@@ -88,17 +88,21 @@ def _play(adapter: AgentAdapter, inputs: Tensor, play: Callable[[Tensor], Any]) 
     detach = adapter.attach(seen.append)
     try:
         for row in inputs:
-            play(row[None])
+            play(row[None].clone())
         count = len(seen)
-        adapter.evaluate(inputs[:1], adapter.initial_state(1), torch.ones(1, dtype=torch.bool))
+        adapter.evaluate(inputs[:1].clone(), adapter.initial_state(1), torch.ones(1, dtype=torch.bool))
         _require(len(seen) == count, "evaluate is not seen as a pass of the agent")
     finally:
         detach()
-    play(inputs[0][None])
+    play(inputs[0][None].clone())
     _require(len(seen) == count, "after detaching no pass is seen")
     unread = {one.reason for one in seen if isinstance(one, UnreadPass)}
     _require(not unread, f"every acting pass can be read, got passes {'; '.join(sorted(unread))}")
-    return [one for one in seen if isinstance(one, AgentPass) and one.logits is not None]
+    passes = [one for one in seen if isinstance(one, AgentPass) and one.logits is not None]
+    for one in passes:
+        if one.complete is not None:
+            one.complete(one)
+    return passes
 
 
 def _check_passes(adapter: AgentAdapter, passes: list[AgentPass], n: int) -> None:
@@ -132,8 +136,8 @@ def _check_repetition(adapter: AgentAdapter, state: StateTree) -> None:
 def _check_batches(adapter: AgentAdapter, inputs: Tensor, state: StateTree) -> None:
     n = len(inputs)
     start = torch.zeros(n, dtype=torch.bool)
-    together = adapter.evaluate(inputs, adapter.repeat_state(state, n), start)
-    alone = [adapter.evaluate(row[None], state, start[:1]) for row in inputs]
+    together = adapter.evaluate(inputs.clone(), adapter.repeat_state(state, n), start)
+    alone = [adapter.evaluate(row[None].clone(), state, start[:1]) for row in inputs]
     for i, name in enumerate(("logits", "value")):
         whole, rows = together[i], [output for one in alone if (output := one[i]) is not None]
         if whole is not None:
@@ -149,7 +153,7 @@ def _check_numbers(adapter: AgentAdapter, inputs: Tensor) -> None:
 
     def outputs(x: Tensor) -> list[Tensor]:
         state, start = adapter.initial_state(n), torch.ones(n, dtype=torch.bool)
-        return [output for output in adapter.evaluate(x, state, start) if output is not None]
+        return [output for output in adapter.evaluate(x.clone(), state, start) if output is not None]
 
     between = low + (exact - low) * 0.7310586
     try:

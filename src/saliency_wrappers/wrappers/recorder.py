@@ -142,6 +142,7 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
         self.recording.end_episodes()
         observation, info = self.env.reset(seed=seed, options=options)
         self.recording.begin_episodes(seeds=[seed])
+        self.recording.observe(observation)
         return observation, info
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -149,6 +150,7 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
         (saliency,) = self.recording.decide([action], self._frames)
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.recording.advance([terminated or truncated], [reward])
+        self.recording.observe(observation)
         if saliency is not None:
             info = {**info, "saliency": saliency.info()}
         return observation, reward, terminated, truncated, info

@@ -151,6 +151,7 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
         self.recording.end_episodes(begun)
         observations, infos = self.env.reset(seed=seed, options=options)
         self.recording.begin_episodes(begun, None if begun is not None else _seeds(seed, self.num_envs))
+        self.recording.observe(observations)
         return observations, infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -159,6 +160,7 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
         saliency = _in_rows(decided)
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
         self.recording.advance(np.logical_or(terminations, truncations).tolist(), rewards)
+        self.recording.observe(observations)
         return observations, rewards, terminations, truncations, {**infos, **saliency}
 
     def close(self, **kwargs: Any) -> None:

@@ -1,0 +1,88 @@
+"""`ModuleAdapter`: any `nn.Module`; the form of its first call tells whether it has a memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saliency_wrappers.agents.module_hooks import undisturbed
+from saliency_wrappers.agents.policy_outputs import read_outputs
+from saliency_wrappers.agents.recurrent_module import RecurrentModuleAdapter
+from saliency_wrappers.decisions import AgentPass, StateTree
+
+
+class _PlainPass(AgentPass):
+    """A pass `module(x)`, of a module without memory."""
+
+
+class ModuleAdapter(RecurrentModuleAdapter):
+    """A module called as `value, logits, state = model((x, state))`, or, if it has no memory, as `model(x)`.
+
+    What `model(x)` returns is read as `read_outputs` says; the range of its images is told by its first input, and `notice` says so.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        """Adapt a module."""
+        super().__init__(module)
+        recurrent = any(isinstance(part, nn.RNNBase | nn.RNNCellBase) for part in module.modules())
+        self._may_be_plain = not (recurrent or hasattr(module, "initial_state"))
+        self._plain = False
+        self.notice: str | None = None
+        """What its user should know of how it was read. None: nothing."""
+
+    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Logits `(n, num_actions)` and values, as `AgentAdapter.evaluate` says."""
+        if not self._plain:
+            return super().evaluate(inputs, state, episode_start)
+        with undisturbed(self.module):
+            return self._read(self.module(inputs))
+
+    def act(self, inputs: Tensor, state: StateTree) -> tuple[Tensor, StateTree]:
+        """One acting pass without gradients: logits and the next state."""
+        if not self._plain:
+            return super().act(inputs, state)
+        with torch.no_grad():
+            return self._read(self.module(inputs))[0], None
+
+    def initial_state(self, n: int) -> StateTree:
+        """As of the module with memory; None without."""
+        return None if self._plain else super().initial_state(n)
+
+    def incoming(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AgentPass | None:
+        """What goes in: `((x, state),)`, or `(x,)` with images `(n, C, h, w)`."""
+        read = super().incoming(args, kwargs)
+        if read is not None or not self._may_be_plain:
+            return read
+        image = args[0] if len(args) == 1 and not kwargs else None
+        return _PlainPass(image.detach(), None, None, None, copied=True) if isinstance(image, Tensor) and image.ndim == 4 else None
+
+    def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
+        """What came out."""
+        if type(incoming) is not _PlainPass:
+            return super().outgoing(incoming, output)
+        read = read_outputs(output)
+        if read is None:
+            return None
+        if not self._plain:
+            self._take_as_plain(incoming.inputs, with_value=read[1] is not None)
+        return incoming.gave(*read)
+
+    def _read(self, output: Any) -> tuple[Tensor, Tensor | None]:
+        read = read_outputs(output)
+        if read is None:
+            raise TypeError(f"Expected {type(self.module).__name__}(x) to return logits, as it did before, got {type(output).__name__}.")
+        return read
+
+    def _take_as_plain(self, inputs: Tensor, with_value: bool) -> None:
+        self._plain = True
+        most = float(inputs.max())
+        self.input_range = (0.0, 255.0) if most > 1 or not inputs.is_floating_point() else (0.0, 1.0)
+        low, high = self.input_range
+        name, what = type(self.module).__name__, "logits and a value" if with_value else "logits or Q-values, and no value"
+        self.notice = (
+            f"{name} was called as module(x): taken as an agent without memory that returns {what}, of images in {low:g}..{high:g} "
+            f"(its first input reaches {most:.4g}). Hook QNetworkAdapter(model, input_range=...) for module(x) -> logits, or a "
+            "FunctionAdapter for any other form, to say so yourself."
+        )

@@ -1,0 +1,49 @@
+"""`read_outputs`: logits and value in the forms in which agents without memory return them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+_LOGITS = ("logits", "policy_logits", "action_logits", "policy", "q_values", "q", "pi", "actor")
+_VALUE = ("value", "values", "state_value", "state_values", "baseline", "vf", "critic")
+
+
+def read_outputs(output: Any) -> tuple[Tensor, Tensor | None] | None:
+    """Logits `(n, k)`, k > 1, and value `(n,)` or `(n, 1)`, or None for the value, of an output that can be read in one way only.
+
+    That is: a tensor `(n, k)`; a distribution, categorical or Gaussian; a pair of one of these and a value, in any order; a mapping with
+    such entries under the usual names. None: of another form.
+    """
+    if isinstance(output, Mapping):
+        named = cast("Mapping[str, Any]", output)
+        found = [next((named[name] for name in names if name in named), None) for names in (_LOGITS, _VALUE)]
+        return _pair(found[0], found[1])
+    if isinstance(output, tuple | list) and len(parts := cast("tuple[Any, ...]", output)) == 2:
+        return _pair(parts[0], parts[1], value_needed=True) or _pair(parts[1], parts[0], value_needed=True)
+    return _pair(output, None)
+
+
+def policy_tensor(output: Any) -> Any:
+    """What describes the policy: of a categorical distribution its logits, of a Gaussian `(mean, log_std)` side by side; else itself."""
+    if not isinstance(output, torch.distributions.Distribution):
+        return output
+    base = output.base_dist if isinstance(output, torch.distributions.Independent) else output
+    if isinstance(base, torch.distributions.Categorical):
+        return base.logits
+    if isinstance(base, torch.distributions.Normal):
+        return torch.cat([base.mean, base.stddev.log()], dim=-1)
+    return cast("Any", output)
+
+
+def _pair(policy: Any, value: Any, value_needed: bool = False) -> tuple[Tensor, Tensor | None] | None:
+    logits = policy_tensor(policy)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2 or not logits.is_floating_point():
+        return None
+    if value is None:
+        return None if value_needed else (logits, None)
+    n = logits.shape[0]
+    return (logits, value) if isinstance(value, Tensor) and tuple(value.shape) in ((n,), (n, 1)) else None
