@@ -1,0 +1,279 @@
+"""Distil a trained recurrent Atari agent into a new one that plays with sticky actions (DAgger).
+
+    python examples/distill_atari.py --game Breakout --teacher breakout-v4.model.80.tar --output runs/distil --minutes 60
+
+The student is a `BabyA3CGRU` with random weights. It plays `ALE/<game>-v5` (sticky actions); the teacher watches the same frames
+with its own recurrent state and says at each of them what it would do. The student learns
+
+- the teacher's policy, by the divergence KL(teacher || student),
+- its value, by the squared difference, and
+- what the teacher's recurrent state and its last convolution hold, by the mean squared difference.
+
+Games in which the teacher acts are mixed in at the beginning, so that the first frames are worth learning from; since then the student
+learns on the states that it visits itself, which is what lets it recover from its own mistakes (Ross et al. 2011).
+Frames and targets wait in a buffer; each update draws sequences from it and propagates through the student's memory.
+
+The same command continues an interrupted run: the output folder holds `checkpoint.pt` and `agent.<decisions>.pt`, the weights on the way.
+At the end `agent.safetensors` is written, in half precision. `examples/train_ppo_lstm.py --initial` trains on from it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from atari_games import AtariGames
+from saliency_wrappers import load_checkpoint
+from saliency_wrappers.models import BabyA3CGRU
+
+SEQUENCE = 32
+"""Decisions in one sequence, through which gradients flow."""
+BUFFER = 160
+"""Rounds of `SEQUENCE` decisions in every game that the buffer holds."""
+LEARNING_RATE = 1e-3
+LAST_LEARNING_RATE = 5e-5
+VALUE_WEIGHT = 0.05
+STATE_WEIGHT = 10.0
+FEATURE_WEIGHT = 1.0
+MAX_GRADIENT_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of the command line."""
+
+    game: str
+    teacher: Path
+    output: Path
+    minutes: float
+    environments: int
+    updates: int
+    warm_up: int
+    seed: int
+    keep_every: int
+    max_decisions: int
+    initial: Path | None
+
+
+@dataclass(frozen=True)
+class Round:
+    """`SEQUENCE` decisions of every game with the teacher's targets; every tensor is `(SEQUENCE, environments, ...)`."""
+
+    frames: Tensor
+    """uint8 `(..., 80, 80)`."""
+    episode_starts: Tensor
+    """float32, 1.0 where the frame is the first of an episode."""
+    log_policies: Tensor
+    """The teacher's log probabilities."""
+    values: Tensor
+    states: Tensor
+    """The teacher's outgoing states, float16."""
+    features: Tensor
+    """The teacher's last convolution, float16."""
+    first_state: Tensor
+    """`(environments, 256)`: the student's incoming state at the first decision."""
+
+
+@dataclass
+class Progress:
+    """How far the training has come."""
+
+    decisions: int = 0
+    seconds: float = 0.0
+
+
+class Classroom:
+    """The games, with the states of student and teacher, who see the same frames."""
+
+    def __init__(self, options: Options, seed: int, student: BabyA3CGRU, teacher: BabyA3CGRU) -> None:
+        self.games = AtariGames(options.game, options.environments, seed, max_decisions=options.max_decisions)
+        self.student, self.teacher = student, teacher
+        self.student_state = student.initial_state(options.environments)
+        self.teacher_state = teacher.initial_state(options.environments)
+        self.greedy = torch.arange(options.environments) % 2 == 0
+
+    @torch.no_grad()
+    def collect(self, taught: float) -> Round:
+        """Play `SEQUENCE` decisions in each game, the fraction `taught` of the games by the teacher."""
+        first_state, records = self.student_state, []
+        by_teacher = torch.arange(len(self.greedy)) < round(taught * len(self.greedy))
+        for _ in range(SEQUENCE):
+            frames, starts = self.games.frames, self.games.episode_starts
+            inputs, keep = to_input(frames), (1 - starts).unsqueeze(1)
+            _, logits, self.student_state = self.student((inputs, self.student_state * keep))
+            features = self.teacher.features(inputs)
+            self.teacher_state = self.teacher.gru(features, self.teacher_state * keep)
+            targets = self.teacher.actor_linear(self.teacher_state).log_softmax(1)
+            values = self.teacher.critic_linear(self.teacher_state).squeeze(1)
+            self.games.step(choose(torch.where(by_teacher.unsqueeze(1), targets, logits), self.greedy))
+            records.append((frames, starts, targets, values, self.teacher_state.half(), features.half()))
+        return Round(*(torch.stack(column) for column in zip(*records, strict=True)), first_state=first_state)
+
+
+def choose(logits: Tensor, greedy: Tensor) -> NDArray[np.int64]:
+    """Actions for logits `(n, actions)`: the best where `greedy`, else drawn from the policy."""
+    drawn = torch.distributions.Categorical(logits=logits).sample()
+    return torch.where(greedy, logits.argmax(1), drawn).numpy()
+
+
+def to_input(frames: Tensor) -> Tensor:
+    """Frames `(n, 80, 80)` uint8 to the network input `(n, 1, 80, 80)` float32 in [0, 1], channels last."""
+    return (frames.unsqueeze(1).float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+def build_student(num_actions: int) -> BabyA3CGRU:
+    """The network with random weights."""
+    model = BabyA3CGRU(num_actions)
+    for layer in (model.conv1, model.conv2, model.conv3, model.conv4):
+        nn.init.orthogonal_(layer.weight, 2**0.5)
+        nn.init.zeros_(layer.bias)
+    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def draw_sequences(buffer: deque[Round], count: int, generator: np.random.Generator) -> Round:
+    """As many sequences as there are games, drawn from the whole buffer, half of them from the last `count` rounds."""
+    size = buffer[0].frames.shape[1]
+    recent = np.arange(size) < size // 2
+    rounds = np.where(recent, len(buffer) - 1 - generator.integers(min(count, len(buffer)), size=size), generator.integers(len(buffer), size=size))
+    columns = generator.integers(size, size=size)
+    pairs = list(zip(rounds, columns, strict=True))
+    fields = ("frames", "episode_starts", "log_policies", "values", "states", "features")
+    drawn = {name: torch.stack([getattr(buffer[r], name)[:, c] for r, c in pairs], 1) for name in fields}
+    return Round(**drawn, first_state=torch.stack([buffer[r].first_state[c] for r, c in pairs]))
+
+
+def compute_losses(student: BabyA3CGRU, batch: Round) -> dict[str, Tensor]:
+    """How far the student is from the teacher, in each of the four things it learns."""
+    features = student.features(to_input(batch.frames.flatten(0, 1))).unflatten(0, batch.frames.shape[:2])
+    state, states = batch.first_state, []
+    for step in range(SEQUENCE):
+        state = student.gru(features[step], state * (1 - batch.episode_starts[step]).unsqueeze(1))
+        states.append(state)
+    hidden = torch.stack(states)
+    log_policies = student.actor_linear(hidden).log_softmax(2)
+    return {
+        "policy": functional.kl_div(log_policies, batch.log_policies, log_target=True, reduction="none").sum(2).mean(),
+        "value": functional.mse_loss(student.critic_linear(hidden).squeeze(2), batch.values),
+        "state": functional.mse_loss(hidden, batch.states.float()),
+        "features": functional.mse_loss(features, batch.features.float()),
+    }
+
+
+def update(student: BabyA3CGRU, optimizer: torch.optim.Optimizer, batch: Round) -> dict[str, float]:
+    """One gradient step; the losses."""
+    losses = compute_losses(student, batch)
+    total = losses["policy"] + VALUE_WEIGHT * losses["value"] + STATE_WEIGHT * losses["state"] + FEATURE_WEIGHT * losses["features"]
+    optimizer.zero_grad()
+    total.backward()
+    nn.utils.clip_grad_norm_(student.parameters(), MAX_GRADIENT_NORM)
+    optimizer.step()
+    return {name: float(loss.detach()) for name, loss in losses.items()}
+
+
+def save(path: Path, contents: dict[str, Any]) -> None:
+    """Write a file that is either complete or not there, whenever the process is stopped."""
+    temporary = path.with_suffix(".temporary")
+    torch.save(contents, temporary)
+    temporary.replace(path)
+
+
+def save_checkpoint(output: Path, student: BabyA3CGRU, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Write what a later run needs to continue, all but the buffer."""
+    contents = {"model": student.state_dict(), "optimizer": optimizer.state_dict(), **vars(progress)}
+    save(output / "checkpoint.pt", contents)
+
+
+def restore(output: Path, student: BabyA3CGRU, optimizer: torch.optim.Optimizer) -> Progress:
+    """Continue where the folder's checkpoint left off, or begin at the beginning."""
+    path = output / "checkpoint.pt"
+    if not path.exists():
+        return Progress()
+    checkpoint = torch.load(path, weights_only=True)
+    student.load_state_dict(checkpoint["model"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    return Progress(checkpoint["decisions"], checkpoint["seconds"])
+
+
+def save_half(path: Path, model: nn.Module) -> None:
+    """Write the weights in half precision, as the package ships them."""
+    safetensors.torch.save_file({name: weight.half().contiguous() for name, weight in model.state_dict().items()}, path)
+
+
+def report(progress: Progress, classroom: Classroom, losses: dict[str, float]) -> None:
+    """One line on the console."""
+    scores = [score for score, _ in classroom.games.finished]
+    told = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+    mean = float(np.mean(scores)) if scores else float("nan")
+    click.echo(f"{progress.decisions:>8} decisions  {progress.seconds / 60:6.1f} min  return {mean:6.1f} ({len(scores)} episodes)  {told}")
+
+
+def distil(options: Options) -> None:
+    """Alternate between playing and learning until the time is spent."""
+    teacher = load_checkpoint(options.teacher).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if not isinstance(teacher, BabyA3CGRU):
+        raise click.UsageError(f"Expected a teacher with the weights of BabyA3CGRU, got {type(teacher).__name__}.")
+    student = build_student(teacher.actor_linear.out_features)
+    if options.initial is not None:
+        student.load_state_dict(load_checkpoint(options.initial).state_dict())
+    optimizer = torch.optim.Adam(student.parameters(), LEARNING_RATE, eps=1e-5)
+    progress = restore(options.output, student, optimizer)
+    seed = options.seed + progress.decisions  # A continued run plays other games than the ones it has seen.
+    classroom, generator = Classroom(options, seed, student, teacher), np.random.default_rng(seed)
+    buffer: deque[Round] = deque(maxlen=BUFFER)
+    rounds, losses = 0, {}
+    while (spent := progress.seconds / (60 * options.minutes)) < 1:
+        began = time.monotonic()
+        taught = 0.5 * max(0.0, 1 - progress.decisions / options.warm_up)
+        buffer.append(classroom.collect(taught))
+        optimizer.param_groups[0]["lr"] = LAST_LEARNING_RATE + (LEARNING_RATE - LAST_LEARNING_RATE) * 0.5 * (1 + np.cos(np.pi * spent))
+        for _ in range(options.updates):
+            losses = update(student, optimizer, draw_sequences(buffer, 8, generator))
+        rounds += 1
+        before = progress.decisions // options.keep_every
+        progress.decisions += SEQUENCE * options.environments
+        progress.seconds += time.monotonic() - began
+        if progress.decisions // options.keep_every > before:
+            save(options.output / f"agent.{progress.decisions}.pt", student.state_dict())
+        if rounds % 10 == 0:
+            report(progress, classroom, losses)
+        if rounds % 50 == 0:
+            save_checkpoint(options.output, student, optimizer, progress)
+            save_half(options.output / "agent.safetensors", student)
+    save_checkpoint(options.output, student, optimizer, progress)
+    save_half(options.output / "agent.safetensors", student)
+
+
+@click.command(help="Distil a trained recurrent Atari agent into a new one.")
+@click.option("--game", default="Breakout", show_default=True, help="As in ALE/<game>-v5.")
+@click.option("--teacher", type=click.Path(exists=True, path_type=Path), required=True, help="A checkpoint of baby-a3c.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder of checkpoints.")
+@click.option("--minutes", default=60.0, show_default=True, help="Stop after this much wall time.")
+@click.option("--environments", default=32, show_default=True, help="How many games to play side by side.")
+@click.option("--updates", default=2, show_default=True, help="Gradient steps for each round of decisions.")
+@click.option("--warm-up", default=60_000, show_default=True, help="Decisions in which the teacher's part of the games goes from a half to none.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--keep-every", default=50_000, show_default=True, help="Keep the weights after each so many decisions.")
+@click.option("--max-decisions", default=4500, show_default=True, help="End an episode after so many.")
+@click.option("--initial", type=click.Path(exists=True, path_type=Path), help="Begin a new run with these weights.")
+def main(**options: Any) -> None:
+    """Seed everything, then distil."""
+    settings = Options(**options)
+    torch.set_num_threads(1)
+    torch.manual_seed(settings.seed)
+    settings.output.mkdir(parents=True, exist_ok=True)
+    distil(settings)
+
+
+if __name__ == "__main__":
+    main()
