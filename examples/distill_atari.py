@@ -7,11 +7,13 @@ with its own recurrent state and says at each of them what it would do. The stud
 
 - the teacher's policy, by the divergence KL(teacher || student),
 - its value, by the squared difference, and
-- what the teacher's recurrent state and its last convolution hold, by the mean squared difference.
+- what the teacher's recurrent state and its convolutions hold, by the mean squared difference.
 
 Games in which the teacher acts are mixed in at the beginning, so that the first frames are worth learning from; since then the student
 learns on the states that it visits itself, which is what lets it recover from its own mistakes (Ross et al. 2011).
-Frames and targets wait in a buffer; each update draws sequences from it and propagates through the student's memory.
+Frames and targets wait in a buffer. A part of the updates, all of them at first and none at the end, draws single decisions from it, into
+which the teacher's state goes (teacher forcing); the others draw sequences, in which the student's own state runs on and gradients flow
+through time.
 
 The same command continues an interrupted run: the output folder holds `checkpoint.pt` and `agent.<decisions>.pt`, the weights on the way.
 At the end `agent.safetensors` is written, in half precision. `examples/train_ppo_lstm.py --initial` trains on from it.
@@ -39,12 +41,16 @@ from saliency_wrappers.models import BabyA3CGRU
 
 SEQUENCE = 32
 """Decisions in one sequence, through which gradients flow."""
-BUFFER = 160
+BUFFER = 100
 """Rounds of `SEQUENCE` decisions in every game that the buffer holds."""
+FORCED_BATCH, FREE_BATCH = 64, 4
+"""Single decisions in an update with teacher forcing, sequences in one without."""
+RECENT = 16
+"""Rounds from which half of the sequences come."""
 LEARNING_RATE = 1e-3
 LAST_LEARNING_RATE = 5e-5
 VALUE_WEIGHT = 0.05
-STATE_WEIGHT = 10.0
+STATE_WEIGHT = 3.0
 FEATURE_WEIGHT = 1.0
 MAX_GRADIENT_NORM = 1.0
 
@@ -67,8 +73,8 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Round:
-    """`SEQUENCE` decisions of every game with the teacher's targets; every tensor is `(SEQUENCE, environments, ...)`."""
+class Batch:
+    """Sequences of decisions with the teacher's targets; every tensor but `first_state` is `(length, n, ...)`."""
 
     frames: Tensor
     """uint8 `(..., 80, 80)`."""
@@ -79,10 +85,16 @@ class Round:
     values: Tensor
     states: Tensor
     """The teacher's outgoing states, float16."""
-    features: Tensor
-    """The teacher's last convolution, float16."""
     first_state: Tensor
-    """`(environments, 256)`: the student's incoming state at the first decision."""
+    """`(n, 256)`: the student's incoming state at the first decision."""
+
+
+@dataclass(frozen=True)
+class Round(Batch):
+    """`SEQUENCE` decisions of every game."""
+
+    first_teacher_state: Tensor
+    """`(environments, 256)`: the teacher's incoming state at the first decision."""
 
 
 @dataclass
@@ -106,19 +118,17 @@ class Classroom:
     @torch.no_grad()
     def collect(self, taught: float) -> Round:
         """Play `SEQUENCE` decisions in each game, the fraction `taught` of the games by the teacher."""
-        first_state, records = self.student_state, []
+        first_states, records = (self.student_state, self.teacher_state), []
         by_teacher = torch.arange(len(self.greedy)) < round(taught * len(self.greedy))
         for _ in range(SEQUENCE):
             frames, starts = self.games.frames, self.games.episode_starts
             inputs, keep = to_input(frames), (1 - starts).unsqueeze(1)
             _, logits, self.student_state = self.student((inputs, self.student_state * keep))
-            features = self.teacher.features(inputs)
-            self.teacher_state = self.teacher.gru(features, self.teacher_state * keep)
-            targets = self.teacher.actor_linear(self.teacher_state).log_softmax(1)
-            values = self.teacher.critic_linear(self.teacher_state).squeeze(1)
+            values, targets, self.teacher_state = self.teacher((inputs, self.teacher_state * keep))
+            targets = targets.log_softmax(1)
             self.games.step(choose(torch.where(by_teacher.unsqueeze(1), targets, logits), self.greedy))
-            records.append((frames, starts, targets, values, self.teacher_state.half(), features.half()))
-        return Round(*(torch.stack(column) for column in zip(*records, strict=True)), first_state=first_state)
+            records.append((frames, starts, targets, values.squeeze(1), self.teacher_state.half()))
+        return Round(*(torch.stack(column) for column in zip(*records, strict=True)), *first_states)
 
 
 def choose(logits: Tensor, greedy: Tensor) -> NDArray[np.int64]:
@@ -141,44 +151,74 @@ def build_student(num_actions: int) -> BabyA3CGRU:
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def draw_sequences(buffer: deque[Round], count: int, generator: np.random.Generator) -> Round:
-    """As many sequences as there are games, drawn from the whole buffer, half of them from the last `count` rounds."""
-    size = buffer[0].frames.shape[1]
-    recent = np.arange(size) < size // 2
-    rounds = np.where(recent, len(buffer) - 1 - generator.integers(min(count, len(buffer)), size=size), generator.integers(len(buffer), size=size))
-    columns = generator.integers(size, size=size)
-    pairs = list(zip(rounds, columns, strict=True))
-    fields = ("frames", "episode_starts", "log_policies", "values", "states", "features")
-    drawn = {name: torch.stack([getattr(buffer[r], name)[:, c] for r, c in pairs], 1) for name in fields}
-    return Round(**drawn, first_state=torch.stack([buffer[r].first_state[c] for r, c in pairs]))
+def draw_places(buffer: deque[Round], count: int, generator: np.random.Generator) -> list[tuple[Round, int]]:
+    """Rounds and games in them, half of them from the last `RECENT` rounds, half from the whole buffer."""
+    spans = np.where(np.arange(count) % 2 == 0, min(RECENT, len(buffer)), len(buffer))
+    rounds = len(buffer) - 1 - generator.integers(spans)
+    games = generator.integers(len(buffer[0].first_state), size=count)
+    return [(buffer[index], game) for index, game in zip(rounds, games, strict=True)]
 
 
-def compute_losses(student: BabyA3CGRU, batch: Round) -> dict[str, Tensor]:
-    """How far the student is from the teacher, in each of the four things it learns."""
-    features = student.features(to_input(batch.frames.flatten(0, 1))).unflatten(0, batch.frames.shape[:2])
+TIMED = ("frames", "episode_starts", "log_policies", "values", "states")
+
+
+def draw_sequences(buffer: deque[Round], generator: np.random.Generator) -> Batch:
+    """Sequences that begin with the student's own states."""
+    places = draw_places(buffer, FREE_BATCH, generator)
+    columns = [torch.stack([getattr(round_, name)[:, game] for round_, game in places], 1) for name in TIMED]
+    return Batch(*columns, first_state=torch.stack([round_.first_state[game] for round_, game in places]))
+
+
+def draw_decisions(buffer: deque[Round], generator: np.random.Generator) -> Batch:
+    """Sequences of one decision, into which the teacher's state goes."""
+    places = draw_places(buffer, FORCED_BATCH, generator)
+    steps = generator.integers(SEQUENCE, size=FORCED_BATCH)
+    chosen = [(round_, step, game) for (round_, game), step in zip(places, steps, strict=True)]
+    columns = [torch.stack([getattr(round_, name)[step, game] for round_, step, game in chosen])[None] for name in TIMED]
+    states = [round_.states[step - 1, game].float() if step else round_.first_teacher_state[game] for round_, step, game in chosen]
+    return Batch(*columns, first_state=torch.stack(states))
+
+
+def convolve(model: BabyA3CGRU, frames: Tensor) -> list[Tensor]:
+    """The activations of the four convolutions for frames `(n, 80, 80)`."""
+    activations = [to_input(frames)]
+    for conv in (model.conv1, model.conv2, model.conv3, model.conv4):
+        activations.append(functional.elu(conv(activations[-1])))
+    return activations[1:]
+
+
+def remember(student: BabyA3CGRU, features: Tensor, batch: Batch) -> Tensor:
+    """The student's states `(length, n, 256)`."""
     state, states = batch.first_state, []
-    for step in range(SEQUENCE):
-        state = student.gru(features[step], state * (1 - batch.episode_starts[step]).unsqueeze(1))
+    for step, starts in enumerate(batch.episode_starts):
+        state = student.gru(features[step], state * (1 - starts).unsqueeze(1))
         states.append(state)
-    hidden = torch.stack(states)
+    return torch.stack(states)
+
+
+def compute_losses(student: BabyA3CGRU, teacher: BabyA3CGRU, batch: Batch) -> dict[str, Tensor]:
+    """How far the student is from the teacher, in each of the four things it learns."""
+    frames = batch.frames.flatten(0, 1)
+    with torch.no_grad():
+        targets = convolve(teacher, frames)
+    activations = convolve(student, frames)
+    hidden = remember(student, activations[-1].flatten(1).unflatten(0, batch.frames.shape[:2]), batch)
     log_policies = student.actor_linear(hidden).log_softmax(2)
     return {
         "policy": functional.kl_div(log_policies, batch.log_policies, log_target=True, reduction="none").sum(2).mean(),
         "value": functional.mse_loss(student.critic_linear(hidden).squeeze(2), batch.values),
         "state": functional.mse_loss(hidden, batch.states.float()),
-        "features": functional.mse_loss(features, batch.features.float()),
+        "features": torch.stack([functional.mse_loss(a, t) / t.var() for a, t in zip(activations, targets, strict=True)]).sum(),
     }
 
 
-def update(student: BabyA3CGRU, optimizer: torch.optim.Optimizer, batch: Round) -> dict[str, float]:
-    """One gradient step; the losses."""
-    losses = compute_losses(student, batch)
+def update(student: BabyA3CGRU, optimizer: torch.optim.Optimizer, losses: dict[str, Tensor]) -> None:
+    """One gradient step."""
     total = losses["policy"] + VALUE_WEIGHT * losses["value"] + STATE_WEIGHT * losses["state"] + FEATURE_WEIGHT * losses["features"]
     optimizer.zero_grad()
     total.backward()
     nn.utils.clip_grad_norm_(student.parameters(), MAX_GRADIENT_NORM)
     optimizer.step()
-    return {name: float(loss.detach()) for name, loss in losses.items()}
 
 
 def save(path: Path, contents: dict[str, Any]) -> None:
@@ -210,10 +250,10 @@ def save_half(path: Path, model: nn.Module) -> None:
     safetensors.torch.save_file({name: weight.half().contiguous() for name, weight in model.state_dict().items()}, path)
 
 
-def report(progress: Progress, classroom: Classroom, losses: dict[str, float]) -> None:
+def report(progress: Progress, classroom: Classroom, losses: dict[str, Tensor]) -> None:
     """One line on the console."""
     scores = [score for score, _ in classroom.games.finished]
-    told = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+    told = "  ".join(f"{name} {loss.item():.4f}" for name, loss in losses.items())
     mean = float(np.mean(scores)) if scores else float("nan")
     click.echo(f"{progress.decisions:>8} decisions  {progress.seconds / 60:6.1f} min  return {mean:6.1f} ({len(scores)} episodes)  {told}")
 
@@ -238,7 +278,9 @@ def distil(options: Options) -> None:
         buffer.append(classroom.collect(taught))
         optimizer.param_groups[0]["lr"] = LAST_LEARNING_RATE + (LEARNING_RATE - LAST_LEARNING_RATE) * 0.5 * (1 + np.cos(np.pi * spent))
         for _ in range(options.updates):
-            losses = update(student, optimizer, draw_sequences(buffer, 8, generator))
+            forced = bool(generator.random() < 1 - 1.5 * spent)
+            losses = compute_losses(student, teacher, draw_decisions(buffer, generator) if forced else draw_sequences(buffer, generator))
+            update(student, optimizer, losses)
         rounds += 1
         before = progress.decisions // options.keep_every
         progress.decisions += SEQUENCE * options.environments
@@ -260,7 +302,7 @@ def distil(options: Options) -> None:
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder of checkpoints.")
 @click.option("--minutes", default=60.0, show_default=True, help="Stop after this much wall time.")
 @click.option("--environments", default=32, show_default=True, help="How many games to play side by side.")
-@click.option("--updates", default=2, show_default=True, help="Gradient steps for each round of decisions.")
+@click.option("--updates", default=40, show_default=True, help="Gradient steps for each round of decisions.")
 @click.option("--warm-up", default=60_000, show_default=True, help="Decisions in which the teacher's part of the games goes from a half to none.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--keep-every", default=50_000, show_default=True, help="Keep the weights after each so many decisions.")
