@@ -129,27 +129,30 @@ def mass_fraction(saliency: Array | None, mask: Mask, preprocessor: FramePreproc
 def sequence(takes: Sequence[Take], painter: Painter) -> Iterator[Frame]:
     """The takes one after another; below, the mean mass of each so far, over the checkpoints."""
     means = np.full((len(takes), 2), np.nan)
+    peak = _peak(np.concatenate([take.mass for take in takes]))
     for index, take in enumerate(takes):
         for step in range(len(take.frames)):
             means[index] = _running_mean(take.mass[: step + 1])
             picture = _titled(take, step, painter)
-            yield np.vstack([picture, _curves(picture.shape[1], means, index, take)])
+            yield np.vstack([picture, _curves(picture.shape[1], means, index, take, peak)])
 
 
 def side_by_side(takes: Sequence[Take], painter: Painter) -> Iterator[Frame]:
     """The takes next to each other, decision by decision; below each, its mass so far, over the decisions."""
+    peak = _peak(np.concatenate([take.mass for take in takes]))
     for step in range(min(len(take.frames) for take in takes)):
         columns = []
         for take in takes:
             picture = _titled(take, step, painter)
             seen = np.full_like(take.mass, np.nan)
             seen[: step + 1] = take.mass[: step + 1]
-            columns.append(np.vstack([picture, _curves(picture.shape[1], seen, step, take)]))
+            column = np.vstack([picture, _curves(picture.shape[1], seen, step, take, peak)])
+            columns.append(np.pad(column, ((0, 0), (0, _GAP), (0, 0))))
         yield np.hstack(columns)
 
 
 _ACTOR, _CRITIC, _LIGHT, _GREY, _DARK = (110, 150, 255), (255, 100, 100), (235, 235, 235), (110, 110, 110), (24, 24, 24)
-_TITLE = 22
+_TITLE, _GAP = 22, 4
 
 
 def _step_saliency(info: dict[str, Any]) -> StepSaliency:
@@ -187,11 +190,15 @@ def _titled(take: Take, step: int, painter: Painter) -> Frame:
     return np.vstack([title, picture])
 
 
-def _curves(width: int, mass: NDArray[np.float64], current: int, take: Take) -> Frame:
-    """Curves of `(n, 2)` numbers in [0, 1], NaN where there is none yet; the dashed line is the objects' area."""
+def _peak(mass: NDArray[np.float64]) -> float:
+    """The upper end of the curves' axis, the same for all of them: the largest mass, but at least 0.1."""
+    return max(0.1, float(np.nanmax(mass)) if np.isfinite(mass).any() else 0.0)
+
+
+def _curves(width: int, mass: NDArray[np.float64], current: int, take: Take, peak: float) -> Frame:
+    """Curves of `(n, 2)` numbers in [0, `peak`], NaN where there is none yet; the dashed line is the objects' area."""
     panel = np.full((CURVE_HEIGHT, width, 3), _DARK, np.uint8)
     top, bottom, left, right = 20, CURVE_HEIGHT - 8, 8, width - 8
-    peak = max(0.1, float(np.nanmax(mass)) if np.isfinite(mass).any() else 0.0)
 
     def place(index: int, number: float) -> tuple[int, int]:
         across = left if len(mass) == 1 else left + round(index * (right - left) / (len(mass) - 1))

@@ -1,0 +1,161 @@
+"""Does the critic look at the tunnel? `python benchmarks/bench_tunnel.py`.
+
+Plays the greedy Breakout agent, one episode for each seed, until it opens a tunnel: a column of the wall without bricks. For the seed whose
+tunnel opens first (or `--seed`) the decisions around it are explained, and the share of the critic's mass on the tunnel's column, from the
+ceiling to the wall's lower edge, is measured before and after it opens. `--picture STEP FILE` writes what `docs/breakout.png` shows.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ale_py
+import click
+import cv2
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from saliency_wrappers import (
+    FramePreprocessor,
+    RecurrentAgentHook,
+    SaliencyRecorder,
+    draw,
+    load_checkpoint,
+    load_pretrained,
+)
+from saliency_wrappers import SaliencyMaps
+
+ENV_ID = "ALE/Breakout-v5"
+CEILING, WALL = 32, (57, 93)
+"""Rows of the screen: the ceiling's lower edge, and the wall of bricks."""
+LEFT, BRICK, COLUMNS = 8, 8, 18
+"""The wall's left edge, the width of a brick, and how many there are in a row."""
+
+gym.register_envs(ale_py)
+
+
+@dataclass(frozen=True)
+class Tunnel:
+    """When and where an episode's first tunnel opens."""
+
+    seed: int
+    step: int
+    """The first decision made on a frame with the tunnel."""
+    column: int
+    """From 0 at the left."""
+
+    @property
+    def pixels(self) -> tuple[slice, slice]:
+        """Rows and columns of the screen: from the ceiling to the wall's lower edge, the width of the brick."""
+        left = LEFT + BRICK * self.column
+        return slice(CEILING, WALL[1]), slice(left, left + BRICK)
+
+
+def open_columns(frame: NDArray[np.uint8]) -> list[int]:
+    """The columns of the wall that have no brick left; the ball may be in one."""
+    wall = frame[WALL[0] : WALL[1], LEFT : LEFT + BRICK * COLUMNS].max(axis=2) > 0
+    bricks = wall.reshape(WALL[1] - WALL[0], COLUMNS, BRICK).sum(axis=(0, 2))
+    return [int(column) for column in np.flatnonzero(bricks <= 8)]  # the ball has 2x4 pixels
+
+
+def find_tunnel(agent: Any, preprocessor: FramePreprocessor, seed: int, decisions: int) -> tuple[Tunnel | None, float]:
+    """The first tunnel of an episode, and the return when it opens, or at the end."""
+    env = gym.make(ENV_ID, max_episode_steps=decisions)
+    total = 0.0
+    with RecurrentAgentHook(agent, preprocessor) as hook:
+        frame, _ = env.reset(seed=seed)
+        for step in range(decisions):
+            opened = open_columns(frame)
+            if opened:
+                env.close()
+                return Tunnel(seed, step, opened[0]), total
+            frame, reward, terminated, truncated, _ = env.step(hook.act(frame))
+            total += float(reward)
+            if terminated or truncated:
+                break
+    env.close()
+    return None, total
+
+
+def shares_around(
+    agent: Any, preprocessor: FramePreprocessor, tunnel: Tunnel, window: int, pictures: dict[int, Path]
+) -> dict[str, list[tuple[int, float, float]]]:
+    """For the decisions around the opening: step, and the share of the critic's and the actor's mass on the tunnel's column."""
+    first, last = tunnel.step - window, tunnel.step + window
+    wanted = set(range(max(0, first), last)) | set(pictures)
+    shares: dict[str, list[tuple[int, float, float]]] = {"before": [], "after": []}
+    with RecurrentAgentHook(agent, preprocessor) as hook:
+        env = SaliencyRecorder(gym.make(ENV_ID, render_mode="rgb_array"), hook, step_trigger=lambda step: step in wanted)
+        frame, _ = env.reset(seed=tunnel.seed)
+        for step in range(max(wanted) + 1):
+            before = frame
+            frame, _, terminated, truncated, info = env.step(hook.act(frame))
+            if "saliency" in info:
+                maps = SaliencyMaps(info["saliency"]["actor"], info["saliency"]["critic"])
+                if first <= step < last:
+                    told = (step, *(mass_share(one, preprocessor, tunnel) for one in (maps.critic, maps.actor)))
+                    shares["before" if step < tunnel.step else "after"].append(told)
+                if step in pictures:
+                    write_picture(pictures[step], draw(before, maps, preprocessor))
+            if terminated or truncated:
+                break
+        env.close()
+    return shares
+
+
+def mass_share(saliency: Any, preprocessor: FramePreprocessor, tunnel: Tunnel) -> float:
+    """How much of a map lies on the tunnel's column."""
+    laid = preprocessor.project(saliency, (210, 160))
+    return float(laid[tunnel.pixels].sum() / laid.sum())
+
+
+def write_picture(path: Path, picture: NDArray[np.uint8], zoom: int = 3) -> None:
+    """Write a PNG, enlarged."""
+    enlarged = picture.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), cv2.cvtColor(enlarged, cv2.COLOR_RGB2BGR))
+
+
+@click.command()
+@click.option("--checkpoint", type=click.Path(exists=True, path_type=Path), help="Another agent that sees what the bundled one sees.")
+@click.option("--seeds", default=20, show_default=True, help="Look for tunnels with seeds 0, 1, 2...")
+@click.option("--seed", type=int, help="Only this seed.")
+@click.option("--decisions", default=1500, show_default=True, help="Look for a tunnel in so many.")
+@click.option("--window", default=100, show_default=True, help="Decisions before and after the opening that are measured.")
+@click.option("--picture", type=(int, click.Path(path_type=Path)), multiple=True, help="Also draw this decision. Repeatable.")
+@click.option("--output", type=click.Path(path_type=Path), help="JSON file.")
+def main(
+    checkpoint: Path | None, seeds: int, seed: int | None, decisions: int, window: int, picture: Any, output: Path | None
+) -> None:
+    """Find the seeds whose episodes tunnel, and measure where the critic looks around the opening."""
+    agent, preprocessor = load_pretrained(ENV_ID)
+    agent = agent if checkpoint is None else load_checkpoint(checkpoint)
+    found: list[Tunnel] = []
+    for tried in range(seeds) if seed is None else [seed]:
+        tunnel, total = find_tunnel(agent, preprocessor, tried, decisions)
+        click.echo(f"seed {tried}: {'no tunnel' if tunnel is None else f'column {tunnel.column} at {tunnel.step}'}, return {total:g}", err=True)
+        found += [] if tunnel is None else [tunnel]
+    if not found:
+        raise click.ClickException(f"No tunnel in {decisions} decisions.")
+    tunnel = min(found, key=lambda one: one.step)
+    shares = shares_around(agent, preprocessor, tunnel, window, dict(picture))
+    area = (WALL[1] - CEILING) * BRICK / np.count_nonzero(preprocessor.covers((210, 160)))
+    report: dict[str, Any] = {"seed": tunnel.seed, "tunnel opens at decision": tunnel.step, "column": tunnel.column}
+    report["area of the column"] = float(area)
+    for when, told in shares.items():
+        report[f"critic's mass on the column, {when}"] = float(np.mean([critic for _, critic, _ in told]))
+        report[f"actor's mass on the column, {when}"] = float(np.mean([actor for _, _, actor in told]))
+    report["brightest for the critic"] = sorted(((s, round(c, 3)) for told in shares.values() for s, c, _ in told), key=lambda one: -one[1])[:5]
+    text = json.dumps(report, indent=2)
+    click.echo(text)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
