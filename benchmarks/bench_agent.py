@@ -121,7 +121,7 @@ def watch(agent: Any, preprocessor: FramePreprocessor, decisions: int, greedy: b
 def main(checkpoint: Path | None, episodes: int, decisions: int, greedy: bool, output: Path | None) -> None:
     """Measure the bundled agent's return and where it looks."""
     agent, preprocessor = (
-        load_pretrained(ENV_ID) if checkpoint is None else (load_checkpoint(checkpoint), FramePreprocessor.named("atari84"))
+        load_pretrained(ENV_ID) if checkpoint is None else (load_checkpoint(checkpoint), FramePreprocessor.named("atari84" if isinstance(load_checkpoint(checkpoint), AtariLSTM) else "greydanus2018"))
     )
     returns = []
     for seed in range(episodes):

@@ -21,9 +21,10 @@ At the end `agent.safetensors` is written, in half precision. `examples/train_pp
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ FORCED_BATCH, FREE_BATCH = 64, 4
 """Single decisions in an update with teacher forcing, sequences in one without."""
 RECENT = 16
 """Rounds from which half of the sequences come."""
+CHECKPOINT_EVERY = 20
+"""Rounds between two checkpoints."""
 LEARNING_RATE = 1e-3
 LAST_LEARNING_RATE = 5e-5
 VALUE_WEIGHT = 0.05
@@ -62,9 +65,11 @@ class Options:
     game: str
     teacher: Path
     output: Path
+    decisions: int
     minutes: float
     environments: int
     updates: int
+    sharpen: float
     warm_up: int
     seed: int
     keep_every: int
@@ -103,6 +108,10 @@ class Progress:
 
     decisions: int = 0
     seconds: float = 0.0
+
+    def fraction(self, decisions: int, minutes: float) -> float:
+        """From 0 to 1: whichever budget, decisions or wall time, is further spent."""
+        return min(1.0, max(self.decisions / decisions, self.seconds / (60 * minutes)))
 
 
 class Classroom:
@@ -149,6 +158,13 @@ def build_student(num_actions: int) -> BabyA3CGRU:
         nn.init.orthogonal_(layer.weight, 2**0.5)
         nn.init.zeros_(layer.bias)
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+@torch.no_grad()
+def sharpen(model: BabyA3CGRU, factor: float) -> None:
+    """Multiply the logits: the same greedy policy, but one whose drawn actions are closer to it."""
+    for parameter in model.actor_linear.parameters():
+        parameter.mul_(factor)
 
 
 def draw_places(buffer: deque[Round], count: int, generator: np.random.Generator) -> list[tuple[Round, int]]:
@@ -230,7 +246,7 @@ def save(path: Path, contents: dict[str, Any]) -> None:
 
 def save_checkpoint(output: Path, student: BabyA3CGRU, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """Write what a later run needs to continue, all but the buffer."""
-    contents = {"model": student.state_dict(), "optimizer": optimizer.state_dict(), **vars(progress)}
+    contents = {"model": student.state_dict(), "optimizer": optimizer.state_dict(), **asdict(progress)}
     save(output / "checkpoint.pt", contents)
 
 
@@ -250,6 +266,11 @@ def save_half(path: Path, model: nn.Module) -> None:
     safetensors.torch.save_file({name: weight.half().contiguous() for name, weight in model.state_dict().items()}, path)
 
 
+def learning_rate(spent: float) -> float:
+    """From the first learning rate to the last one along a cosine, as `spent` goes from 0 to 1."""
+    return LAST_LEARNING_RATE + (LEARNING_RATE - LAST_LEARNING_RATE) * 0.5 * (1 + math.cos(math.pi * spent))
+
+
 def report(progress: Progress, classroom: Classroom, losses: dict[str, Tensor]) -> None:
     """One line on the console."""
     scores = [score for score, _ in classroom.games.finished]
@@ -263,6 +284,7 @@ def distil(options: Options) -> None:
     teacher = load_checkpoint(options.teacher).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if not isinstance(teacher, BabyA3CGRU):
         raise click.UsageError(f"Expected a teacher with the weights of BabyA3CGRU, got {type(teacher).__name__}.")
+    sharpen(teacher, options.sharpen)
     student = build_student(teacher.actor_linear.out_features)
     if options.initial is not None:
         student.load_state_dict(load_checkpoint(options.initial).state_dict())
@@ -272,11 +294,11 @@ def distil(options: Options) -> None:
     classroom, generator = Classroom(options, seed, student, teacher), np.random.default_rng(seed)
     buffer: deque[Round] = deque(maxlen=BUFFER)
     rounds, losses = 0, {}
-    while (spent := progress.seconds / (60 * options.minutes)) < 1:
+    while (spent := progress.fraction(options.decisions, options.minutes)) < 1:
         began = time.monotonic()
         taught = 0.5 * max(0.0, 1 - progress.decisions / options.warm_up)
         buffer.append(classroom.collect(taught))
-        optimizer.param_groups[0]["lr"] = LAST_LEARNING_RATE + (LEARNING_RATE - LAST_LEARNING_RATE) * 0.5 * (1 + np.cos(np.pi * spent))
+        optimizer.param_groups[0]["lr"] = learning_rate(spent)
         for _ in range(options.updates):
             forced = bool(generator.random() < 1 - 1.5 * spent)
             losses = compute_losses(student, teacher, draw_decisions(buffer, generator) if forced else draw_sequences(buffer, generator))
@@ -289,7 +311,7 @@ def distil(options: Options) -> None:
             save(options.output / f"agent.{progress.decisions}.pt", student.state_dict())
         if rounds % 10 == 0:
             report(progress, classroom, losses)
-        if rounds % 50 == 0:
+        if rounds % CHECKPOINT_EVERY == 0:
             save_checkpoint(options.output, student, optimizer, progress)
             save_half(options.output / "agent.safetensors", student)
     save_checkpoint(options.output, student, optimizer, progress)
@@ -300,9 +322,11 @@ def distil(options: Options) -> None:
 @click.option("--game", default="Breakout", show_default=True, help="As in ALE/<game>-v5.")
 @click.option("--teacher", type=click.Path(exists=True, path_type=Path), required=True, help="A checkpoint of baby-a3c.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder of checkpoints.")
+@click.option("--decisions", default=1_000_000, show_default=True, help="Stop after this many decisions over all games.")
 @click.option("--minutes", default=60.0, show_default=True, help="Stop after this much wall time.")
 @click.option("--environments", default=32, show_default=True, help="How many games to play side by side.")
 @click.option("--updates", default=40, show_default=True, help="Gradient steps for each round of decisions.")
+@click.option("--sharpen", default=1.0, show_default=True, help="Multiply the teacher's logits by this: what counts is its likeliest action.")
 @click.option("--warm-up", default=60_000, show_default=True, help="Decisions in which the teacher's part of the games goes from a half to none.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--keep-every", default=50_000, show_default=True, help="Keep the weights after each so many decisions.")

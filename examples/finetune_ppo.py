@@ -23,7 +23,7 @@ import click
 import numpy as np
 import torch
 from atari_games import AtariGames
-from distill_atari import Progress, restore, save, save_checkpoint, save_half, to_input
+from distill_atari import Progress, restore, save, save_checkpoint, save_half, sharpen, to_input
 from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn import functional
@@ -50,6 +50,7 @@ class Options:
     game: str
     initial: Path
     output: Path
+    decisions: int
     minutes: float
     environments: int
     sharpen: float
@@ -156,9 +157,7 @@ def load_initial(options: Options) -> BabyA3CGRU:
     model = load_checkpoint(options.initial)
     if not isinstance(model, BabyA3CGRU):
         raise click.UsageError(f"Expected initial weights of BabyA3CGRU, got {type(model).__name__}.")
-    with torch.no_grad():
-        for parameter in model.actor_linear.parameters():
-            parameter.mul_(options.sharpen)
+    sharpen(model, options.sharpen)
     return model.float().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
@@ -169,7 +168,7 @@ def train(options: Options) -> None:
     progress = restore(options.output, model, optimizer)
     games = AtariGames(options.game, options.environments, options.seed + progress.decisions, options.max_decisions)
     state, rounds = model.initial_state(options.environments), 0
-    while (spent := progress.seconds / (60 * options.minutes)) < 1:
+    while (spent := progress.fraction(options.decisions, options.minutes)) < 1:
         began = time.monotonic()
         rollout, state = collect_rollout(model, games, state)
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * max(0.05, 1 - spent)
@@ -200,6 +199,7 @@ def report(progress: Progress, games: AtariGames, log: dict[str, float]) -> None
 @click.option("--game", default="Breakout", show_default=True, help="As in ALE/<game>-v5.")
 @click.option("--initial", type=click.Path(exists=True, path_type=Path), required=True, help="The weights to begin with.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder of checkpoints.")
+@click.option("--decisions", default=10_000_000, show_default=True, help="Stop after this many decisions over all games.")
 @click.option("--minutes", default=60.0, show_default=True, help="Stop after this much wall time.")
 @click.option("--environments", default=32, show_default=True, help="How many games to play side by side.")
 @click.option("--sharpen", default=1.0, show_default=True, help="Multiply the logits by this first.")

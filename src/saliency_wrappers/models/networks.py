@@ -1,6 +1,6 @@
 """Recurrent actor-critic networks, and the checkpoints they load from.
 
-`GreydanusLSTM` is the published Atari agent, `BabyA3CGRU` its GRU variant, `AtariLSTM` the agent that ships with the package.
+`GreydanusLSTM` is the published Atari agent, `BabyA3CGRU` its GRU variant and the network of the bundled agents, `AtariLSTM` a smaller one.
 All three act the same way: `value, logits, state = model((x, state))`.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -69,7 +68,7 @@ class GreydanusLSTM(_ConvTrunk):
 
 
 class BabyA3CGRU(_ConvTrunk):
-    """The GRU actor-critic of baby-a3c: one state tensor, `(n, 256)` float32.
+    """The GRU actor-critic of baby-a3c, which the bundled agents use: one state tensor, `(n, 256)` float32.
 
     Input: `(n, 1, 80, 80)` float32 in [0, 1] and the state.
     """
@@ -94,7 +93,7 @@ class BabyA3CGRU(_ConvTrunk):
 
 
 class AtariLSTM(nn.Module):
-    """The network of the bundled agent: two convolutions, a linear layer, an LSTM cell and two heads.
+    """The network of `examples/train_ppo_lstm.py`: two convolutions, a linear layer, an LSTM cell and two heads.
 
     Input: `(n, 1, 84, 84)` float32 in [0, 1] and the state `(hx, cx)`, each `(n, 128)` float32.
     Small on purpose: it learns Breakout on two CPU cores and weighs less than 5 MB.
@@ -145,7 +144,7 @@ def load_checkpoint(path: str | Path) -> GreydanusLSTM | BabyA3CGRU | AtariLSTM:
             the suffix, as in `strong.40.tar`.
 
     Returns:
-        The network on the CPU, in evaluation mode.
+        The network on the CPU, in evaluation mode, its weights float32, whatever precision the file has.
 
     Raises:
         FileNotFoundError: there is no such file, or no numbered checkpoint in the folder.
@@ -162,8 +161,10 @@ def load_checkpoint(path: str | Path) -> GreydanusLSTM | BabyA3CGRU | AtariLSTM:
     return model.eval()
 
 
-def load_pretrained(env_id: str) -> tuple[AtariLSTM, FramePreprocessor]:
-    """The trained agent that ships with the package, and the preprocessing it was trained with.
+def load_pretrained(env_id: str) -> tuple[BabyA3CGRU, FramePreprocessor]:
+    """Load a trained agent that ships with the package, and the preprocessing it was trained with.
+
+    `data/*.md` in the package is each agent's model card.
 
     Args:
         env_id: the game, as for `gym.make`: one of `pretrained_agents()`.
@@ -180,7 +181,7 @@ def load_pretrained(env_id: str) -> tuple[AtariLSTM, FramePreprocessor]:
         )
     with resources.as_file(_PRETRAINED_FOLDER / _PRETRAINED[env_id]) as file:
         model = load_checkpoint(file)
-    return cast(AtariLSTM, model), replace(FramePreprocessor.named("atari84"), determines_input=True)
+    return cast(BabyA3CGRU, model), FramePreprocessor.named("greydanus2018")
 
 
 def pretrained_agents() -> list[str]:
@@ -189,7 +190,7 @@ def pretrained_agents() -> list[str]:
 
 
 _PRETRAINED_FOLDER = resources.files("saliency_wrappers") / "data"
-_PRETRAINED = {"ALE/Breakout-v5": "breakout.safetensors"}
+_PRETRAINED = {"ALE/Breakout-v5": "breakout.safetensors", "ALE/Pong-v5": "pong.safetensors"}
 
 
 def _highest_step(path: Path) -> Path:
