@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from saliency_wrappers import (
     FramePreprocessor,
     RecurrentAgentHook,
+    SaliencyMaps,
     SaliencyRecorder,
     draw,
     load_checkpoint,
     load_pretrained,
 )
-from saliency_wrappers import SaliencyMaps
 
 ENV_ID = "ALE/Breakout-v5"
 CEILING, WALL = 32, (57, 93)
@@ -128,16 +128,16 @@ def write_picture(path: Path, picture: NDArray[np.uint8], zoom: int = 3) -> None
 @click.option("--window", default=100, show_default=True, help="Decisions before and after the opening that are measured.")
 @click.option("--picture", type=(int, click.Path(path_type=Path)), multiple=True, help="Also draw this decision. Repeatable.")
 @click.option("--output", type=click.Path(path_type=Path), help="JSON file.")
-def main(
-    checkpoint: Path | None, seeds: int, seed: int | None, decisions: int, window: int, picture: Any, output: Path | None
-) -> None:
+def main(checkpoint: Path | None, seeds: int, seed: int | None, decisions: int, window: int, picture: Any, output: Path | None) -> None:
     """Find the seeds whose episodes tunnel, and measure where the critic looks around the opening."""
     agent, preprocessor = load_pretrained(ENV_ID)
     agent = agent if checkpoint is None else load_checkpoint(checkpoint)
     found: list[Tunnel] = []
     for tried in range(seeds) if seed is None else [seed]:
         tunnel, total = find_tunnel(agent, preprocessor, tried, decisions)
-        click.echo(f"seed {tried}: {'no tunnel' if tunnel is None else f'column {tunnel.column} at {tunnel.step}'}, return {total:g}", err=True)
+        click.echo(
+            f"seed {tried}: {'no tunnel' if tunnel is None else f'column {tunnel.column} at {tunnel.step}'}, return {total:g}", err=True
+        )
         found += [] if tunnel is None else [tunnel]
     if not found:
         raise click.ClickException(f"No tunnel in {decisions} decisions.")
@@ -149,7 +149,9 @@ def main(
     for when, told in shares.items():
         report[f"critic's mass on the column, {when}"] = float(np.mean([critic for _, critic, _ in told]))
         report[f"actor's mass on the column, {when}"] = float(np.mean([actor for _, _, actor in told]))
-    report["brightest for the critic"] = sorted(((s, round(c, 3)) for told in shares.values() for s, c, _ in told), key=lambda one: -one[1])[:5]
+    report["brightest for the critic"] = sorted(
+        ((s, round(c, 3)) for told in shares.values() for s, c, _ in told), key=lambda one: -one[1]
+    )[:5]
     text = json.dumps(report, indent=2)
     click.echo(text)
     if output is not None:

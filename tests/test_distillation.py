@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import importlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ale_py
@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import seeded
 
 from saliency_wrappers import FramePreprocessor, load_checkpoint
@@ -26,21 +27,31 @@ def teacher(tmp_path: Path) -> Path:
     return tmp_path / "teacher.tar"
 
 
-def run(script: str, *options: object) -> str:
-    command = [sys.executable, str(EXAMPLES / script), "--environments", "4", "--keep-every", "128", *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Run a script by its name, in this process."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    threads = torch.get_num_threads()
+
+    def invoke(script: str, *options: object) -> None:
+        arguments = ["--environments", "4", "--keep-every", "128", *map(str, options)]
+        CliRunner().invoke(importlib.import_module(script).main, arguments, catch_exceptions=False)
+
+    with torch.random.fork_rng(devices=[]):
+        yield invoke
+    torch.set_num_threads(threads)
 
 
-def test_a_student_is_distilled_goes_on_and_is_trained_further(tmp_path: Path, teacher: Path) -> None:
+def test_a_student_is_distilled_goes_on_and_is_trained_further(tmp_path: Path, teacher: Path, run: Callable[..., None]) -> None:
     distil = ["--teacher", teacher, "--output", tmp_path / "student", "--updates", 2]
-    run("distill_atari.py", *distil, "--decisions", 128)
+    run("distill_atari", *distil, "--decisions", 128)
     assert torch.load(tmp_path / "student/checkpoint.pt", weights_only=True)["decisions"] == 128
-    run("distill_atari.py", *distil, "--decisions", 256)
+    run("distill_atari", *distil, "--decisions", 256)
     assert torch.load(tmp_path / "student/checkpoint.pt", weights_only=True)["decisions"] == 256
     assert isinstance(load_checkpoint(tmp_path / "student/agent.256.pt"), BabyA3CGRU)
     student = tmp_path / "student/agent.safetensors"
     assert student.stat().st_size <= 2_000_000
-    run("finetune_ppo.py", "--initial", student, "--output", tmp_path / "tuned", "--decisions", 256)
+    run("finetune_ppo", "--initial", student, "--output", tmp_path / "tuned", "--decisions", 256)
     before, after = (load_checkpoint(file).state_dict() for file in (student, tmp_path / "tuned/agent.safetensors"))
     assert all(weight.dtype == torch.float32 for weight in after.values())
     assert any(not torch.equal(before[name], after[name]) for name in before)
