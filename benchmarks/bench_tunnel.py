@@ -35,6 +35,9 @@ CEILING, WALL = 32, (57, 93)
 LEFT, BRICK, COLUMNS = 8, 8, 18
 """The wall's left edge, the width of a brick, and how many there are in a row."""
 
+Shares = dict[str, list[tuple[int, float, float]]]
+"""Before and after the opening: a decision, and the share of the critic's and of the actor's mass on the tunnel's column."""
+
 gym.register_envs(ale_py)
 
 
@@ -50,9 +53,9 @@ class Tunnel:
 
     @property
     def pixels(self) -> tuple[slice, slice]:
-        """Rows and columns of the screen: from the ceiling to the wall's lower edge, the width of the brick."""
+        """Rows and columns of the screen: from the ceiling to the wall's lower edge, the brick and half a brick on both sides."""
         left = LEFT + BRICK * self.column
-        return slice(CEILING, WALL[1]), slice(left, left + BRICK)
+        return slice(CEILING, WALL[1]), slice(max(LEFT, left - BRICK // 2), min(LEFT + BRICK * COLUMNS, left + BRICK + BRICK // 2))
 
 
 def open_columns(frame: NDArray[np.uint8]) -> list[int]:
@@ -81,13 +84,11 @@ def find_tunnel(agent: Any, preprocessor: FramePreprocessor, seed: int, decision
     return None, total
 
 
-def shares_around(
-    agent: Any, preprocessor: FramePreprocessor, tunnel: Tunnel, window: int, pictures: dict[int, Path]
-) -> dict[str, list[tuple[int, float, float]]]:
-    """For the decisions around the opening: step, and the share of the critic's and the actor's mass on the tunnel's column."""
+def shares_around(agent: Any, preprocessor: FramePreprocessor, tunnel: Tunnel, window: int, pictures: dict[int, Path]) -> Shares:
+    """The shares of the decisions around the opening; `pictures` are drawn on the way."""
     first, last = tunnel.step - window, tunnel.step + window
     wanted = set(range(max(0, first), last)) | set(pictures)
-    shares: dict[str, list[tuple[int, float, float]]] = {"before": [], "after": []}
+    shares: Shares = {"before": [], "after": []}
     with RecurrentAgentHook(agent, preprocessor) as hook:
         env = SaliencyRecorder(gym.make(ENV_ID, render_mode="rgb_array"), hook, step_trigger=lambda step: step in wanted)
         frame, _ = env.reset(seed=tunnel.seed)
@@ -120,6 +121,21 @@ def write_picture(path: Path, picture: NDArray[np.uint8], zoom: int = 3) -> None
     cv2.imwrite(str(path), cv2.cvtColor(enlarged, cv2.COLOR_RGB2BGR))
 
 
+def describe(tunnel: Tunnel, shares: Shares, preprocessor: FramePreprocessor) -> dict[str, Any]:
+    """What to report of `shares_around`."""
+    seen = preprocessor.covers((210, 160))
+    report: dict[str, Any] = {"seed": tunnel.seed, "tunnel opens at decision": tunnel.step, "column": tunnel.column}
+    report["the column's part of what the agent sees"] = float(seen[tunnel.pixels].sum() / seen.sum())
+    for when, told in shares.items():
+        for head, place in (("critic", 1), ("actor", 2)):
+            report[f"{head}'s mass on the column, {when}"] = float(np.mean([one[place] for one in told]))
+    everything = [one for told in shares.values() for one in told]
+    report["most on the column by the critic"] = [
+        (step, round(share, 3)) for step, share, _ in sorted(everything, key=lambda one: -one[1])[:5]
+    ]
+    return report
+
+
 @click.command()
 @click.option("--checkpoint", type=click.Path(exists=True, path_type=Path), help="Another agent that sees what the bundled one sees.")
 @click.option("--seeds", default=20, show_default=True, help="Look for tunnels with seeds 0, 1, 2...")
@@ -135,24 +151,14 @@ def main(checkpoint: Path | None, seeds: int, seed: int | None, decisions: int, 
     found: list[Tunnel] = []
     for tried in range(seeds) if seed is None else [seed]:
         tunnel, total = find_tunnel(agent, preprocessor, tried, decisions)
-        click.echo(
-            f"seed {tried}: {'no tunnel' if tunnel is None else f'column {tunnel.column} at {tunnel.step}'}, return {total:g}", err=True
-        )
+        where = "no tunnel" if tunnel is None else f"column {tunnel.column} at {tunnel.step}"
+        click.echo(f"seed {tried}: {where}, return {total:g}", err=True)
         found += [] if tunnel is None else [tunnel]
     if not found:
         raise click.ClickException(f"No tunnel in {decisions} decisions.")
     tunnel = min(found, key=lambda one: one.step)
     shares = shares_around(agent, preprocessor, tunnel, window, dict(picture))
-    area = (WALL[1] - CEILING) * BRICK / np.count_nonzero(preprocessor.covers((210, 160)))
-    report: dict[str, Any] = {"seed": tunnel.seed, "tunnel opens at decision": tunnel.step, "column": tunnel.column}
-    report["area of the column"] = float(area)
-    for when, told in shares.items():
-        report[f"critic's mass on the column, {when}"] = float(np.mean([critic for _, critic, _ in told]))
-        report[f"actor's mass on the column, {when}"] = float(np.mean([actor for _, _, actor in told]))
-    report["brightest for the critic"] = sorted(
-        ((s, round(c, 3)) for told in shares.values() for s, c, _ in told), key=lambda one: -one[1]
-    )[:5]
-    text = json.dumps(report, indent=2)
+    text = json.dumps(describe(tunnel, shares, preprocessor), indent=2)
     click.echo(text)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -326,12 +326,8 @@ def distil(options: Options) -> None:
 @click.option("--minutes", default=60.0, show_default=True, help="Stop after this much wall time.")
 @click.option("--environments", default=32, show_default=True, help="How many games to play side by side.")
 @click.option("--updates", default=40, show_default=True, help="Gradient steps for each round of decisions.")
-@click.option(
-    "--sharpen", default=1.0, show_default=True, help="Multiply the teacher's logits by this: what counts is its likeliest action."
-)
-@click.option(
-    "--warm-up", default=60_000, show_default=True, help="Decisions in which the teacher's part of the games goes from a half to none."
-)
+@click.option("--sharpen", default=1.0, show_default=True, help="Multiply the teacher's logits: its likeliest action counts.")
+@click.option("--warm-up", default=60_000, show_default=True, help="Decisions after which the teacher acts in no game.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--keep-every", default=50_000, show_default=True, help="Keep the weights after each so many decisions.")
 @click.option("--max-decisions", default=4500, show_default=True, help="End an episode after so many.")
