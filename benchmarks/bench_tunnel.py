@@ -129,10 +129,8 @@ def describe(tunnel: Tunnel, shares: Shares, preprocessor: FramePreprocessor) ->
     for when, told in shares.items():
         for head, place in (("critic", 1), ("actor", 2)):
             report[f"{head}'s mass on the column, {when}"] = float(np.mean([one[place] for one in told]))
-    everything = [one for told in shares.values() for one in told]
-    report["most on the column by the critic"] = [
-        (step, round(share, 3)) for step, share, _ in sorted(everything, key=lambda one: -one[1])[:5]
-    ]
+    ranked = sorted((one for told in shares.values() for one in told), key=lambda one: -one[1])
+    report["most on the column by the critic"] = [(step, round(share, 3)) for step, share, _ in ranked[:5]]
     return report
 
 

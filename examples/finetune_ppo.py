@@ -57,6 +57,7 @@ class Options:
     seed: int
     keep_every: int
     max_decisions: int
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -206,10 +207,11 @@ def report(progress: Progress, games: AtariGames, log: dict[str, float]) -> None
 @click.option("--seed", default=0, show_default=True)
 @click.option("--keep-every", default=50_000, show_default=True, help="Keep the weights after each so many decisions.")
 @click.option("--max-decisions", default=4500, show_default=True, help="End an episode after so many.")
+@click.option("--threads", default=1, show_default=True, help="Of the processor.")
 def main(**options: Any) -> None:
     """Seed everything, then train."""
     settings = Options(**options)
-    torch.set_num_threads(1)
+    torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     settings.output.mkdir(parents=True, exist_ok=True)
     train(settings)
