@@ -167,7 +167,7 @@ def train(options: Options) -> None:
     model = load_initial(options)
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, eps=1e-5)
     progress = restore(options.output, model, optimizer)
-    games = AtariGames(options.game, options.environments, options.seed + progress.decisions, options.max_decisions)
+    games = AtariGames(options.game, options.environments, options.seed + progress.decisions, options.max_decisions, options.threads)
     state, rounds = model.initial_state(options.environments), 0
     while (spent := progress.fraction(options.decisions, options.minutes)) < 1:
         began = time.monotonic()
