@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saliency_wrappers import FramePreprocessor, RecurrentAgentHook, SaliencyMaps, SaliencyRecorder, load_checkpoint, load_pretrained
-from saliency_wrappers.models import AtariLSTM
+from saliency_wrappers.models.networks import AtariLSTM
 
 ENV_ID = "ALE/Breakout-v5"
 MAX_DECISIONS = 4500

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from saliency_wrappers import load_checkpoint
-from saliency_wrappers.models import BabyA3CGRU
+from saliency_wrappers.models.networks import BabyA3CGRU
 
 SEQUENCE = 32
 """Decisions in one sequence, through which gradients flow."""

@@ -29,7 +29,7 @@ from torch.distributions import Categorical
 from torch.nn import functional
 
 from saliency_wrappers import load_checkpoint
-from saliency_wrappers.models import BabyA3CGRU
+from saliency_wrappers.models.networks import BabyA3CGRU
 
 ROLLOUT_STEPS = 64
 EPOCHS = 2

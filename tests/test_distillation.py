@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from conftest import seeded
 
 from saliency_wrappers import FramePreprocessor, load_checkpoint
-from saliency_wrappers.models import BabyA3CGRU
+from saliency_wrappers.models.networks import BabyA3CGRU
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 gym.register_envs(ale_py)

@@ -16,14 +16,14 @@ from test_streaming import frames_of
 
 from saliency_wrappers import FramePreprocessor, RecurrentAgentHook
 from saliency_wrappers.cli import main
-from saliency_wrappers.film import Painter
-from saliency_wrappers.film_command import numbered_checkpoints
-from saliency_wrappers.game_objects import boxes_mask, moving_objects, moving_pixels
-from saliency_wrappers.models import BabyA3CGRU
-from saliency_wrappers.overlay import Drawing
-from saliency_wrappers.perturbers import named_perturber
-from saliency_wrappers.saliency import saliency_method
-from saliency_wrappers.training_film import mass_fraction, record_take, sequence, side_by_side
+from saliency_wrappers.cli.film_training import numbered_checkpoints
+from saliency_wrappers.cli.game_objects import boxes_mask, moving_objects, moving_pixels
+from saliency_wrappers.cli.perturbers import named_perturber
+from saliency_wrappers.cli.takes import mass_fraction, record_take, sequence, side_by_side
+from saliency_wrappers.models.networks import BabyA3CGRU
+from saliency_wrappers.saliency.perturbation import saliency_method
+from saliency_wrappers.video.film import Painter
+from saliency_wrappers.video.overlay import Drawing
 
 PREPROCESSOR = FramePreprocessor.named("greydanus2018")
 FEW_MASKS = saliency_method("xaitk", named_perturber("sliding-window", (80, 80), window_size=20, stride=20))

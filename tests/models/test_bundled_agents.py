@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from saliency_wrappers import FramePreprocessor, RecurrentAgentHook, as_adapter, load_pretrained, pretrained_agents
-from saliency_wrappers.models import BabyA3CGRU
+from saliency_wrappers.models.networks import BabyA3CGRU
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from bench_agent import watch

@@ -18,6 +18,7 @@ import click
 import torch
 
 from saliency_wrappers.cli.collecting import Collector
+from saliency_wrappers.cli.film_training import film_training
 from saliency_wrappers.cli.installation import installation, package_version
 from saliency_wrappers.cli.options import (
     INTERRUPTED,
@@ -225,3 +226,4 @@ def _report(player: Player | Collector, seconds: float) -> None:
 main.add_command(compute)
 main.add_command(render)
 main.add_command(inspect)
+main.add_command(film_training)

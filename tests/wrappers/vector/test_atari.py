@@ -22,9 +22,9 @@ from saliency_wrappers import (
     RecurrentAgentHook,
     VectorSaliencyRecorder,
     as_adapter,
-    film,
 )
-from saliency_wrappers.models import AtariLSTM
+from saliency_wrappers.models.networks import AtariLSTM
+from saliency_wrappers.video import film
 
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 ENVIRONMENTS = 3

@@ -15,14 +15,14 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from saliency_wrappers.film import Painter
-from saliency_wrappers.game_objects import Mask, boxes_mask, moving_objects, moving_pixels
-from saliency_wrappers.hooks import RecurrentAgentHook
-from saliency_wrappers.overlay import Frame
+from saliency_wrappers.cli.game_objects import Mask, boxes_mask, moving_objects, moving_pixels
+from saliency_wrappers.decisions import Array, SaliencyMaps, StepSaliency
+from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.preprocessing import FramePreprocessor
-from saliency_wrappers.recorder import SaliencyRecorder
-from saliency_wrappers.records import Array, SaliencyMaps, StepSaliency
-from saliency_wrappers.saliency import SaliencyMethod
+from saliency_wrappers.saliency.perturbation import SaliencyMethod
+from saliency_wrappers.video.film import Painter
+from saliency_wrappers.video.overlay import Frame
+from saliency_wrappers.wrappers.recorder import SaliencyRecorder
 
 MARGIN = 2
 """Pixels of the network input by which objects are grown: a map is no sharper."""
@@ -65,7 +65,7 @@ def record_take(
     start: int = 0,
     decisions: int = 150,
     greedy: bool = True,
-    watch: Callable[[], None] = lambda: None,
+    watch: Callable[[], object] = lambda: None,
 ) -> Take:
     """Play one checkpoint and explain its decisions from `start` on.
 

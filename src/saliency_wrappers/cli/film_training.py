@@ -12,15 +12,15 @@ from typing import Any
 
 import click
 
-from saliency_wrappers.film import Painter
-from saliency_wrappers.hooks import RecurrentAgentHook
-from saliency_wrappers.overlay import STYLES, Drawing, Frame, Scale
-from saliency_wrappers.playing import check_agent, load_agent, make_game
+from saliency_wrappers.cli.options import INTERRUPTED, Failed, Misused, failures, progress_bar, scale_option, warnings_in_one_line
+from saliency_wrappers.cli.player import check_agent, load_agent, make_game
+from saliency_wrappers.cli.takes import Take, record_take, sequence, side_by_side
+from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.preprocessing import PREPROCESSORS
-from saliency_wrappers.saliency import PRESETS
-from saliency_wrappers.streaming import StreamingWriter
-from saliency_wrappers.terminal import INTERRUPTED, Failed, Misused, failures, progress_bar, scale_option, warnings_in_one_line
-from saliency_wrappers.training_film import Take, record_take, sequence, side_by_side
+from saliency_wrappers.saliency.perturbation import PRESETS
+from saliency_wrappers.video.film import Painter
+from saliency_wrappers.video.overlay import STYLES, Drawing, Frame, Scale
+from saliency_wrappers.video.writer import StreamingWriter
 
 _SUFFIXES = (".pt", ".pth", ".tar", ".safetensors")
 
@@ -122,8 +122,17 @@ def _takes(options: FilmOptions, files: Sequence[Path]) -> Iterator[Take]:
             env = make_game(options.env_id)
             hook = RecurrentAgentHook(agent, preprocessor, seed=options.seed)
             check_agent(hook, env)
-            played = {"seed": options.seed, "start": options.start, "decisions": options.decisions, "greedy": options.greedy}
-            yield record_take(env, hook, file.stem, options.method, watch=bar.update, **played)
+            yield record_take(
+                env,
+                hook,
+                file.stem,
+                options.method,
+                seed=options.seed,
+                start=options.start,
+                decisions=options.decisions,
+                greedy=options.greedy,
+                watch=bar.update,
+            )
 
 
 def _write(pictures: Iterator[Frame], options: FilmOptions) -> int:
