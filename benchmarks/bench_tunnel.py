@@ -24,10 +24,12 @@ from saliency_wrappers import (
     RecurrentAgentHook,
     SaliencyMaps,
     SaliencyRecorder,
-    draw,
     load_checkpoint,
     load_pretrained,
 )
+from saliency_wrappers.decisions import StepSaliency
+from saliency_wrappers.video.film import Painter
+from saliency_wrappers.video.overlay import Drawing
 
 ENV_ID = "ALE/Breakout-v5"
 CEILING, WALL = 32, (57, 93)
@@ -92,16 +94,18 @@ def shares_around(agent: Any, preprocessor: FramePreprocessor, tunnel: Tunnel, w
     with RecurrentAgentHook(agent, preprocessor) as hook:
         env = SaliencyRecorder(gym.make(ENV_ID, render_mode="rgb_array"), hook, step_trigger=lambda step: step in wanted)
         frame, _ = env.reset(seed=tunnel.seed)
+        names = env.unwrapped.get_action_meanings()
+        painter = Painter(Drawing(panels=True), strip=True, action_names=names, zoom=2)
         for step in range(max(wanted) + 1):
             before = frame
             frame, _, terminated, truncated, info = env.step(hook.act(frame))
             if "saliency" in info:
-                maps = SaliencyMaps(info["saliency"]["actor"], info["saliency"]["critic"])
+                told = step_saliency(info["saliency"])
                 if first <= step < last:
-                    told = (step, *(mass_share(one, preprocessor, tunnel) for one in (maps.critic, maps.actor)))
-                    shares["before" if step < tunnel.step else "after"].append(told)
+                    critic, actor = (mass_share(info["saliency"][head], preprocessor, tunnel) for head in ("critic", "actor"))
+                    shares["before" if step < tunnel.step else "after"].append((step, critic, actor))
                 if step in pictures:
-                    write_picture(pictures[step], draw(before, maps, preprocessor))
+                    write_picture(pictures[step], painter.paint(before, told, preprocessor))
             if terminated or truncated:
                 break
         env.close()
@@ -114,11 +118,16 @@ def mass_share(saliency: Any, preprocessor: FramePreprocessor, tunnel: Tunnel) -
     return float(laid[tunnel.pixels].sum() / laid.sum())
 
 
-def write_picture(path: Path, picture: NDArray[np.uint8], zoom: int = 3) -> None:
-    """Write a PNG, enlarged."""
-    enlarged = picture.repeat(zoom, axis=0).repeat(zoom, axis=1)
+def step_saliency(info: dict[str, Any]) -> StepSaliency:
+    """`info["saliency"]` as what a painter draws."""
+    maps = SaliencyMaps(info["actor"], info["critic"])
+    return StepSaliency(info["episode"], info["step"], info["action"], info["logits"], info["value"], maps)
+
+
+def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write a PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), cv2.cvtColor(enlarged, cv2.COLOR_RGB2BGR))
+    cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
 
 def describe(tunnel: Tunnel, shares: Shares, preprocessor: FramePreprocessor) -> dict[str, Any]:

@@ -67,11 +67,11 @@ def test_for_a_game_without_an_agent_those_that_ship_are_named() -> None:
 
 
 def test_it_plays_breakout() -> None:
-    assert play(BREAKOUT, 300) >= 15  # a random player gets 1 or 2 in a whole episode
+    assert play(BREAKOUT, 900) >= 30  # a random player gets 1 or 2 in a whole episode
 
 
 def test_it_plays_pong() -> None:
-    assert play(PONG, 400) >= 1  # a random player loses nearly every point
+    assert play(PONG, 700) >= 3  # a random player loses nearly every point
 
 
 def test_the_breakout_actor_looks_at_ball_and_paddle_three_times_as_much_as_at_the_rest() -> None:
