@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import seeded
+from tiny_agents import seeded
 
 from saliency_wrappers import load_checkpoint
 from saliency_wrappers.models.networks import AtariLSTM

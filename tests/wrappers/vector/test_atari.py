@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from ale_py.vector_env import AtariVectorEnv
-from conftest import seeded
 from gymnasium.vector import AutoresetMode
-from test_vector_video import MemoryWriter
+from memory_writer import MemoryWriter
+from tiny_agents import seeded
 from xaitk_saliency.impls.perturb_image.sliding_window import SlidingWindow
 
 from saliency_wrappers import (

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import seeded
+from tiny_agents import seeded
 
 from saliency_wrappers import FramePreprocessor, load_checkpoint
 from saliency_wrappers.models.networks import BabyA3CGRU
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 gym.register_envs(ale_py)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import seeded
-from test_streaming import frames_of
+from tiny_agents import seeded
+from videos import frames_of
 
 from saliency_wrappers import FramePreprocessor, RecurrentAgentHook
 from saliency_wrappers.cli import main
