@@ -1,7 +1,7 @@
-"""What the bundled agent can do, and whether it looks where it should: `python benchmarks/bench_agent.py`.
+"""What a bundled agent can do, and whether it looks where it should: `python benchmarks/bench_agent.py`.
 
-Plays Breakout as plain `gym.make` gives it (sticky actions) and prints the mean return; then measures how much of the actor map's mass lies
-near the ball and the paddle, against the share of the screen that these places take.
+Plays a game as plain `gym.make` gives it (sticky actions) and prints the mean return; then, for Breakout, measures how much of the actor
+map's mass lies near the ball and the paddle, against the share of the screen that these places take.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saliency_wrappers import FramePreprocessor, RecurrentAgentHook, SaliencyMaps, SaliencyRecorder, load_checkpoint, load_pretrained
+from saliency_wrappers.models.networks import AtariLSTM
 
 ENV_ID = "ALE/Breakout-v5"
 MAX_DECISIONS = 4500
@@ -73,9 +74,9 @@ def attention(maps: SaliencyMaps, objects: Objects, preprocessor: FramePreproces
     return float(saliency[near].sum() / saliency.sum()), float(near.mean())
 
 
-def play(hook: RecurrentAgentHook, seed: int, greedy: bool) -> float:
+def play(env_id: str, hook: RecurrentAgentHook, seed: int, greedy: bool) -> float:
     """The return of one episode."""
-    env = gym.make(ENV_ID, max_episode_steps=MAX_DECISIONS)
+    env = gym.make(env_id, max_episode_steps=MAX_DECISIONS)
     hook.new_episode()
     observation, _ = env.reset(seed=seed)
     total, ended = 0.0, False
@@ -112,31 +113,44 @@ def watch(agent: Any, preprocessor: FramePreprocessor, decisions: int, greedy: b
     return shares
 
 
-@click.command()
-@click.option("--checkpoint", type=click.Path(exists=True, path_type=Path), help="Another agent of the same kind.")
-@click.option("--episodes", default=20, show_default=True, help="With seeds 0, 1, 2...")
-@click.option("--decisions", default=50, show_default=True)
-@click.option("--greedy/--sample", default=True, show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), help="JSON file.")
-def main(checkpoint: Path | None, episodes: int, decisions: int, greedy: bool, output: Path | None) -> None:
-    """Measure the bundled agent's return and where it looks."""
-    agent, preprocessor = (
-        load_pretrained(ENV_ID) if checkpoint is None else (load_checkpoint(checkpoint), FramePreprocessor.named("atari84"))
-    )
-    returns = []
-    for seed in range(episodes):
-        with RecurrentAgentHook(agent, preprocessor, seed=seed) as hook:
-            returns.append(play(hook, seed, greedy))
-    shares = np.array(watch(agent, preprocessor, decisions, greedy))
-    report = {
-        "policy": "greedy" if greedy else "sampled",
-        "returns": returns,
-        "mean return": float(np.mean(returns)),
+def describe(shares: NDArray[np.float64]) -> dict[str, Any]:
+    """What to report of `watch`."""
+    return {
         "decisions": len(shares),
         "share of the actor map's mass near ball and paddle": float(shares[:, 0].mean()),
         "share of the screen near ball and paddle": float(shares[:, 1].mean()),
         "ratio": float(shares[:, 0].mean() / shares[:, 1].mean()),
     }
+
+
+def load_other(checkpoint: Path) -> tuple[Any, FramePreprocessor]:
+    """Another agent, with the preprocessing that its kind is trained with."""
+    agent = load_checkpoint(checkpoint)
+    return agent, FramePreprocessor.named("atari84" if isinstance(agent, AtariLSTM) else "greydanus2018")
+
+
+@click.command()
+@click.option("--env", "env_id", default=ENV_ID, show_default=True)
+@click.option("--checkpoint", type=click.Path(exists=True, path_type=Path), help="Another agent for the same game.")
+@click.option("--episodes", default=20, show_default=True, help="With seeds 0, 1, 2...")
+@click.option("--decisions", default=50, show_default=True)
+@click.option("--greedy/--sample", default=True, show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), help="JSON file.")
+def main(env_id: str, checkpoint: Path | None, episodes: int, decisions: int, greedy: bool, output: Path | None) -> None:
+    """Measure a bundled agent's return and where it looks."""
+    agent, preprocessor = load_pretrained(env_id) if checkpoint is None else load_other(checkpoint)
+    returns = []
+    for seed in range(episodes):
+        with RecurrentAgentHook(agent, preprocessor, seed=seed) as hook:
+            returns.append(play(env_id, hook, seed, greedy))
+    report: dict[str, Any] = {
+        "environment": env_id,
+        "policy": "greedy" if greedy else "sampled",
+        "returns": returns,
+        "mean return": float(np.mean(returns)),
+    }
+    if env_id == ENV_ID:
+        report |= describe(np.array(watch(agent, preprocessor, decisions, greedy)))
     text = json.dumps(report, indent=2)
     click.echo(text)
     if output is not None:

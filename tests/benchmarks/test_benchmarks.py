@@ -289,7 +289,7 @@ def test_without_the_reference_agents_fresh_ones_are_measured_and_said_so(
     assert list(made) == ["Breakout", "bundled", "Nature-CNN"]
     assert isinstance(made["Breakout"].agent, GreydanusLSTM)
     assert made["Breakout"].description == f"a freshly initialised GreydanusLSTM: there is no reference agent in {tmp_path}"
-    for case, shape in zip(made.values(), [(1, 80, 80), (1, 84, 84), (4, 84, 84)], strict=True):
+    for case, shape in zip(made.values(), [(1, 80, 80), (1, 80, 80), (4, 84, 84)], strict=True):
         assert not case.agent.training
         assert [one.inputs.shape for one in case.decisions] == [(1, *shape)] * 3
         assert all(one.inputs.any() and 0 <= one.inputs.min() <= one.inputs.max() <= 1 for one in case.decisions)

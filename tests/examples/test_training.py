@@ -2,10 +2,10 @@
 
 import subprocess
 import sys
-from importlib import resources
 from pathlib import Path
 
 import torch
+from tiny_agents import seeded
 
 from saliency_wrappers import load_checkpoint
 from saliency_wrappers.models.networks import AtariLSTM
@@ -35,7 +35,8 @@ def test_a_run_trains_evaluates_films_and_a_second_one_goes_on_where_it_ended(tm
 
 
 def test_a_run_can_begin_with_the_weights_of_another(tmp_path):
-    initial = Path(str(resources.files("saliency_wrappers") / "data" / "breakout.safetensors"))
+    initial = tmp_path / "initial.pt"
+    torch.save(seeded(AtariLSTM, 4).state_dict(), initial)
     train(tmp_path / "run", 1, "--initial", str(initial))
     begun = load_checkpoint(tmp_path / "run" / "agent.safetensors").state_dict()
     for name, weight in load_checkpoint(initial).state_dict().items():

@@ -19,6 +19,7 @@ import torch
 
 from saliency_wrappers.cli.collecting import Collector
 from saliency_wrappers.cli.evaluate import evaluate
+from saliency_wrappers.cli.film_training import film_training
 from saliency_wrappers.cli.installation import installation, package_version
 from saliency_wrappers.cli.options import (
     INTERRUPTED,
@@ -229,3 +230,4 @@ main.add_command(render)
 main.add_command(inspect)
 main.add_command(evaluate)
 main.add_command(view)
+main.add_command(film_training)

@@ -9,7 +9,6 @@ import io
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -40,7 +39,7 @@ def load_checkpoint(path: str | Path) -> GreydanusLSTM | BabyA3CGRU | AtariLSTM:
             the suffix, as in `strong.40.tar`.
 
     Returns:
-        The network on the CPU, in evaluation mode.
+        The network on the CPU, in evaluation mode, its weights float32, whatever precision the file has.
 
     Raises:
         FileNotFoundError: there is no such file, or no numbered checkpoint in the folder.
@@ -63,8 +62,10 @@ def load_checkpoint(path: str | Path) -> GreydanusLSTM | BabyA3CGRU | AtariLSTM:
     return model.eval()
 
 
-def load_pretrained(env_id: str) -> tuple[AtariLSTM, FramePreprocessor]:
-    """The trained agent that ships with the package, and the preprocessing it was trained with.
+def load_pretrained(env_id: str) -> tuple[BabyA3CGRU, FramePreprocessor]:
+    """Load a trained agent that ships with the package, and the preprocessing it was trained with.
+
+    `data/*.md` in the package is each agent's model card.
 
     Args:
         env_id: the game, as for `gym.make`: one of `pretrained_agents()`.
@@ -81,7 +82,7 @@ def load_pretrained(env_id: str) -> tuple[AtariLSTM, FramePreprocessor]:
         )
     with resources.as_file(_PRETRAINED_FOLDER / _PRETRAINED[env_id]) as file:
         model = load_checkpoint(file)
-    return cast(AtariLSTM, model), replace(FramePreprocessor.named("atari84"), determines_input=True)
+    return cast(BabyA3CGRU, model), FramePreprocessor.named("greydanus2018")
 
 
 def pretrained_agents() -> list[str]:
@@ -90,7 +91,7 @@ def pretrained_agents() -> list[str]:
 
 
 _PRETRAINED_FOLDER = resources.files("saliency_wrappers") / "data"
-_PRETRAINED = {"ALE/Breakout-v5": "breakout.safetensors"}
+_PRETRAINED = {"ALE/Breakout-v5": "breakout.safetensors", "ALE/Pong-v5": "pong.safetensors"}
 
 
 def _highest_step(path: Path) -> Path:

@@ -1,6 +1,6 @@
 """Recurrent actor-critic networks.
 
-`GreydanusLSTM` is the published Atari agent, `BabyA3CGRU` its GRU variant, `AtariLSTM` the agent that ships with the package.
+`GreydanusLSTM` is the published Atari agent, `BabyA3CGRU` its GRU variant and the network of the bundled agents, `AtariLSTM` a smaller one.
 All three act the same way: `value, logits, state = model((x, state))`.
 """
 
@@ -58,7 +58,7 @@ class GreydanusLSTM(_ConvTrunk):
 
 
 class BabyA3CGRU(_ConvTrunk):
-    """The GRU actor-critic of baby-a3c: one state tensor, `(n, 256)` float32.
+    """The GRU actor-critic of baby-a3c, which the bundled agents use: one state tensor, `(n, 256)` float32.
 
     Input: `(n, 1, 80, 80)` float32 in [0, 1] and the state.
     """
@@ -83,7 +83,7 @@ class BabyA3CGRU(_ConvTrunk):
 
 
 class AtariLSTM(nn.Module):
-    """The network of the bundled agent: two convolutions, a linear layer, an LSTM cell and two heads.
+    """The network of `examples/train_ppo_lstm.py`: two convolutions, a linear layer, an LSTM cell and two heads.
 
     Input: `(n, 1, 84, 84)` float32 in [0, 1] and the state `(hx, cx)`, each `(n, 128)` float32.
     Small on purpose: it learns Breakout on two CPU cores and weighs less than 5 MB.

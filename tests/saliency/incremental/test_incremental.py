@@ -284,6 +284,7 @@ AGENTS: dict[str, Callable[[], nn.Module]] = {
     "lstm": lambda: lively(GreydanusLSTM(4)),
     "gru": lambda: lively(BabyA3CGRU(6)),
     "bundled": lambda: load_pretrained("ALE/Breakout-v5")[0].double(),
+    "small": lambda: lively(AtariLSTM(4)),
     "stacked": lambda: lively(AtariLSTM(4, channels=4)),
 }
 
@@ -291,7 +292,7 @@ AGENTS: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("name", AGENTS)
 def test_several_decisions_at_once_give_the_maps_of_each_alone(name: str):
     adapter = as_adapter(AGENTS[name]())
-    size = 84 if name in ("bundled", "stacked") else 80
+    size = 84 if name in ("small", "stacked") else 80
     decisions = decisions_of(adapter, 3, channels=4 if name == "stacked" else 1, size=size)
     perturber = SlidingRadial((1, 1), (12, 12), (3, 3))
     together = PerturbationSaliency(perturber)(adapter, decisions)

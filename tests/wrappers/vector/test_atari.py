@@ -1,4 +1,4 @@
-"""`VectorSaliencyRecorder` on `AtariVectorEnv`, with the agent in the package, whose LSTM forgets where episodes begin."""
+"""`VectorSaliencyRecorder` on `AtariVectorEnv`, with an agent whose LSTM forgets where episodes begin."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 from memory_writer import MemoryWriter
+from tiny_agents import seeded
 from xaitk_saliency.impls.perturb_image.sliding_window import SlidingWindow
 
 from saliency_wrappers import (
@@ -21,8 +22,8 @@ from saliency_wrappers import (
     RecurrentAgentHook,
     VectorSaliencyRecorder,
     as_adapter,
-    load_pretrained,
 )
+from saliency_wrappers.models.networks import AtariLSTM
 from saliency_wrappers.video import film
 
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
@@ -70,7 +71,13 @@ class Played:
 
 @pytest.fixture(scope="module")
 def agent() -> Any:
-    return load_pretrained("ALE/Breakout-v5")[0]
+    """Untrained, but what it does depends on what it sees and remembers: the games end at different steps."""
+    model = seeded(AtariLSTM, 4)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.orthogonal_(parameter, 2.0, generator=generator)
+    return model
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
