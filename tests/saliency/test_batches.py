@@ -81,6 +81,15 @@ def test_an_agent_whose_rows_influence_one_another_is_run_row_by_row(kind: type[
     method(adapter, [decision])  # it warns once
 
 
+def test_a_decision_with_few_masks_is_compared_with_its_recorded_outputs():
+    module = seeded(MeanOfBatch)
+    adapter, decision, windows = RecurrentModuleAdapter(module), decision_of(module), SlidingWindow((4, 4), (4, 4))
+    (expected,) = PerturbationSaliency(windows, batch_size=1)(adapter, [decision])
+    with pytest.warns(UserWarning, match="depend on the other inputs"):
+        (made,) = PerturbationSaliency(windows)(adapter, [decision])
+    np.testing.assert_allclose(made.actor, expected.actor, rtol=0, atol=1e-6 * expected.actor.max())
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_rows_that_begin_to_influence_one_another_later_are_found_by_the_recorded_outputs(path: Any):
     class Later(MeanOfBatch):

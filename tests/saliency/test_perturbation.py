@@ -258,7 +258,12 @@ class Restarts(Spy):
 def test_the_episode_start_reaches_the_agent_for_every_mask(tiny_lstm: TinyLSTM):
     adapter, plain = Restarts(tiny_lstm), as_adapter(tiny_lstm)
     decision = decide(plain, images(2))
-    decision = replace(decision, episode_start=torch.tensor([True, False]))
+    start = torch.tensor([True, False])
+    with torch.no_grad():
+        logits, value = adapter.evaluate(decision.inputs, decision.state, start)
+    decision = replace(decision, episode_start=start, logits=logits, value=value)
+    adapter.starts.clear()
+    adapter.inputs.clear()
     began, went_on = PerturbationSaliency(batch_size=4)(adapter, [decision])
     seen = torch.cat([start for start in adapter.starts if start is not None])
     assert seen.dtype == torch.bool
@@ -456,7 +461,9 @@ def test_the_tolerance_is_relative_to_the_input_range(adapter: Any, high: float,
     fill = x[0].numpy().copy()
     fill[:, :4, :4] += 0.1 * high
     fill[:, 4:8, 4:8] -= 0.3 * high
-    decision = Decision(x, torch.zeros(1, 8), torch.zeros(1, 3), torch.zeros(1, 1))
+    with torch.no_grad():
+        decision = Decision(x, torch.zeros(1, 8), *agent.evaluate(x, torch.zeros(1, 8), None))
+    Counts.rows = 0
     (made,) = PerturbationSaliency(SlidingWindow((4, 4), (4, 4)), fill=fill, tolerance=tolerance, batch_size=3, path="plain")(
         agent, [decision]
     )

@@ -89,14 +89,16 @@ def test_any_other_scores_take_the_masks_of_all_colours_together():
 def test_colour_masks_say_what_they_need_on_grey_inputs(channels: int):
     adapter, decision = decision_of(channels)
     method = PerturbationSaliency(grid(3), MCRISEScoring(k=3))
-    with pytest.raises(ValueError, match=f"need an input with red, green and blue channels .* got {channels} channel.* Use RISEGrid"):
+    with pytest.raises(ValueError, match=f"need an input with red, green and blue channels .* not {channels}. Use RISEGrid"):
         method(adapter, [decision])
 
 
-def test_given_colours_are_used_on_any_input():
-    adapter, decision = decision_of(1)
-    (maps,) = PerturbationSaliency(grid(2), MCRISEScoring(k=2), fill=np.array([[0.0], [1.0]]))(adapter, [decision])
-    assert maps.actor.shape == (2, 12, 12)
+def test_given_colours_are_used():
+    adapter, decision = decision_of(3)
+    colours = np.array([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    (hues,), (given,) = (PerturbationSaliency(grid(2), MCRISEScoring(k=2), fill=fill)(adapter, [decision]) for fill in (None, colours))
+    assert given.actor.shape == (2, 12, 12)
+    assert not np.array_equal(given.actor, hues.actor)
 
 
 def test_colours_are_hues_in_the_range_of_inputs_or_as_given():

@@ -25,26 +25,20 @@ def colour_fills(fill: Fill | Sequence[Fill], k: int, image: Array, input_range:
         fill: colours, an array `(k, C)` in the input's own units; or a list of k fills, one for each colour. Any other fill has no colours:
             then they are k evenly spaced hues, red first, in each group of three channels.
         k: the number of colours, `>= 1`.
-        image: `(C, h, w)` float.
+        image: `(C, h, w)` float, C divisible by 3.
         input_range: the lowest and highest value of inputs.
 
     Returns:
         `(k, C, h, w)` of the image's dtype.
 
     Raises:
-        ValueError: an input that has no colours, or colours that are not finite.
+        ValueError: colours that are not finite.
     """
     channels = len(image)
     if isinstance(fill, Sequence) and len(fill) == k and not all(np.shape(one) == (channels,) for one in fill if not callable(one)):
         return np.stack([filled(one, image, input_range) for one in fill])
     if isinstance(fill, np.ndarray | Sequence) and np.shape(cast(Any, fill)) == (k, channels):
         return np.stack([filled(np.asarray(colour)[:, None, None], image, input_range) for colour in fill])
-    if channels % 3:
-        raise ValueError(
-            f"Colour masks need an input with red, green and blue channels (3, or 3 for each stacked frame), got {channels} "
-            f"channel{'s' if channels > 1 else ''}. Use RISEGrid with RISEScoring on grey inputs, or give the colours: an array "
-            f"({k}, {channels}) as fill."
-        )
     low, high = input_range
     hues = np.array([colorsys.hsv_to_rgb(colour / k, 1.0, 1.0) for colour in range(k)])
     content = low + (high - low) * np.tile(hues, (1, channels // 3))

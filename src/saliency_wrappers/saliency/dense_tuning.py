@@ -71,7 +71,7 @@ class DenseTuner:
         smallest = _SMALLEST if self._batch_size is None else min(_SMALLEST, self._batch_size)
         key = (inputs.shape, inputs.dtype, inputs.device, torch.get_num_threads())
         measured, setting = self._best.get(adapter, key) or (0, DenseSetting(smallest, "contiguous"))
-        if n <= 2 * measured or n <= smallest:
+        if n <= 2 * measured or n <= _SMALLEST:
             return setting
         setting = self._fastest(adapter, perturbation, self._settings(n))
         self._best.put(adapter, key, (n, setting))

@@ -17,6 +17,9 @@ from saliency_wrappers.saliency.agent_memo import AgentMemo
 from saliency_wrappers.saliency.dense_tuning import seconds_of
 from saliency_wrappers.saliency.passes import Outputs, Perturbation, Segment, dense_pass, joined
 
+FEW = 16
+"""Rows of a decision that is not worth a probe: it is compared with its recorded outputs only."""
+
 _ROWS = 8
 """How many rows are run together and one by one."""
 
@@ -42,7 +45,7 @@ class BatchProbe:
     def __call__(self, adapter: AgentAdapter, perturbation: Perturbation) -> Probed:
         """Probe an agent once for each form of its inputs."""
         found = self._probed.get(adapter, _key(perturbation))
-        if found is None and len(perturbation.rows) == 1:
+        if found is None and (len(perturbation.rows) <= FEW or self._batch_size == 1):
             return Probed(coupled=False, row_seconds=0.0)
         if found is None:
             found = self._find(adapter, perturbation)
@@ -70,8 +73,6 @@ class BatchProbe:
         picked = rows[torch.linspace(0, len(rows) - 1, min(_ROWS, self._batch_size or _ROWS)).long().unique()]
         together = dense_pass(adapter, Segment(perturbation, picked))
         seconds = seconds_of(lambda: dense_pass(adapter, Segment(perturbation, picked))) / len(picked)
-        if len(picked) == 1:
-            return Probed(coupled=False, row_seconds=seconds)
         return Probed(not same_outputs(together, one_at_a_time(adapter, perturbation, picked)), seconds)
 
     def _remember(self, adapter: AgentAdapter, perturbation: Perturbation, found: Probed) -> None:

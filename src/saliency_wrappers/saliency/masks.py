@@ -211,6 +211,11 @@ class MaskCache:
         expected = f"(n, {image.shape[1]}, {image.shape[2]})"
         if masks.ndim not in (3, 4) or masks.shape[-2:] != image.shape[1:] or not masks.size:
             raise ValueError(f"Expected masks of shape {expected} from {type(self.perturber).__name__}, got {masks.shape}.")
+        if masks.ndim == 4 and len(image) % 3:
+            raise ValueError(
+                f"Expected masks of shape {expected} from {type(self.perturber).__name__}, got {masks.shape}: colour masks need an input "
+                f"with red, green and blue channels (3, or 3 for each stacked frame), not {len(image)}. Use RISEGrid with RISEScoring."
+            )
         masks = masks.astype(np.float32)
         if not (masks.min() >= 0 and masks.max() <= 1):
             raise ValueError(f"Expected masks in [0, 1] from {type(self.perturber).__name__}, got {masks.min()} to {masks.max()}.")

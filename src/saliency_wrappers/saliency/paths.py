@@ -59,7 +59,7 @@ class Plan:
     steps: tuple[Step, ...]
     """What the agent asked for, one operator after another; empty on the dense path."""
     seconds: float = 0.0
-    """About how long a decision takes, extrapolated from a few masks."""
+    """About how long a decision takes, extrapolated from a few masks; 0.0 where there are so few that nothing is measured."""
 
     def __str__(self) -> str:
         head = f"{'dense' if self.path == 'plain' else self.path} path: {self.reason}"
@@ -160,8 +160,8 @@ class Evaluation:
     def _measured(self, adapter: AgentAdapter, perturbation: Perturbation) -> tuple[float, float]:
         """The seconds of a decision on the incremental path and on the dense one, the latter roughly where the difference is clear."""
         rough = self._probe(adapter, perturbation).row_seconds, self._suitability(adapter, perturbation).row_seconds
-        if (longest := max(rough) * len(perturbation.rows)) > SLOW:
-            return rough[1] / rough[0] * longest, longest
+        if max(rough) * len(perturbation.rows) > SLOW:
+            return rough[1] * len(perturbation.rows), rough[0] * len(perturbation.rows)
 
         def incrementally() -> float:
             return seconds_of(lambda: self._incrementally(adapter, [perturbation]))
@@ -179,7 +179,7 @@ class Evaluation:
         return incremental, dense
 
     def _expected_seconds(self, adapter: AgentAdapter, perturbation: Perturbation, incremental: bool) -> float:
-        """About how long a decision takes, from a few rows; 0 where there is only one."""
+        """About how long a decision takes, from a few rows; 0 where there are few."""
         seconds = self._suitability(adapter, perturbation).row_seconds if incremental else 0.0
         return (seconds or self._probe(adapter, perturbation).row_seconds) * len(perturbation.rows)
 
