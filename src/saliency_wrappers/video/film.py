@@ -94,8 +94,7 @@ class Film:
         self._size: tuple[int, int] | None = None
         self._current: Frame | None = None
         self._held: deque[_Held] = deque()
-        self.path: Path | None = None
-        """The present video, or the last one. None before the first."""
+        self._path: Path | None = None
         self.frames = 0
         """How many frames it was given."""
 
@@ -105,6 +104,11 @@ class Film:
         return self._writer is not None
 
     @property
+    def path(self) -> Path | None:
+        """The present video, or the last one. None before the first."""
+        return getattr(self._writer, "path", self._path)  # the writer may have moved to a free name
+
+    @property
     def holding(self) -> int:
         """How many frames are held."""
         return len(self._held) + (self._current is not None)
@@ -112,7 +116,7 @@ class Film:
     def start(self, path: Path, fps: float, preprocessor: FramePreprocessor | None) -> None:
         """Begin a video; nothing is written before its second frame, or its end."""
         self._writer = StreamingWriter(path, fps)
-        self.path = path
+        self._path = path
         self._preprocessor = preprocessor
         self._size = None
         self.frames = 0
@@ -166,7 +170,7 @@ class Film:
             try:
                 self._write_all()
             finally:
-                self._writer = None
+                self._path, self._writer = self.path, None
                 writer.close()
 
     def rescue(self) -> None:
@@ -204,6 +208,13 @@ class Film:
                 with suppress(Exception):  # the first failure says why
                     self._salvage()
                 raise
+
+    @contextmanager
+    def filming_step(self) -> Generator[None]:
+        """As `filming`, after the environment has stepped: the transition must not be lost, so that an error is raised by the next call."""
+        recording = self._recording()
+        with nullcontext() if recording is None else recording.failures.postponed(), self.filming():
+            yield
 
     def _salvage(self) -> None:
         with suppress(Exception):

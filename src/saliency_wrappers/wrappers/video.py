@@ -139,11 +139,15 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         return observation, info
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step the environment, recording what the agent saw and what it sees now."""
+        """Step the environment, recording what the agent saw and what it sees now.
+
+        Where filming fails once the environment has stepped, the transition is returned, and the error is raised by the next `step`,
+        `reset` or `close` (or is a warning, by the recorder's `on_error`).
+        """
         with self._film.rescued():
             observation, reward, terminated, truncated, info = self.env.step(action)
             self.step_id += 1
-            with self._film.filming():
+            with self._film.filming_step():
                 if self.step_trigger and self.step_trigger(self.step_id):
                     self.start_recording(f"{self.name_prefix}-step-{self.step_id}")
                 self._capture_frame()

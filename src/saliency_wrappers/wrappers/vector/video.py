@@ -138,21 +138,19 @@ class RecordVectorSaliencyVideo(VectorWrapper, gym.utils.RecordConstructorArgs):
         return observations, infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step the environments, recording what the agent saw and what it sees now."""
+        """Step the environments, recording what the agents saw and what they see now.
+
+        Where filming fails once the environments have stepped, the transitions are returned, and the error is raised by the next `step`,
+        `reset` or `close` (or is a warning, by the recorder's `on_error`).
+        """
         with self._rescued():
             observations, rewards, terminations, truncations, infos = self.env.step(actions)
             self.step_id += 1
             shown = self._shown(observations)
             starts = self._starts()
-            for index, camera in self._cameras.items():
-                if self._recorder.recording.clock(index).episode > self._episodes[index]:
-                    if terminations[index] or truncations[index]:  # SAME_STEP: what is shown now is the next episode's
-                        self._capture_final(index, infos, shown)
-                    self._begin(index)
-                if starts:
-                    with camera.film.filming():
-                        self.start_recording(f"{self.name_prefix}-env-{index}-step-{self.step_id}", index)
-                self._capture(index, shown)
+            for index in self._cameras:
+                with self._recorder.recording.failures.postponed():
+                    self._film_step(index, starts, bool(terminations[index] or truncations[index]), infos, shown)
         return observations, rewards, terminations, truncations, infos
 
     def close(self, **kwargs: Any) -> None:
@@ -177,6 +175,16 @@ class RecordVectorSaliencyVideo(VectorWrapper, gym.utils.RecordConstructorArgs):
         """Draw and write what is held of an environment's video, and finish the file; `RuntimeError` when it is not being filmed."""
         self._cameras[environment].stop(self._episodes[environment])
 
+    def _film_step(self, index: int, starts: bool, ended: bool, infos: dict[str, Any], shown: Shown) -> None:
+        if self._recorder.recording.clock(index).episode > self._episodes[index]:
+            if ended:  # SAME_STEP: what is shown now is the next episode's
+                self._capture_final(index, infos, shown)
+            self._begin(index)
+        if starts:
+            with self._cameras[index].film.filming():
+                self.start_recording(f"{self.name_prefix}-env-{index}-step-{self.step_id}", index)
+        self._capture(index, shown)
+
     def _begin(self, index: int) -> None:
         camera, episode = self._cameras[index], self._recorder.recording.clock(index).episode
         with camera.film.filming():
@@ -188,7 +196,7 @@ class RecordVectorSaliencyVideo(VectorWrapper, gym.utils.RecordConstructorArgs):
                 self.start_recording(f"{self.name_prefix}-env-{index}-episode-{episode}", index)
 
     def _starts(self) -> bool:
-        with next(iter(self._cameras.values())).film.filming():
+        with next(iter(self._cameras.values())).film.filming_step():
             return self.step_trigger is not None and bool(self.step_trigger(self.step_id))
         return False  # the trigger failed, and that is a warning
 
