@@ -81,7 +81,7 @@ def test_a_file_that_is_deleted_while_it_is_written_is_an_error(tmp_path: Path) 
     at_write.write(FRAME)
     at_close.write(FRAME)
     shutil.rmtree(folder)
-    with pytest.raises(OSError, match=r"a\.mp4 was deleted while it was written"):
+    with pytest.raises(OSError, match=r"a\.mp4"):
         at_write.write(FRAME)
-    with pytest.raises(OSError, match=r"b\.mp4 was deleted while it was written"):
+    with pytest.raises(OSError, match=r"b\.mp4"):
         at_close.close()

@@ -126,12 +126,22 @@ class SaliencyCallback(BaseCallback):
         state, rewards, ended = None, [], False
         while not ended and len(rewards) != self.max_steps:
             start = np.array([not rewards])
-            action, state = self.model.predict(observation, state, start, deterministic=self.deterministic)
+            action, state = self.model.predict(self._normalised(observation), state, start, deterministic=self.deterministic)
             observation, reward, terminated, truncated, _ = self._video.step(action)
             rewards.append(float(reward))
             ended = terminated or truncated
         self.recorder.flush()
         return rewards
+
+    def _normalised(self, observation: Any) -> Any:
+        """What the model is shown: by the statistics of its `VecNormalize`, if it is trained under one, which do not change."""
+        normalize: Any = self.model.get_vec_normalize_env()
+        if normalize is None or not normalize.norm_obs:
+            return observation
+        shape = getattr(getattr(normalize.obs_rms, "mean", None), "shape", None)
+        if isinstance(observation, np.ndarray) and shape is not None and shape != observation.shape:
+            observation = np.moveaxis(observation, -1, -3)  # statistics of what a VecTransposeImage beneath gives
+        return normalize.normalize_obs(observation)
 
     def _log(self, path: Path, rewards: list[float]) -> None:
         if self.verbose:

@@ -31,6 +31,7 @@ class Painter:
         strip: bool = False,
         action_names: Sequence[str] | None = None,
         zoom: int = 1,
+        first_action: int = 0,
     ) -> None:
         """Choose how frames are drawn.
 
@@ -40,6 +41,7 @@ class Painter:
             strip: add the decision's numbers below.
             action_names: for the strip; numbers are shown where there are not as many names as logits. None: numbers.
             zoom: enlarge every pixel to `zoom` x `zoom`.
+            first_action: the action that the first logit stands for.
 
         Raises:
             TypeError, ValueError: `zoom` is no integer, or below 1.
@@ -53,6 +55,7 @@ class Painter:
         self.strip = strip
         self.action_names = action_names
         self.zoom = zoom
+        self.first_action = first_action
 
     def paint(self, frame: Frame, saliency: StepSaliency | None, preprocessor: FramePreprocessor | None) -> Frame:
         """The picture for a frame `(H, W, 3)` uint8 and its decision; a decision that is None, or has no maps, draws nothing on it."""
@@ -66,7 +69,7 @@ class Painter:
         names = self.action_names
         if saliency is None or names is None or len(names) != len(saliency.logits):
             names = None
-        return np.vstack([picture, draw_strip(picture.shape[1], saliency, names)])
+        return np.vstack([picture, draw_strip(picture.shape[1], saliency, names, self.first_action)])
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.video.camera import Camera, default_schedule, make_painter, prepared_folder, tell_of_whole_frame
 from saliency_wrappers.video.overlay import HEADS, Scale
 from saliency_wrappers.video.writer import check_rate
+from saliency_wrappers.wrappers.actions import action_names, first_action
 from saliency_wrappers.wrappers.recorder import SaliencyRecorder
 from saliency_wrappers.wrappers.vector.video import RecordVectorSaliencyVideo
 
@@ -114,7 +115,9 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         self.episode_id = -1
         self.render_history: list[RenderFrame] = []
         self._recorder = _recorder_beneath(env)
-        painter = make_painter(**drawn, strip=strip, zoom=zoom, action_names=_action_names(env))
+        painter = make_painter(
+            **drawn, strip=strip, zoom=zoom, action_names=action_names(env.unwrapped), first_action=first_action(env.action_space)
+        )
         self.video_folder = prepared_folder(video_folder, name_prefix)
         self._camera = Camera(self._recorder.recording, painter, self.frames_per_sec, disable_logger, gc_trigger)
         self._film = self._camera.film
@@ -224,8 +227,3 @@ def _recorder_beneath(env: gym.Env[Any, Any]) -> SaliencyRecorder[Any, Any]:
         f"Expected a SaliencyRecorder beneath RecordSaliencyVideo, found none in {env}. "
         "The recorder comes first: env = RecordSaliencyVideo(SaliencyRecorder(env, hook), video_folder)."
     )
-
-
-def _action_names(env: gym.Env[Any, Any]) -> list[str] | None:
-    meanings: Any = getattr(env.unwrapped, "get_action_meanings", None)
-    return None if meanings is None else list(meanings())

@@ -22,6 +22,7 @@ from saliency_wrappers.recording.recording import Mode, OnError, Recording, Trig
 from saliency_wrappers.saliency.masks import Fill
 from saliency_wrappers.saliency.perturbation import SaliencyMethod, saliency_method
 from saliency_wrappers.store.store import EpisodeStore
+from saliency_wrappers.wrappers.actions import first_action
 
 
 # Without type arguments: in older versions of Gymnasium VectorWrapper takes none.
@@ -120,9 +121,8 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
         self.hook = hook
         self.autoreset_mode = autoreset_mode(env)
         at_once = self.autoreset_mode == AutoresetMode.SAME_STEP
-        self.recording = Recording(
-            hook, saliency_method(**parts), num_envs=env.num_envs, resets_at_once=at_once, env_spec=env.spec, **options
-        )
+        fixed: dict[str, Any] = {"resets_at_once": at_once, "env_spec": env.spec, "first_action": first_action(env.single_action_space)}
+        self.recording = Recording(hook, saliency_method(**parts), num_envs=env.num_envs, **fixed, **options)
 
     @property
     def enabled(self) -> bool:

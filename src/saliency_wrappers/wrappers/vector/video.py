@@ -21,6 +21,7 @@ from saliency_wrappers.video.camera import Camera, default_schedule, make_painte
 from saliency_wrappers.video.observation_images import check_pictures, newest_picture
 from saliency_wrappers.video.overlay import HEADS, Frame, Scale
 from saliency_wrappers.video.writer import check_rate
+from saliency_wrappers.wrappers.actions import action_names, first_action
 from saliency_wrappers.wrappers.vector.recorder import VectorSaliencyRecorder, reset_rows
 
 Shown = Callable[[int], Any]
@@ -111,7 +112,7 @@ class RecordVectorSaliencyVideo(VectorWrapper, gym.utils.RecordConstructorArgs):
         chosen = [first] if environments is None else chosen_environments(environments, env.num_envs)
         clocks = [self._recorder.recording.clock(index) for index in chosen]
         names = _action_names(env)
-        painters = [make_painter(**drawn, action_names=names) for _ in clocks]
+        painters = [make_painter(**drawn, action_names=names, first_action=first_action(env.single_action_space)) for _ in clocks]
         kinds = [f"env-{index}-{kind}" for index in chosen for kind in ("episode", "step")]
         self.video_folder = prepared_folder(video_folder, name_prefix, kinds)
         self._cameras = {
@@ -210,7 +211,7 @@ class RecordVectorSaliencyVideo(VectorWrapper, gym.utils.RecordConstructorArgs):
                     self.stop_recording(index)
 
     def _capture_final(self, index: int, infos: dict[str, Any], shown: Shown) -> None:
-        final = newest_picture(infos["final_obs"][index]) if "final_obs" in infos else None
+        final = newest_picture(infos["final_obs"][index], self._colour_first) if "final_obs" in infos else None
         if final is None:
             return
 
@@ -228,15 +229,22 @@ class RecordVectorSaliencyVideo(VectorWrapper, gym.utils.RecordConstructorArgs):
             return rendered()[index]
 
         def observed(index: int) -> Any:
-            return newest_picture(observations[index])
+            return newest_picture(observations[index], self._colour_first)
 
         return frame if self._renders else observed
+
+    @property
+    def _colour_first(self) -> bool:
+        """Whether an observation `(3, H, W)` is one RGB frame: not where the vector or the preprocessor tells of grey frames."""
+        preprocessor = self._recorder.hook.preprocessor
+        grey = getattr(self.env.unwrapped, "grayscale", None) is True or (preprocessor is not None and preprocessor.stack == 3)
+        return not grey
 
     def _geometry(self) -> FramePreprocessor | None:
         preprocessor = self._recorder.hook.preprocessor
         if not self._renders:
             # An observation as large as the network input is the network input: what was cropped, is.
-            whole = newest_picture(self.single_observation_space.sample())
+            whole = newest_picture(self.single_observation_space.sample(), self._colour_first)
             return None if preprocessor is None or whole is None or whole.shape[:2] == preprocessor.size else preprocessor
         if preprocessor is None and not self._told:
             self._told = True
@@ -268,5 +276,4 @@ def _action_names(envs: VectorEnv[Any, Any, Any]) -> list[str] | None:
     if hasattr(base, "ale"):  # AtariVectorEnv
         return [action.name for action in base.ale.get_action_set()]
     first = next(iter(getattr(base, "envs", [])), None)  # SyncVectorEnv
-    meanings: Any = getattr(getattr(first, "unwrapped", None), "get_action_meanings", None)
-    return None if meanings is None else list(meanings())
+    return action_names(getattr(first, "unwrapped", None))
