@@ -108,6 +108,13 @@ class SaliencyVecEnv(VecEnvWrapper):
         self._decided: list[StepSaliency | None] = [None] * venv.num_envs
 
     @property
+    def saliency_video_wrapper(self) -> type[VecEnvWrapper]:
+        """The class that `RecordSaliencyVideo` makes of this one, and of wrappers around it."""
+        from saliency_wrappers.sb3.video import RecordSaliencyVecVideo  # imports this module
+
+        return RecordSaliencyVecVideo
+
+    @property
     def enabled(self) -> bool:
         """Whether steps are recorded. While they are not, the agent is not watched, and it costs nothing."""
         return self.recording.enabled

@@ -38,7 +38,8 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
     survives an exception and, but for the last frames, a kill. Where the recorder has `on_error="warn"`, a failure of the filming (a full
     disk) ends the video with a warning, and the episode goes on.
 
-    For a vector of environments, `RecordSaliencyVideo(envs, ...)` is a `RecordVectorSaliencyVideo`, which also takes `environments`.
+    For a vector of environments, `RecordSaliencyVideo(envs, ...)` is a `RecordVectorSaliencyVideo`, which also takes `environments`; for a
+    `SaliencyVecEnv` of Stable-Baselines3 it is a `RecordSaliencyVecVideo`.
     """
 
     @overload
@@ -51,6 +52,10 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         """As `pathlib.Path` makes the path that fits, this makes the wrapper that fits."""
         if cls is RecordSaliencyVideo and isinstance(env, VectorEnv):
             return RecordVectorSaliencyVideo(env, *args, **options)
+        if cls is RecordSaliencyVideo and not isinstance(env, gym.Env):
+            make = getattr(env, "saliency_video_wrapper", None)  # a SaliencyVecEnv of SB3, which this module does not know
+            if make is not None:
+                return make(env, *args, **options)
         return super().__new__(cls)
 
     def __init__(  # pyright: ignore[reportInconsistentConstructor]
@@ -101,8 +106,8 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         filmed: dict[str, Any] = {"video_length": video_length, "name_prefix": name_prefix, "fps": fps, "strip": strip, "zoom": zoom}
         when: dict[str, Any] = {"episode_trigger": episode_trigger, "step_trigger": step_trigger, "gc_trigger": gc_trigger}
         gym.utils.RecordConstructorArgs.__init__(self, video_folder=video_folder, disable_logger=disable_logger, **when, **filmed, **drawn)
-        gym.Wrapper.__init__(self, env)
         _check_render_mode(env)
+        gym.Wrapper.__init__(self, env)
         self.episode_trigger = default_schedule() if episode_trigger is None and step_trigger is None else episode_trigger
         self.step_trigger = step_trigger
         self.video_length = video_length if video_length != 0 else math.inf
@@ -126,6 +131,11 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
     def recording(self) -> bool:
         """Whether a video is being recorded."""
         return self._film.running
+
+    @property
+    def video_path(self) -> Path | None:
+        """The file that is being recorded, or the last one. None before the first."""
+        return self._film.path
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[ObsType, dict[str, Any]]:
         """Reset the environment, end the episode's recording and perhaps start a new one."""
@@ -209,7 +219,12 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
             self.stop_recording()
 
 
-def _check_render_mode(env: gym.Env[Any, Any]) -> None:
+def _check_render_mode(env: Any) -> None:
+    if not isinstance(env, gym.Env):
+        raise TypeError(
+            f"Expected a gymnasium.Env with a SaliencyRecorder beneath, got {type(env).__name__}. "
+            "A VecEnv of Stable-Baselines3 needs SaliencyVecEnv first: RecordSaliencyVideo(SaliencyVecEnv(venv, hook), video_folder)."
+        )
     if env.render_mode in {None, "human", "ansi"}:
         raise ValueError(
             f"Render mode is {env.render_mode}, which is incompatible with RecordSaliencyVideo. "
