@@ -252,3 +252,11 @@ def test_a_stack_of_another_number_of_frames_is_refused(shape: tuple[int, ...]):
 def test_a_stack_without_frames_is_refused():
     with pytest.raises(ValueError, match="Expected a positive size and stack"):
         FramePreprocessor.named("atari84").stacked(0)
+
+
+@pytest.mark.parametrize("stack", [1, 4])
+def test_a_preprocessor_that_does_not_determine_the_input_takes_the_stack_from_it(stack: int) -> None:
+    preprocessor = FramePreprocessor.named("atari84")
+    assert preprocessor.for_input((stack, 84, 84)).input_shape == (stack, 84, 84)
+    assert preprocessor.for_input((stack, 80, 80)) is preprocessor
+    assert FramePreprocessor.named("greydanus2018").for_input((4, 80, 80)).stack == 1

@@ -76,6 +76,16 @@ class FramePreprocessor:
         """The same preprocessing for inputs of `stack` consecutive frames."""
         return replace(self, stack=stack, determines_input=self.determines_input and stack == 1)
 
+    def for_input(self, shape: tuple[int, ...]) -> FramePreprocessor:
+        """Return the preprocessor whose stack is that of a network input `(stack, h, w)`.
+
+        Only a preprocessor that does not determine the input (`"atari84"`) takes the stack from it; any other one, and an input of another
+        size, gives the preprocessor itself.
+        """
+        if self.determines_input or len(shape) != 3 or shape[1:] != self.size or self.stack != 1:
+            return self
+        return self.stacked(shape[0])
+
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """The network input's `(stack, h, w)`."""

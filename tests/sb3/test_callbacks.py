@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,7 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTransposeImage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from videos import frames_of
 
@@ -233,3 +234,32 @@ def test_verbose_says_where_the_video_is(tmp_path: Path, capsys: pytest.CaptureF
     agent.learn(32, callback=callback(tmp_path, eval_freq=32, verbose=1))
     assert f"Saliency video: {tmp_path / 'saliency-32-steps-episode-0.mp4'}" in capsys.readouterr().out
     assert len(learn(agent, 32)) == 32
+
+
+class Floats(Pictures):
+    """Pictures of floats in [0, 1], channels first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = gym.spaces.Box(0, 1, (3, 12, 12), np.float32)
+
+    def _next(self) -> Any:
+        self.picture = self.np_random.integers(0, 256, (12, 12, 3), np.uint8)
+        return (self.picture / 255).transpose(2, 0, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("bytes_", [False, True])
+def test_a_model_trained_under_vec_normalize_sees_normalised_observations(bytes_: bool, tmp_path: Path) -> None:
+    make = Pictures if bytes_ else Floats
+    vector: Any = DummyVecEnv([make])
+    agent = model(PPO, VecNormalize(VecTransposeImage(vector) if bytes_ else vector), policy_kwargs={"normalize_images": False}, **ROLLOUT)
+    shown: list[float] = []
+    predict = agent.predict
+
+    def watched(observation: Any, *args: Any, **kwargs: Any) -> Any:
+        shown.append(float(np.min(observation)))
+        return predict(observation, *args, **kwargs)
+
+    agent.predict = watched
+    agent.learn(32, callback=callback(tmp_path, make(), eval_freq=32, recorder_kwargs={**CHEAP, "verify": "never"}))
+    assert min(shown) < 0

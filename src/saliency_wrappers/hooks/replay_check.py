@@ -148,6 +148,7 @@ def check_preprocessing(
         ValueError: another shape, or other pixels (by more than half a grey level).
     """
     captured = tuple(inputs.shape[1:])
+    preprocessor = preprocessor.for_input(captured)
     if captured != preprocessor.input_shape:
         raise ValueError(
             f"Expected a network input of shape {preprocessor.input_shape}, as the hook's preprocessor makes it, got {captured}. "

@@ -39,17 +39,19 @@ class Decided:
     """Of the agent that decided."""
     clock: EpisodeClock
     """Of its environment; it goes on."""
+    first_action: int = 0
+    """The action that the first logit stands for."""
 
     @staticmethod
-    def at(clock: EpisodeClock, row: Decision | AgentPass, action: Any, adapter: AgentAdapter) -> Decided:
-        """The decision of `row`, which is copied, to take `action` now."""
+    def at(clock: EpisodeClock, row: Decision | AgentPass, action: Any, adapter: AgentAdapter, first_action: int = 0) -> Decided:
+        """Return the decision of `row`, which is copied, to take `action` now."""
         captured = Captured(row)
-        return Decided(pending(clock, captured.numbers, action), captured, adapter, clock)
+        return Decided(pending(clock, captured.numbers, action), captured, adapter, clock, first_action)
 
     @property
     def action(self) -> int | None:
-        """What was taken; None unless it is a number."""
-        return self.saliency.action if isinstance(self.saliency.action, int) else None
+        """The index of the logit that was taken. None unless the action is a number."""
+        return self.saliency.action - self.first_action if isinstance(self.saliency.action, int) else None
 
     @property
     def place(self) -> str:

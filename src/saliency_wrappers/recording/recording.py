@@ -50,6 +50,7 @@ class Recording:
         block: int = 64,
         store: EpisodeStore | None = None,
         env_spec: Any = None,
+        first_action: int = 0,
     ) -> None:
         """Listen to a hook.
 
@@ -69,6 +70,7 @@ class Recording:
             block: see there.
             store: see there.
             env_spec: what the store is told of the environments.
+            first_action: the action that the first logit stands for, as `start` of a `Discrete` space.
         """
         check_mode(mode, store)
         chosen = chosen_environments(environments, num_envs)
@@ -83,6 +85,7 @@ class Recording:
         self._clocks = list(self.clocks.values())
         self.total_steps = 0
         self._resets_at_once = resets_at_once
+        self._first_action = first_action
         self._triggers = Triggers(episode_trigger, step_trigger)
         self._require_decision = require_decision
         self._check = ReplayCheck(verify)
@@ -297,7 +300,7 @@ class Recording:
             return [pending(clock, numbers, actions[clock.environment]) for clock in wanted]
         check_outputs(seen)
         rows = [seen] if self.num_envs == 1 else split_rows(adapter, Decision.by_reference(seen))
-        decided = [Decided.at(clock, rows[clock.environment], actions[clock.environment], adapter) for clock in wanted]
+        decided = [Decided.at(clock, rows[clock.environment], actions[clock.environment], adapter, self._first_action) for clock in wanted]
         return (self._explainer.explain_now if self.mode == "inline" else self._explainer.explain_later)(decided)
 
     def _hand_on(self, saliency: StepSaliency, pending: bool) -> None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saliency_wrappers.sb3.callbacks import FlushSaliency, SaliencyCallback
     from saliency_wrappers.sb3.vec_env import SaliencyVecEnv
+    from saliency_wrappers.sb3.video import RecordSaliencyVecVideo
 
-__all__ = ["FlushSaliency", "SaliencyCallback", "SaliencyVecEnv"]
+__all__ = ["FlushSaliency", "RecordSaliencyVecVideo", "SaliencyCallback", "SaliencyVecEnv"]
 
-_MODULES = {"FlushSaliency": "callbacks", "SaliencyCallback": "callbacks", "SaliencyVecEnv": "vec_env"}
+_MODULES = {"FlushSaliency": "callbacks", "SaliencyCallback": "callbacks", "SaliencyVecEnv": "vec_env", "RecordSaliencyVecVideo": "video"}
 
 
 def __getattr__(name: str) -> Any:

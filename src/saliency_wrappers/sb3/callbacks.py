@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import random
+import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,15 @@ from torch import Tensor
 
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.preprocessing import FramePreprocessor
+from saliency_wrappers.recording.numbers import plain_number
+from saliency_wrappers.sb3.vec_env import SaliencyVecEnv
 from saliency_wrappers.wrappers.recorder import SaliencyRecorder
 from saliency_wrappers.wrappers.video import RecordSaliencyVideo
 
 try:
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.logger import TensorBoardOutputFormat, Video
+    from stable_baselines3.common.vec_env import VecEnv, VecNormalize, is_vecenv_wrapped, sync_envs_normalization
 except ImportError as error:
     raise DependencyNotInstalled(
         "SaliencyCallback needs stable-baselines3 and sb3-contrib: pip install 'saliency_wrappers[sb3]'."
@@ -51,7 +56,7 @@ class SaliencyCallback(BaseCallback):
 
     def __init__(
         self,
-        eval_env: gym.Env[Any, Any],
+        eval_env: gym.Env[Any, Any] | VecEnv,
         video_folder: str | os.PathLike[str],
         eval_freq: int = 10_000,
         preprocessor: FramePreprocessor | str | None = None,
@@ -67,15 +72,17 @@ class SaliencyCallback(BaseCallback):
 
         Args:
             eval_env: one environment with `render_mode="rgb_array"` whose observations are those that the model is trained on (wrapped the
-                same: frame skip, frame stack). It is not closed.
+                same: frame skip, frame stack), or a `VecEnv`, of which the first environment is filmed. It is not closed. Observations
+                are normalised by the model's `VecNormalize`, if it has one, and action masks are passed on to a model that takes them.
             video_folder: where the videos go: `saliency-{timesteps}-steps-episode-{n}.mp4`.
             eval_freq: evaluate at every so many calls of the callback, steps of the training environments, as with `EvalCallback`.
             preprocessor: how frames become network inputs, or its name: how a map lies on the frame. None: over the whole frame.
             deterministic: take the likeliest action; False samples.
-            seed: of the evaluation environment, for the same episode each time. None: it goes on as it will.
+            seed: of the evaluation environment, for the same episode each time. None: not reseeded.
             max_steps: the evaluation ends after so many steps, too. None: only when the episode does.
             max_frames: the most frames that TensorBoard gets.
-            recorder_kwargs: options of the `SaliencyRecorder`. Its `on_error` is `"warn"` here: a failure must not end the training.
+            recorder_kwargs: options of the `SaliencyRecorder`. Its `on_error` is `"warn"` here: an evaluation that fails, in the
+                environment too, must not end the training.
             video_kwargs: options of the `RecordSaliencyVideo`.
             verbose: 1 says where each video is.
 
@@ -90,9 +97,12 @@ class SaliencyCallback(BaseCallback):
         self.max_steps, self.max_frames = max_steps, max_frames
         self.hook = RecurrentAgentHook(preprocessor=preprocessor)
         recorded: dict[str, Any] = {"on_error": "warn", **(recorder_kwargs or {})}
-        filmed: dict[str, Any] = {"episode_trigger": lambda _: True, **(video_kwargs or {})}  # pyright: ignore[reportUnknownLambdaType]
-        self.recorder = SaliencyRecorder(eval_env, self.hook, **recorded)
-        self._video = RecordSaliencyVideo(self.recorder, video_folder, **filmed)
+        filmed: dict[str, Any] = {"episode_trigger": lambda _: self._starts, **(video_kwargs or {})}  # pyright: ignore[reportUnknownLambdaType]
+        self._on_error = recorded["on_error"]
+        self._starts = False
+        recorder: Any = SaliencyVecEnv if isinstance(eval_env, VecEnv) else SaliencyRecorder
+        self.recorder: Any = recorder(eval_env, self.hook, **recorded)
+        self._video: Any = RecordSaliencyVideo(self.recorder, video_folder, **filmed)
         self._prefix = self._video.name_prefix
         self.recorder.enabled = False
 
@@ -101,9 +111,16 @@ class SaliencyCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         if self.n_calls % self.eval_freq == 0:
-            with _undisturbed_training(self.model), self.hook.alone():
-                path, rewards = self._film()
-            self._log(path, rewards)
+            try:
+                with _undisturbed_training(self.model), self.hook.alone():
+                    path, rewards = self._film()
+            except Exception as error:
+                if self._on_error != "warn":
+                    raise
+                told = f"The evaluation after {self.num_timesteps} steps failed, and training goes on: {type(error).__name__}: {error}"
+                warnings.warn(told, stacklevel=2)
+            else:
+                self._log(path, rewards)
         return True
 
     def _on_training_end(self) -> None:
@@ -112,26 +129,66 @@ class SaliencyCallback(BaseCallback):
     def _film(self) -> tuple[Path, list[float]]:
         """Play an episode; its video and rewards."""
         self._video.name_prefix = f"{self._prefix}-{self.num_timesteps}-steps"
-        self.recorder.enabled = True
+        self.recorder.enabled = self._starts = True
         try:
-            rewards = self._play()
+            rewards = self._play_first() if isinstance(self._video, VecEnv) else self._play()
         finally:
-            self.recorder.enabled = False
-            if self._video.recording:
-                self._video.stop_recording()
-        return Path(self._video.video_folder, f"{self._video.name_prefix}-episode-{self._video.episode_id}.mp4"), rewards
+            self.recorder.enabled = self._starts = False
+            self._stop()
+        return self._video.video_path or Path(self._video.video_folder), rewards
+
+    def _stop(self) -> None:
+        if self._video.recording:
+            self._video.stop_recording(*([self._video.filmed[0]] if isinstance(self._video, VecEnv) else []))
 
     def _play(self) -> list[float]:
+        """Play an episode of the environment; its rewards."""
         observation, _ = self._video.reset(seed=self.seed)
         state, rewards, ended = None, [], False
         while not ended and len(rewards) != self.max_steps:
-            start = np.array([not rewards])
-            action, state = self.model.predict(observation, state, start, deterministic=self.deterministic)
+            action, state = self._predicted(observation, state, np.array([not rewards]))
             observation, reward, terminated, truncated, _ = self._video.step(action)
-            rewards.append(float(reward))
+            rewards.append(plain_number(reward, "a reward"))
             ended = terminated or truncated
         self.recorder.flush()
         return rewards
+
+    def _play_first(self) -> list[float]:
+        """Play until the episode of the environment that is filmed is over; its rewards."""
+        filmed, training = self._video.filmed[0], self.model.get_env()
+        if training is not None and is_vecenv_wrapped(self._video, VecNormalize) and is_vecenv_wrapped(training, VecNormalize):
+            sync_envs_normalization(training, self._video)
+        if self.seed is not None:
+            self._video.seed(self.seed)
+        observations = self._video.reset()
+        self._starts = False  # the environment begins its next episode by itself
+        state, rewards, starts = None, [], np.ones(self._video.num_envs, bool)
+        while not (rewards and starts[filmed]) and len(rewards) != self.max_steps:
+            actions, state = self._predicted(observations, state, starts)
+            observations, reward, starts, _ = self._video.step(actions)
+            rewards.append(plain_number(reward[filmed], "a reward"))
+        self.recorder.flush()
+        return rewards
+
+    def _predicted(self, observation: Any, state: Any, starts: Any) -> tuple[Any, Any]:
+        """The model's action, with the action masks of the environment where both know them."""
+        options: dict[str, Any] = {"deterministic": self.deterministic}
+        if "action_masks" in signature(self.model.predict).parameters:
+            from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
+
+            if is_masking_supported(self._video):
+                options["action_masks"] = get_action_masks(self._video)
+        return self.model.predict(self._normalised(observation), state, starts, **options)
+
+    def _normalised(self, observation: Any) -> Any:
+        """What the model is shown: by the statistics of its `VecNormalize`, if it is trained under one, which do not change."""
+        normalize: Any = self.model.get_vec_normalize_env()
+        if normalize is None or not normalize.norm_obs or is_vecenv_wrapped(self._video, VecNormalize):
+            return observation
+        shape = getattr(getattr(normalize.obs_rms, "mean", None), "shape", None)
+        if isinstance(observation, np.ndarray) and shape is not None and shape != observation.shape[-len(shape) :]:
+            observation = np.moveaxis(observation, -1, -3)  # statistics of what a VecTransposeImage beneath gives
+        return normalize.normalize_obs(observation)
 
     def _log(self, path: Path, rewards: list[float]) -> None:
         if self.verbose:

@@ -19,6 +19,7 @@ from saliency_wrappers.recording.recording import Mode, OnError, Recording, Trig
 from saliency_wrappers.saliency.masks import Fill
 from saliency_wrappers.saliency.perturbation import SaliencyMethod, saliency_method
 from saliency_wrappers.store.store import EpisodeStore
+from saliency_wrappers.wrappers.actions import first_action
 
 try:  # a base class cannot wait: it is this module that is imported where it is used
     from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
@@ -93,6 +94,7 @@ class SaliencyVecEnv(VecEnvWrapper):
             num_envs=venv.num_envs,
             environments=environments,
             resets_at_once=True,
+            first_action=first_action(venv.action_space),
             mode=mode,
             episode_trigger=episode_trigger,
             step_trigger=step_trigger,
@@ -104,6 +106,13 @@ class SaliencyVecEnv(VecEnvWrapper):
             store=EpisodeStore.of(store),
         )
         self._decided: list[StepSaliency | None] = [None] * venv.num_envs
+
+    @property
+    def saliency_video_wrapper(self) -> type[VecEnvWrapper]:
+        """The class that `RecordSaliencyVideo` makes of this one, and of wrappers around it."""
+        from saliency_wrappers.sb3.video import RecordSaliencyVecVideo  # imports this module
+
+        return RecordSaliencyVecVideo
 
     @property
     def enabled(self) -> bool:

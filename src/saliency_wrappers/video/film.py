@@ -31,6 +31,7 @@ class Painter:
         strip: bool = False,
         action_names: Sequence[str] | None = None,
         zoom: int = 1,
+        first_action: int = 0,
     ) -> None:
         """Choose how frames are drawn.
 
@@ -40,6 +41,7 @@ class Painter:
             strip: add the decision's numbers below.
             action_names: for the strip; numbers are shown where there are not as many names as logits. None: numbers.
             zoom: enlarge every pixel to `zoom` x `zoom`.
+            first_action: the action that the first logit stands for.
 
         Raises:
             TypeError, ValueError: `zoom` is no integer, or below 1.
@@ -53,6 +55,7 @@ class Painter:
         self.strip = strip
         self.action_names = action_names
         self.zoom = zoom
+        self.first_action = first_action
 
     def paint(self, frame: Frame, saliency: StepSaliency | None, preprocessor: FramePreprocessor | None) -> Frame:
         """The picture for a frame `(H, W, 3)` uint8 and its decision; a decision that is None, or has no maps, draws nothing on it."""
@@ -66,7 +69,7 @@ class Painter:
         names = self.action_names
         if saliency is None or names is None or len(names) != len(saliency.logits):
             names = None
-        return np.vstack([picture, draw_strip(picture.shape[1], saliency, names)])
+        return np.vstack([picture, draw_strip(picture.shape[1], saliency, names, self.first_action)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +97,7 @@ class Film:
         self._size: tuple[int, int] | None = None
         self._current: Frame | None = None
         self._held: deque[_Held] = deque()
-        self.path: Path | None = None
-        """The present video, or the last one. None before the first."""
+        self._path: Path | None = None
         self.frames = 0
         """How many frames it was given."""
 
@@ -105,6 +107,11 @@ class Film:
         return self._writer is not None
 
     @property
+    def path(self) -> Path | None:
+        """The present video, or the last one. None before the first."""
+        return getattr(self._writer, "path", self._path)  # the writer may have moved to a free name
+
+    @property
     def holding(self) -> int:
         """How many frames are held."""
         return len(self._held) + (self._current is not None)
@@ -112,7 +119,7 @@ class Film:
     def start(self, path: Path, fps: float, preprocessor: FramePreprocessor | None) -> None:
         """Begin a video; nothing is written before its second frame, or its end."""
         self._writer = StreamingWriter(path, fps)
-        self.path = path
+        self._path = path
         self._preprocessor = preprocessor
         self._size = None
         self.frames = 0
@@ -166,7 +173,7 @@ class Film:
             try:
                 self._write_all()
             finally:
-                self._writer = None
+                self._path, self._writer = self.path, None
                 writer.close()
 
     def rescue(self) -> None:
@@ -204,6 +211,13 @@ class Film:
                 with suppress(Exception):  # the first failure says why
                     self._salvage()
                 raise
+
+    @contextmanager
+    def filming_step(self) -> Generator[None]:
+        """As `filming`, after the environment has stepped: the transition must not be lost, so that an error is raised by the next call."""
+        recording = self._recording()
+        with nullcontext() if recording is None else recording.failures.postponed(), self.filming():
+            yield
 
     def _salvage(self) -> None:
         with suppress(Exception):

@@ -11,12 +11,13 @@ from gymnasium.spaces import Box
 from saliency_wrappers.video.overlay import Frame
 
 
-def newest_picture(observation: Any) -> Frame | None:
-    """The newest frame of an observation as an RGB picture.
+def newest_picture(observation: Any, colour_first: bool = False) -> Frame | None:
+    """Return the newest frame of an observation as an RGB picture.
 
     Args:
-        observation: uint8, `(H, W)` grey, `(H, W, 3)` or `(3, H, W)` RGB, a stack `(k, H, W)` or `(H, W, k)` of grey frames or
-            `(k, H, W, 3)` of RGB ones, the newest last.
+        observation: uint8, `(H, W)` grey, `(H, W, 3)` RGB, a stack `(k, H, W)` or `(H, W, k)` of grey frames or `(k, H, W, 3)` of RGB
+            ones, the newest last.
+        colour_first: `(3, H, W)` is one RGB frame, and not a stack of three grey ones.
 
     Returns:
         `(H, W, 3)` uint8. None for an observation that is no image.
@@ -24,10 +25,11 @@ def newest_picture(observation: Any) -> Frame | None:
     if not isinstance(observation, np.ndarray) or observation.dtype != np.uint8 or not 2 <= observation.ndim <= 4:
         return None
     image = observation[-1] if observation.ndim == 4 else observation
-    if image.ndim == 3 and image.shape[2] < image.shape[0]:
+    channels_last = image.ndim == 3 and image.shape[2] < image.shape[0]
+    if channels_last:
         image = np.moveaxis(image, 2, 0)
     planes = image if image.ndim == 3 else image[None]
-    picture = planes if len(planes) == 3 else np.broadcast_to(planes[-1], (3, *planes.shape[1:]))
+    picture = planes if len(planes) == 3 and (channels_last or colour_first) else np.broadcast_to(planes[-1], (3, *planes.shape[1:]))
     return np.ascontiguousarray(np.moveaxis(picture, 0, 2))
 
 

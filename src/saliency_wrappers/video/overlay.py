@@ -144,7 +144,7 @@ class EpisodeScale:
         return _scaled(saliency, (0.0, peak))
 
 
-def draw_strip(width: int, saliency: StepSaliency | None, action_names: Sequence[str] | None = None) -> Frame:
+def draw_strip(width: int, saliency: StepSaliency | None, action_names: Sequence[str] | None = None, first_action: int = 0) -> Frame:
     """Draw a decision's numbers: the value and the chosen action as text, the action probabilities as bars, the chosen one highlighted.
 
     Args:
@@ -152,6 +152,7 @@ def draw_strip(width: int, saliency: StepSaliency | None, action_names: Sequence
         saliency: the decision. None draws an empty strip. Where its action is no integer (continuous, or one of several parts), the
             logits are not the log-probabilities of a choice, and the action is written out instead of bars.
         action_names: one for each logit. None: actions are named by their numbers, and so are bars too narrow for names.
+        first_action: the action that the first logit stands for, as `start` of a `Discrete` space.
 
     Returns:
         `(STRIP_HEIGHT, width, 3)` uint8.
@@ -168,13 +169,13 @@ def draw_strip(width: int, saliency: StepSaliency | None, action_names: Sequence
     if not isinstance(saliency.action, (int, np.integer)):
         _write(strip, f"action {_in_words(saliency.action)}", (4, 35), _CHOSEN)
         return strip
-    names = [str(index) for index in range(len(saliency.logits))] if action_names is None else list(action_names)
+    names = [str(first_action + index) for index in range(len(saliency.logits))] if action_names is None else list(action_names)
     if len(names) != len(saliency.logits):
         raise ValueError(f"Expected {len(saliency.logits)} action names, one for each logit, got {len(names)}: {names}.")
-    chosen = int(saliency.action)
+    chosen = int(saliency.action) - first_action
     text = min(104, width // 3)
-    _write(strip[:, :text], names[chosen] if 0 <= chosen < len(names) else str(chosen), (4, 35), _CHOSEN)
-    _draw_bars(strip[:, text:], _softmax(saliency.logits), names, chosen)
+    _write(strip[:, :text], names[chosen] if 0 <= chosen < len(names) else str(saliency.action), (4, 35), _CHOSEN)
+    _draw_bars(strip[:, text:], _softmax(saliency.logits), names, chosen, first_action)
     return strip
 
 
@@ -263,9 +264,9 @@ def _softmax(logits: Array) -> NDArray[np.float64]:
     return weights / max(float(weights.sum()), 1.0)
 
 
-def _draw_bars(area: Frame, probabilities: NDArray[np.float64], names: list[str], chosen: int) -> None:
+def _draw_bars(area: Frame, probabilities: NDArray[np.float64], names: list[str], chosen: int, first_action: int) -> None:
     count, width = len(names), area.shape[1]
-    labels, size = _labels(names, width // count - 1)
+    labels, size = _labels(names, width // count - 1, first_action)
     base = STRIP_HEIGHT - 15
     for index, label in enumerate(labels):
         slot = area[:, index * width // count : (index + 1) * width // count]
@@ -275,9 +276,9 @@ def _draw_bars(area: Frame, probabilities: NDArray[np.float64], names: list[str]
         _write(slot, label, (centred, STRIP_HEIGHT - 4), _CHOSEN if index == chosen else _LIGHT, size)
 
 
-def _labels(names: list[str], width: int) -> tuple[list[str], float]:
+def _labels(names: list[str], width: int, first_action: int) -> tuple[list[str], float]:
     """Names, or numbers, or nothing: the most that fits, and its font size."""
-    numbers = [str(index) for index in range(len(names))]
+    numbers = [str(first_action + index) for index in range(len(names))]
     for labels in (names, numbers):
         for size in (_NORMAL, _SMALL):
             if all(_text_width(label, size) <= width for label in labels):

@@ -15,6 +15,10 @@ class ErrorPolicy(Protocol):
         """Return a context in which errors are raised, or are warnings `subject place: error`."""
         ...
 
+    def postponed(self) -> AbstractContextManager[None]:
+        """Return a context whose error is raised by the next call of the recording: the environment has stepped."""
+        ...
+
 
 class SaliencySource(Protocol):
     """Computes maps at once or in blocks, and hands them to consumers."""

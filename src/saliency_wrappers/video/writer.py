@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import warnings
 import weakref
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from saliency_wrappers.video.file_claim import FileClaim, claim_free
 from saliency_wrappers.video.overlay import Frame, check_frame
 
 # One fragment for every 15 frames, each sent to the file as soon as it is encoded: what a kill leaves is playable.
@@ -37,19 +39,25 @@ class StreamingWriter:
         """Prepare a file; it is made with the first frame.
 
         Args:
-            path: the file, replaced if it exists. Its folder must exist.
+            path: the file, replaced if it exists. Its folder must exist. While another writer, of this process or another one, writes that
+                file, the video goes to a name with a number, `episode-1.mp4`, with a warning.
             fps: frames per second, above 0.
 
         Raises:
             FileNotFoundError: no such folder.
             TypeError, ValueError: `fps` is no number, or not above 0.
         """
-        self.path = Path(path).absolute()
-        if not self.path.parent.is_dir():
-            raise FileNotFoundError(f"Expected an existing folder for the video {self.path.name}, got {self.path.parent}.")
+        file = Path(path).absolute()
+        if not file.parent.is_dir():
+            raise FileNotFoundError(f"Expected an existing folder for the video {file.name}, got {file.parent}.")
         self._size: tuple[int, int] | None = None
-        self._encoder = _Encoder(self.path, check_rate(fps))
+        self._encoder = _Encoder(file, check_rate(fps))
         self._finalizer = weakref.finalize(self, self._encoder.close)
+
+    @property
+    def path(self) -> Path:
+        """The file. Before the first frame: the one that was asked for; from then on the one that is written."""
+        return self._encoder.path
 
     def write(self, frame: Frame) -> None:
         """Append a frame; an odd height or width is made even by a black row or column.
@@ -60,7 +68,7 @@ class StreamingWriter:
         Raises:
             TypeError: not an array of uint8.
             ValueError: another shape, or another size than the first frame's.
-            OSError: ffmpeg cannot write the file, in ffmpeg's words.
+            OSError: ffmpeg cannot write the file, in ffmpeg's words; or the file was deleted while it was written.
             RuntimeError: the writer is closed.
         """
         if not self._finalizer.alive:
@@ -79,7 +87,7 @@ class StreamingWriter:
         """Finish the file. More than once does no harm, nor does an ffmpeg that was ended by Ctrl-C.
 
         Raises:
-            OSError: ffmpeg failed otherwise (a full disk), in ffmpeg's words.
+            OSError: ffmpeg failed otherwise (a full disk), in ffmpeg's words; or the file was deleted while it was written.
         """
         self._finalizer()
 
@@ -98,37 +106,66 @@ class _Encoder:
     """One ffmpeg process, from the first frame to `close`. Apart from the writer, so that it can be closed when the writer is gone."""
 
     def __init__(self, path: Path, fps: float) -> None:
-        self._path = path
+        self.path = path
         self._fps = fps
         self._ffmpeg: Any = None
+        self._claim: FileClaim | None = None
         _encoders.add(self)
 
     def write(self, frame: Frame) -> None:
         if self._ffmpeg is None:
+            self._claim_file()
             self._ffmpeg = self._opened(frame)
+        if self._claim is not None and self._claim.deleted:
+            raise OSError(self._deleted)
         try:
             self._ffmpeg.write_frame(frame)
             self._ffmpeg.proc.stdin.flush()
         except OSError as error:
             process, self._ffmpeg = self._ffmpeg.proc, None
             said = _ended(process) or str(error)
-            raise OSError(f"ffmpeg stopped while writing the video {self._path}: {said}") from error
+            self._release()
+            raise OSError(f"ffmpeg stopped while writing the video {self.path}: {said}") from error
 
     def close(self) -> None:
-        if self._ffmpeg is None:
-            return
-        process, self._ffmpeg = self._ffmpeg.proc, None
-        said = _ended(process)
-        if process.returncode not in (0, *_INTERRUPTED):
-            raise OSError(f"ffmpeg could not finish the video {self._path} (exit code {process.returncode}): {said}")
+        try:
+            self._finish()
+        finally:
+            self._release()
 
     def let_go(self) -> None:
         """In a forked child: the file is the parent's, which must see its end when the parent, and it alone, closes it."""
+        self._release()
         if self._ffmpeg is not None:
             nowhere = os.open(os.devnull, os.O_RDWR)
             for pipe in (self._ffmpeg.proc.stdin, self._ffmpeg.proc.stderr):
                 os.dup2(nowhere, pipe.fileno())
             os.close(nowhere)
+
+    @property
+    def _deleted(self) -> str:
+        return f"The video {self.path} was deleted while it was written: its frames are lost. Keep the folder until the video is closed."
+
+    def _finish(self) -> None:
+        if self._ffmpeg is None:
+            return
+        process, self._ffmpeg = self._ffmpeg.proc, None
+        said = _ended(process)
+        if process.returncode not in (0, *_INTERRUPTED):
+            raise OSError(f"ffmpeg could not finish the video {self.path} (exit code {process.returncode}): {said}")
+        if self._claim is not None and self._claim.deleted:
+            raise OSError(self._deleted)
+
+    def _claim_file(self) -> None:
+        asked = self.path
+        self.path, self._claim = claim_free(asked)
+        if self.path != asked:
+            warnings.warn(f"The video {asked} is being written by another recording: this one goes to {self.path.name}.", stacklevel=2)
+
+    def _release(self) -> None:
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            claim.release()
 
     def _opened(self, frame: Frame) -> Any:
         from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter  # slow to import
@@ -136,7 +173,7 @@ class _Encoder:
         height, width = frame.shape[:2]
         with _interrupts_kept_away():
             ffmpeg: Any = FFMPEG_VideoWriter(
-                str(self._path), (width, height), self._fps, codec="libx264", preset="veryfast", ffmpeg_params=_FRAGMENTED
+                str(self.path), (width, height), self._fps, codec="libx264", preset="veryfast", ffmpeg_params=_FRAGMENTED
             )
         _shorten_pipe(ffmpeg.proc.stdin.fileno(), 4 * frame.nbytes)
         return ffmpeg

@@ -19,6 +19,7 @@ from saliency_wrappers.recording.recording import Mode, OnError, Recording, Trig
 from saliency_wrappers.saliency.masks import Fill
 from saliency_wrappers.saliency.perturbation import SaliencyMethod, saliency_method
 from saliency_wrappers.store.store import EpisodeStore
+from saliency_wrappers.wrappers.actions import first_action
 
 
 class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[ObsType, ActType], gym.utils.RecordConstructorArgs):
@@ -111,7 +112,9 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
         gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, hook=hook, **parts, **options)
         gym.Wrapper.__init__(self, env)
         self.hook = hook
-        self.recording = Recording(hook, saliency_method(**parts), env_spec=env.spec, **options)
+        self.recording = Recording(
+            hook, saliency_method(**parts), env_spec=env.spec, first_action=first_action(env.action_space), **options
+        )
 
     @property
     def enabled(self) -> bool:

@@ -21,6 +21,7 @@ from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.video.camera import Camera, default_schedule, make_painter, prepared_folder, tell_of_whole_frame
 from saliency_wrappers.video.overlay import HEADS, Scale
 from saliency_wrappers.video.writer import check_rate
+from saliency_wrappers.wrappers.actions import action_names, first_action
 from saliency_wrappers.wrappers.recorder import SaliencyRecorder
 from saliency_wrappers.wrappers.vector.video import RecordVectorSaliencyVideo
 
@@ -37,7 +38,8 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
     survives an exception and, but for the last frames, a kill. Where the recorder has `on_error="warn"`, a failure of the filming (a full
     disk) ends the video with a warning, and the episode goes on.
 
-    For a vector of environments, `RecordSaliencyVideo(envs, ...)` is a `RecordVectorSaliencyVideo`, which also takes `environments`.
+    For a vector of environments, `RecordSaliencyVideo(envs, ...)` is a `RecordVectorSaliencyVideo`, which also takes `environments`; for a
+    `SaliencyVecEnv` of Stable-Baselines3 it is a `RecordSaliencyVecVideo`.
     """
 
     @overload
@@ -50,6 +52,10 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         """As `pathlib.Path` makes the path that fits, this makes the wrapper that fits."""
         if cls is RecordSaliencyVideo and isinstance(env, VectorEnv):
             return RecordVectorSaliencyVideo(env, *args, **options)
+        if cls is RecordSaliencyVideo and not isinstance(env, gym.Env):
+            make = getattr(env, "saliency_video_wrapper", None)  # a SaliencyVecEnv of SB3, which this module does not know
+            if make is not None:
+                return make(env, *args, **options)
         return super().__new__(cls)
 
     def __init__(  # pyright: ignore[reportInconsistentConstructor]
@@ -100,8 +106,8 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         filmed: dict[str, Any] = {"video_length": video_length, "name_prefix": name_prefix, "fps": fps, "strip": strip, "zoom": zoom}
         when: dict[str, Any] = {"episode_trigger": episode_trigger, "step_trigger": step_trigger, "gc_trigger": gc_trigger}
         gym.utils.RecordConstructorArgs.__init__(self, video_folder=video_folder, disable_logger=disable_logger, **when, **filmed, **drawn)
-        gym.Wrapper.__init__(self, env)
         _check_render_mode(env)
+        gym.Wrapper.__init__(self, env)
         self.episode_trigger = default_schedule() if episode_trigger is None and step_trigger is None else episode_trigger
         self.step_trigger = step_trigger
         self.video_length = video_length if video_length != 0 else math.inf
@@ -114,7 +120,9 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         self.episode_id = -1
         self.render_history: list[RenderFrame] = []
         self._recorder = _recorder_beneath(env)
-        painter = make_painter(**drawn, strip=strip, zoom=zoom, action_names=_action_names(env))
+        painter = make_painter(
+            **drawn, strip=strip, zoom=zoom, action_names=action_names(env.unwrapped), first_action=first_action(env.action_space)
+        )
         self.video_folder = prepared_folder(video_folder, name_prefix)
         self._camera = Camera(self._recorder.recording, painter, self.frames_per_sec, disable_logger, gc_trigger)
         self._film = self._camera.film
@@ -123,6 +131,11 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
     def recording(self) -> bool:
         """Whether a video is being recorded."""
         return self._film.running
+
+    @property
+    def video_path(self) -> Path | None:
+        """The file that is being recorded, or the last one. None before the first."""
+        return self._film.path
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[ObsType, dict[str, Any]]:
         """Reset the environment, end the episode's recording and perhaps start a new one."""
@@ -139,11 +152,15 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         return observation, info
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step the environment, recording what the agent saw and what it sees now."""
+        """Step the environment, recording what the agent saw and what it sees now.
+
+        Where filming fails once the environment has stepped, the transition is returned, and the error is raised by the next `step`,
+        `reset` or `close` (or is a warning, by the recorder's `on_error`).
+        """
         with self._film.rescued():
             observation, reward, terminated, truncated, info = self.env.step(action)
             self.step_id += 1
-            with self._film.filming():
+            with self._film.filming_step():
                 if self.step_trigger and self.step_trigger(self.step_id):
                     self.start_recording(f"{self.name_prefix}-step-{self.step_id}")
                 self._capture_frame()
@@ -202,7 +219,12 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
             self.stop_recording()
 
 
-def _check_render_mode(env: gym.Env[Any, Any]) -> None:
+def _check_render_mode(env: Any) -> None:
+    if not isinstance(env, gym.Env):
+        raise TypeError(
+            f"Expected a gymnasium.Env with a SaliencyRecorder beneath, got {type(env).__name__}. "
+            "A VecEnv of Stable-Baselines3 needs SaliencyVecEnv first: RecordSaliencyVideo(SaliencyVecEnv(venv, hook), video_folder)."
+        )
     if env.render_mode in {None, "human", "ansi"}:
         raise ValueError(
             f"Render mode is {env.render_mode}, which is incompatible with RecordSaliencyVideo. "
@@ -220,8 +242,3 @@ def _recorder_beneath(env: gym.Env[Any, Any]) -> SaliencyRecorder[Any, Any]:
         f"Expected a SaliencyRecorder beneath RecordSaliencyVideo, found none in {env}. "
         "The recorder comes first: env = RecordSaliencyVideo(SaliencyRecorder(env, hook), video_folder)."
     )
-
-
-def _action_names(env: gym.Env[Any, Any]) -> list[str] | None:
-    meanings: Any = getattr(env.unwrapped, "get_action_meanings", None)
-    return None if meanings is None else list(meanings())

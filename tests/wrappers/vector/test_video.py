@@ -240,7 +240,6 @@ def test_the_last_frame_is_the_final_observation_where_it_is_an_image(
         ((6, 5, 1), lambda a: a.repeat(3, 2)),
         ((1, 6, 5), lambda a: a[0][..., None].repeat(3, 2)),
         ((6, 5, 3), lambda a: a),
-        ((3, 6, 5), lambda a: a.transpose(1, 2, 0)),
         ((4, 6, 5), lambda a: a[3][..., None].repeat(3, 2)),
         ((6, 5, 4), lambda a: a[..., 3:].repeat(3, 2)),
         ((2, 6, 5, 3), lambda a: a[1]),
@@ -391,3 +390,9 @@ def test_without_a_hooked_preprocessor_rendered_frames_are_covered_whole(
     world.play(envs, agent, 6)
     assert [("maps are drawn over the whole frame" in message) for message in caplog.messages] == [True]
     assert isinstance(envs._recorder.hook, RecurrentAgentHook)
+
+
+def test_three_planes_are_a_stack_of_grey_frames_unless_colours_come_first() -> None:
+    observation = np.random.default_rng(0).integers(0, 256, (3, 6, 5), np.uint8)
+    np.testing.assert_array_equal(newest_picture(observation), observation[2][..., None].repeat(3, 2))
+    np.testing.assert_array_equal(newest_picture(observation, colour_first=True), observation.transpose(1, 2, 0))

@@ -22,6 +22,8 @@ from saliency_wrappers.recording.recording import Mode, OnError, Recording, Trig
 from saliency_wrappers.saliency.masks import Fill
 from saliency_wrappers.saliency.perturbation import SaliencyMethod, saliency_method
 from saliency_wrappers.store.store import EpisodeStore
+from saliency_wrappers.wrappers.actions import first_action
+from saliency_wrappers.wrappers.vector.rendering import render_environments
 
 
 # Without type arguments: in older versions of Gymnasium VectorWrapper takes none.
@@ -120,9 +122,8 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
         self.hook = hook
         self.autoreset_mode = autoreset_mode(env)
         at_once = self.autoreset_mode == AutoresetMode.SAME_STEP
-        self.recording = Recording(
-            hook, saliency_method(**parts), num_envs=env.num_envs, resets_at_once=at_once, env_spec=env.spec, **options
-        )
+        fixed: dict[str, Any] = {"resets_at_once": at_once, "env_spec": env.spec, "first_action": first_action(env.single_action_space)}
+        self.recording = Recording(hook, saliency_method(**parts), num_envs=env.num_envs, **fixed, **options)
 
     @property
     def enabled(self) -> bool:
@@ -170,10 +171,12 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
         finally:
             self.env.close(**kwargs)
 
-    def _frames(self) -> list[NDArray[np.uint8]]:
-        frames = self.env.render() if self.env.render_mode == "rgb_array" else None
-        shown = [frame for frame in frames or () if isinstance(frame, np.ndarray)]
-        return shown if len(shown) == self.num_envs else []
+    def _frames(self) -> list[NDArray[np.uint8] | None]:
+        if self.env.render_mode != "rgb_array":
+            return []
+        recorded = self.recording.clocks
+        frames = [frame if isinstance(frame, np.ndarray) else None for frame in render_environments(self.env, recorded)]
+        return frames if len(frames) == self.num_envs and all(frames[index] is not None for index in recorded) else []
 
 
 def autoreset_mode(envs: VectorEnv[Any, Any, Any]) -> AutoresetMode:

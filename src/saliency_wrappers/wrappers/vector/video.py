@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import cv2
 import gymnasium as gym
-import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
 
 from saliency_wrappers.preprocessing import FramePreprocessor
-from saliency_wrappers.recording.clock import chosen_environments
-from saliency_wrappers.video.camera import Camera, default_schedule, make_painter, prepared_folder, tell_of_whole_frame
+from saliency_wrappers.video.camera import tell_of_whole_frame
 from saliency_wrappers.video.observation_images import check_pictures, newest_picture
 from saliency_wrappers.video.overlay import HEADS, Frame, Scale
-from saliency_wrappers.video.writer import check_rate
+from saliency_wrappers.wrappers.actions import action_names, first_action
+from saliency_wrappers.wrappers.vector.filming import EnvironmentFilming, Shown
 from saliency_wrappers.wrappers.vector.recorder import VectorSaliencyRecorder, reset_rows
-
-Shown = Callable[[int], Any]
-"""What an environment shows now: `(H, W, 3)` uint8, if all is well."""
+from saliency_wrappers.wrappers.vector.rendering import can_render, render_environments
 
 
 # Without type arguments: in older versions of Gymnasium VectorWrapper takes none.
-class RecordVectorSaliencyVideo(VectorWrapper, gym.utils.RecordConstructorArgs):  # pyright: ignore[reportMissingTypeArgument]
+class RecordVectorSaliencyVideo(EnvironmentFilming, VectorWrapper, gym.utils.RecordConstructorArgs):  # pyright: ignore[reportMissingTypeArgument]
     """Records videos of what the agent looked at in chosen environments of a vector: `RecordSaliencyVideo(envs, ...)` makes one.
 
         envs = VectorSaliencyRecorder(gym.make_vec("ALE/Breakout-v5", num_envs=8, render_mode="rgb_array"), hook)
@@ -97,33 +90,16 @@ class RecordVectorSaliencyVideo(VectorWrapper, gym.utils.RecordConstructorArgs):
         gym.utils.RecordConstructorArgs.__init__(self, video_folder=video_folder, disable_logger=disable_logger, **when, **filmed, **drawn)
         VectorWrapper.__init__(self, env)
         self._recorder = _recorder_beneath(env)
-        self._renders = env.render_mode == "rgb_array"
+        chosen = self._chosen(self._recorder.recording, environments)
+        self._renders = can_render(env, chosen)
         if not self._renders:
             check_pictures(env.single_observation_space, env.render_mode)
-        self.episode_trigger = default_schedule() if episode_trigger is None and step_trigger is None else episode_trigger
-        self.step_trigger = step_trigger
-        self.video_length = video_length if video_length != 0 else math.inf
-        self.name_prefix = name_prefix
-        self.frames_per_sec = check_rate(self.metadata.get("render_fps", 30) if fps is None else fps)
-        self._told = False
-        self.step_id = -1
-        first = min(self._recorder.recording.clocks)
-        chosen = [first] if environments is None else chosen_environments(environments, env.num_envs)
-        clocks = [self._recorder.recording.clock(index) for index in chosen]
-        names = _action_names(env)
-        painters = [make_painter(**drawn, action_names=names) for _ in clocks]
-        kinds = [f"env-{index}-{kind}" for index in chosen for kind in ("episode", "step")]
-        self.video_folder = prepared_folder(video_folder, name_prefix, kinds)
-        self._cameras = {
-            index: Camera(self._recorder.recording, painter, self.frames_per_sec, disable_logger, gc_trigger, index)
-            for index, painter in zip(chosen, painters, strict=True)
-        }
-        self._episodes = dict.fromkeys(chosen, -1)
-
-    @property
-    def recording(self) -> bool:
-        """Whether any video is being recorded."""
-        return any(camera.running for camera in self._cameras.values())
+        filmed["fps"] = self.metadata.get("render_fps", 30) if fps is None else fps
+        del filmed["environments"]
+        actions: dict[str, Any] = {"action_names": _action_names(env), "first_action": first_action(env.single_action_space)}
+        self._prepare_filming(
+            self._recorder.recording, chosen, video_folder, disable_logger=disable_logger, **when, **filmed, **drawn, **actions
+        )
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the environments, or those of `options["reset_mask"]`; their recordings end, and new ones perhaps start."""
@@ -138,109 +114,61 @@ class RecordVectorSaliencyVideo(VectorWrapper, gym.utils.RecordConstructorArgs):
         return observations, infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step the environments, recording what the agent saw and what it sees now."""
+        """Step the environments, recording what the agents saw and what they see now.
+
+        Where filming fails once the environments have stepped, the transitions are returned, and the error is raised by the next `step`,
+        `reset` or `close` (or is a warning, by the recorder's `on_error`).
+        """
         with self._rescued():
             observations, rewards, terminations, truncations, infos = self.env.step(actions)
             self.step_id += 1
             shown = self._shown(observations)
             starts = self._starts()
-            for index, camera in self._cameras.items():
-                if self._recorder.recording.clock(index).episode > self._episodes[index]:
-                    if terminations[index] or truncations[index]:  # SAME_STEP: what is shown now is the next episode's
-                        self._capture_final(index, infos, shown)
-                    self._begin(index)
-                if starts:
-                    with camera.film.filming():
-                        self.start_recording(f"{self.name_prefix}-env-{index}-step-{self.step_id}", index)
-                self._capture(index, shown)
+            for index in self._cameras:
+                with self._recorder.recording.failures.postponed():
+                    self._film_step(index, starts, bool(terminations[index] or truncations[index]), self._final(infos, index), shown)
         return observations, rewards, terminations, truncations, infos
 
     def close(self, **kwargs: Any) -> None:
         """Finish the videos that are being recorded and close the environments."""
         try:
-            with ExitStack() as stack:  # every one, whatever fails
-                for index, camera in self._cameras.items():
-                    if camera.running:
-                        stack.enter_context(camera.film.filming())
-                        stack.callback(self.stop_recording, index)
+            self._stop_all()
         finally:
             self.env.close(**kwargs)
 
-    def start_recording(self, video_name: str, environment: int) -> None:
-        """Film an environment, to `{video_folder}/{video_name}.mp4`, from the next frame on; a recording of it that is running ends."""
-        camera = self._cameras[environment]
-        if camera.running:
-            self.stop_recording(environment)
-        camera.start(Path(self.video_folder, f"{video_name}.mp4"), self._geometry())
-
-    def stop_recording(self, environment: int) -> None:
-        """Draw and write what is held of an environment's video, and finish the file; `RuntimeError` when it is not being filmed."""
-        self._cameras[environment].stop(self._episodes[environment])
-
-    def _begin(self, index: int) -> None:
-        camera, episode = self._cameras[index], self._recorder.recording.clock(index).episode
-        with camera.film.filming():
-            if camera.running and self.video_length == math.inf:
-                self.stop_recording(index)
-        self._episodes[index] = episode
-        with camera.film.filming():
-            if self.episode_trigger and self.episode_trigger(episode):
-                self.start_recording(f"{self.name_prefix}-env-{index}-episode-{episode}", index)
-
-    def _starts(self) -> bool:
-        with next(iter(self._cameras.values())).film.filming():
-            return self.step_trigger is not None and bool(self.step_trigger(self.step_id))
-        return False  # the trigger failed, and that is a warning
-
-    def _capture(self, index: int, shown: Shown) -> None:
-        camera = self._cameras[index]
-        with camera.film.filming():
-            camera.film.turn()
-            if camera.running:
-                camera.film.add(shown(index))
-                if camera.film.frames > self.video_length:
-                    self.stop_recording(index)
-
-    def _capture_final(self, index: int, infos: dict[str, Any], shown: Shown) -> None:
-        final = newest_picture(infos["final_obs"][index]) if "final_obs" in infos else None
-        if final is None:
-            return
-
-        def enlarged(index: int) -> Frame:
-            height, width = shown(index).shape[:2]
-            return np.asarray(cv2.resize(final, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
-
-        self._capture(index, enlarged)
+    def _final(self, infos: dict[str, Any], index: int) -> Frame | None:
+        return newest_picture(infos["final_obs"][index], self._colour_first) if "final_obs" in infos else None
 
     def _shown(self, observations: Any) -> Shown:
-        render: Callable[[], Any] = self.env.render
-        rendered = cache(render)  # for all cameras together, and for none when none is running
+        @cache
+        def rendered() -> list[Any]:  # for all cameras together, and for none when none is running
+            return render_environments(self.env, self._cameras)
 
         def frame(index: int) -> Any:
             return rendered()[index]
 
         def observed(index: int) -> Any:
-            return newest_picture(observations[index])
+            return newest_picture(observations[index], self._colour_first)
 
         return frame if self._renders else observed
+
+    @property
+    def _colour_first(self) -> bool:
+        """Whether an observation `(3, H, W)` is one RGB frame: not where the vector or the preprocessor tells of grey frames."""
+        preprocessor = self._recorder.hook.preprocessor
+        grey = getattr(self.env.unwrapped, "grayscale", None) is True or (preprocessor is not None and preprocessor.stack == 3)
+        return not grey
 
     def _geometry(self) -> FramePreprocessor | None:
         preprocessor = self._recorder.hook.preprocessor
         if not self._renders:
             # An observation as large as the network input is the network input: what was cropped, is.
-            whole = newest_picture(self.single_observation_space.sample())
+            whole = newest_picture(self.single_observation_space.sample(), self._colour_first)
             return None if preprocessor is None or whole is None or whole.shape[:2] == preprocessor.size else preprocessor
         if preprocessor is None and not self._told:
             self._told = True
             tell_of_whole_frame()
         return preprocessor
-
-    @contextmanager
-    def _rescued(self) -> Generator[None]:
-        with ExitStack() as stack:
-            for camera in self._cameras.values():
-                stack.enter_context(camera.film.rescued())
-            yield
 
 
 def _recorder_beneath(envs: VectorEnv[Any, Any, Any]) -> VectorSaliencyRecorder:
@@ -260,5 +188,4 @@ def _action_names(envs: VectorEnv[Any, Any, Any]) -> list[str] | None:
     if hasattr(base, "ale"):  # AtariVectorEnv
         return [action.name for action in base.ale.get_action_set()]
     first = next(iter(getattr(base, "envs", [])), None)  # SyncVectorEnv
-    meanings: Any = getattr(getattr(first, "unwrapped", None), "get_action_meanings", None)
-    return None if meanings is None else list(meanings())
+    return action_names(getattr(first, "unwrapped", None))

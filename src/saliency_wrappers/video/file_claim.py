@@ -1,0 +1,91 @@
+"""`FileClaim`: a file that one writer writes and no other, in this process or another one. `claim_free`: the first free name."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+try:
+    from fcntl import LOCK_EX, LOCK_NB, flock
+except ImportError:  # Windows: claims are seen by this process only
+    flock = None
+
+_claimed: set[tuple[int, int]] = set()
+"""Device and inode of every file that this process has claimed."""
+
+
+class FileClaim:
+    """An exclusive lock (`flock`) on an open file. It ends with `release`, or with the process."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Hold a descriptor of a file that is locked."""
+        self._descriptor: int | None = descriptor
+        self._identity = _identity(os.fstat(descriptor))
+        _claimed.add(self._identity)
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the file has no name any more: what is written to it is lost."""
+        return self._descriptor is not None and os.fstat(self._descriptor).st_nlink == 0
+
+    def release(self) -> None:
+        """Let others claim the file. More than once does no harm."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            _claimed.discard(self._identity)
+            os.close(descriptor)
+
+
+def claim_free(path: Path) -> tuple[Path, FileClaim | None]:
+    """Claim a file, or the first of `name-1.mp4`, `name-2.mp4`, ... that nobody else has claimed.
+
+    Args:
+        path: the file; made, empty, if it does not exist.
+
+    Returns:
+        The claimed path, and its claim. None for what cannot be claimed: no regular file, no permission, no folder.
+    """
+    for number in count():
+        candidate = path if number == 0 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        try:
+            return candidate, _claim(candidate)
+        except BlockingIOError:
+            continue
+    raise RuntimeError("unreachable: count() does not end")
+
+
+def _claim(path: Path) -> FileClaim | None:
+    """The claim of a file, None for what cannot be claimed; `BlockingIOError` when another writer has it."""
+    with suppress(OSError):
+        if not stat.S_ISREG(path.stat().st_mode):
+            return None
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:
+        return None  # ffmpeg says what is wrong
+    try:
+        if _identity(os.fstat(descriptor)) in _claimed:
+            raise BlockingIOError
+        _lock(descriptor)
+        return FileClaim(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _lock(descriptor: int) -> None:
+    if flock is None:
+        return
+    try:
+        flock(descriptor, LOCK_EX | LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return  # a file system without locks
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
