@@ -47,7 +47,14 @@ class Browser:
         from selenium.webdriver.chrome.service import Service
 
         options = webdriver.ChromeOptions()
-        for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--window-size={width},{height}"):
+        for flag in (
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--hide-scrollbars",
+            f"--window-size={width},{height}",
+        ):
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
@@ -78,7 +85,12 @@ class Browser:
         )
         self.until(f"document.body.dataset.frames !== '{frames}'")
 
+    def picture(self, which: int = 0) -> str:
+        """What a picture shows, as the address of a PNG file."""
+        return self.run(f"return document.querySelectorAll('#pictures canvas')[{which}].toDataURL()")
+
     def pixels(self, which: int = 0) -> list[int]:
+        """RGBA of every pixel. Chromium warns when it is asked twice."""
         return self.run(
             f"const c = document.querySelectorAll('#pictures canvas')[{which}];"
             "return Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)"

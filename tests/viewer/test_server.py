@@ -96,9 +96,20 @@ def test_a_question_needs_the_pages_own_origin_json_and_a_small_body(served: Vie
 
 @pytest.mark.parametrize(
     "path",
-    ["../../../etc/passwd", "..%2f..%2fserver.py", "%2e%2e/%2e%2e/server.py", "data/../../server.py", "page.html", "__init__.py", "data/episode-0/../..",
-     "data/episode-%2e%2e", "/etc/passwd", "data/frames-0-..%2f1", "page.js%00.css"],
-)  # fmt: skip
+    [
+        "../../../etc/passwd",
+        "..%2f..%2fserver.py",
+        "%2e%2e/%2e%2e/server.py",
+        "data/../../server.py",
+        "page.html",
+        "__init__.py",
+        "data/episode-0/../..",
+        "data/episode-%2e%2e",
+        "/etc/passwd",
+        "data/frames-0-..%2f1",
+        "page.js%00.css",
+    ],
+)
 def test_paths_reach_no_other_file(served: Viewer, path: str) -> None:
     assert ask(served, path)[0] == 404
 
@@ -129,9 +140,22 @@ def test_answers_are_the_engines_outputs(served: Viewer, filled: tuple[Path, Any
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"row": -1}, {"row": 10_000}, {"row": "0"}, {"row": True}, {"region": [0, 0, 1]}, {"region": "all"}, {"fill": "paint"}, {"state": "mine"},
-     {"fill": "other", "other": 999}, {"state": 999}, {"episode": 7}, {"episode": "0"}, {"episode": -1}],
-)  # fmt: skip
+    [
+        {"row": -1},
+        {"row": 10_000},
+        {"row": "0"},
+        {"row": True},
+        {"region": [0, 0, 1]},
+        {"region": "all"},
+        {"fill": "paint"},
+        {"state": "mine"},
+        {"fill": "other", "other": 999},
+        {"state": 999},
+        {"episode": 7},
+        {"episode": "0"},
+        {"episode": -1},
+    ],
+)
 def test_a_question_that_makes_no_sense_is_refused_in_words(served: Viewer, wrong: dict[str, Any]) -> None:
     status, answer = post(served, "ask", {"episode": 0, "row": 0, "region": [0, 0, 2, 2], **wrong})
     assert (status, "Expected" in answer) == (400, True)

@@ -12,6 +12,7 @@ import webbrowser
 from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
+from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -227,10 +228,9 @@ def _binary(content: bytes) -> Response:
 
 def _uvicorn() -> Any:
     try:
-        import starlette  # noqa: F401 - fails before anything is opened
-        import uvicorn
+        import_module("starlette")  # fails before anything is opened
+        return import_module("uvicorn")
     except ImportError as error:
         from gymnasium.error import DependencyNotInstalled
 
         raise DependencyNotInstalled('The viewer needs Starlette and uvicorn: pip install "saliency_wrappers[viewer]".') from error
-    return uvicorn
