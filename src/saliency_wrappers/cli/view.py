@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from saliency_wrappers.cli.options import Failed, Misused, agent_for, failures, warnings_in_one_line
-from saliency_wrappers.models.networks import pretrained_agents
+from saliency_wrappers.models import pretrained_agents
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.viewer.export import export_page
 from saliency_wrappers.viewer.server import view as start_viewer
