@@ -9,7 +9,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## record Breakout with saliency into runs/demo (CHECKPOINT=path takes your agent instead of the bundled one)
-	$(VENV)/bin/saliency-wrappers record ALE/Breakout-v5 $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --seed 1 --steps 1500 --strip --zoom 3 --output runs/demo
+	$(VENV)/bin/saliency-wrappers record ALE/Breakout-v5 $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --seed 0 --steps 1200 --strip --zoom 3 --output runs/demo
 
 test: $(READY) browser  ## run the tests (ARGS="-k name" goes to pytest)
 	$(VENV)/bin/python -m pytest $(ARGS)
