@@ -71,5 +71,5 @@ class _Unwatched:
 
 
 def _watched(module: nn.Module) -> bool:
-    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    hooks = [hook for name in _HOOKS[:2] for hook in vars(module)[name].values()]
     return any(isinstance(one, WatchesModule) for one in (*hooks, *vars(module).values()))

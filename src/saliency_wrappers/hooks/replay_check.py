@@ -227,7 +227,7 @@ def _same_policy(recorded: Tensor, replayed: Tensor, tolerance: float) -> bool:
         return False
     pair = [logits.double().cpu() for logits in (recorded, replayed)]
     normalised = any(bool((logits.logsumexp(dim=1).abs() <= 1e-4).all()) for logits in pair)
-    return normalised and _close(*(logits.log_softmax(dim=1).flatten() for logits in pair), tolerance)
+    return normalised and _close(pair[0].log_softmax(dim=1).flatten(), pair[1].log_softmax(dim=1).flatten(), tolerance)
 
 
 def _presence(tensor: Tensor | None) -> str:
