@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from saliency_wrappers.agents.base import OnPass, zero_state
+from saliency_wrappers.agents.image_layout import ImageLayout
 from saliency_wrappers.agents.method_hooks import observe_calls
 from saliency_wrappers.agents.module_hooks import observe, outputs_of, undisturbed
 from saliency_wrappers.decisions import AgentPass, StateTree, copy_state, map_state
@@ -38,19 +39,28 @@ class CleanRLAdapter:
     """Its input is the observation as the environment returned it: a pass on anything else is no decision."""
     methods = ("get_action_and_value", "get_value")
 
-    def __init__(self, agent: nn.Module, input_range: tuple[float, float] = (0.0, 255.0), actor: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        agent: nn.Module,
+        input_range: tuple[float, float] = (0.0, 255.0),
+        actor: nn.Module | None = None,
+        *,
+        channels_last: bool | None = None,
+    ) -> None:
         """Adapt an agent.
 
         Args:
             agent: the agent.
             input_range: the lowest and highest value of the images it is given; CleanRL's agents divide by 255 themselves.
             actor: the layer whose output are the logits. None: `agent.actor` or `agent.actor_mean`.
+            channels_last: whether its images are `(n, h, w, C)`. None: as its first convolution tells, see `ImageLayout`.
 
         Raises:
             TypeError: no such layer, or `get_action_and_value` with other parameters.
         """
         self.module = agent
         self.input_range = input_range
+        self.layout = ImageLayout(agent, channels_last)
         self._actor = _actor_of(agent) if actor is None else actor
         self._form = _CallForm.of(agent)
         self.methods = tuple(name for name in self.methods if callable(getattr(agent, name, None)))
@@ -90,6 +100,7 @@ class CleanRLAdapter:
         images = next(iter(arguments.values()), None)
         if not isinstance(images, Tensor) or images.ndim != 4:
             return None
+        images = self.layout.channels_first(images)
         if method == "get_value":
             return AgentPass(images.detach(), None, None, None, copied=True)
         state = None if form.state is None else copy_state(arguments[form.state])
@@ -106,7 +117,7 @@ class CleanRLAdapter:
 
     def _run(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, tuple[Any, ...]]:
         agent: Any = self.module
-        arguments: dict[str, Any] = {self._form.inputs: inputs}
+        arguments: dict[str, Any] = {self._form.inputs: self.layout.as_given(inputs)}
         if self._form.state is not None:
             arguments[self._form.state] = state
         if self._form.done is not None:
@@ -132,20 +143,27 @@ class QNetworkAdapter:
     takes_observations = True
     """Its input is the observation as the environment returned it: a pass on anything else is no decision."""
 
-    def __init__(self, module: nn.Module, input_range: tuple[float, float] = (0.0, 255.0)) -> None:
-        """Adapt a network with images in `input_range`; CleanRL's divide by 255 themselves."""
+    def __init__(self, module: nn.Module, input_range: tuple[float, float] = (0.0, 255.0), *, channels_last: bool | None = None) -> None:
+        """Adapt a network.
+
+        Args:
+            module: the network.
+            input_range: the lowest and highest value of its images; CleanRL's divide by 255 themselves.
+            channels_last: whether its images are `(n, h, w, C)`. None: as its first convolution tells, see `ImageLayout`.
+        """
         self.module = module
         self.input_range = input_range
+        self.layout = ImageLayout(module, channels_last)
 
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Q-values `(n, num_actions)` for images `(n, C, h, w)` in `input_range`, and None."""
         with undisturbed(self.module):
-            return self.module(inputs), None
+            return self.module(self.layout.as_given(inputs)), None
 
     def act(self, inputs: Tensor, state: StateTree) -> tuple[Tensor, StateTree]:
         """One acting pass without gradients: Q-values and None."""
         with torch.no_grad():
-            return self.module(inputs), None
+            return self.module(self.layout.as_given(inputs)), None
 
     def attach(self, on_pass: OnPass) -> Callable[[], None]:
         """Call `on_pass` after every pass, until the function that is returned is called."""
@@ -162,7 +180,9 @@ class QNetworkAdapter:
     def incoming(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AgentPass | None:
         """The images, by reference."""
         images = args[0] if len(args) == 1 and not kwargs else None
-        return AgentPass(images.detach(), None, None, None, copied=True) if isinstance(images, Tensor) and images.ndim == 4 else None
+        if not isinstance(images, Tensor) or images.ndim != 4:
+            return None
+        return AgentPass(self.layout.channels_first(images.detach()), None, None, None, copied=True)
 
     def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
         """The Q-values."""

@@ -12,7 +12,8 @@ from typing import Any, Protocol, cast
 from torch import nn
 
 from saliency_wrappers.agents.base import OnPass, UnreadPass
-from saliency_wrappers.agents.module_hooks import InputsBefore, Untraced, outputs_of, read_pass, replaying
+from saliency_wrappers.agents.module_hooks import InputsBefore, Untraced, outputs_of, read_pass, replaying, tracing
+from saliency_wrappers.agents.torchscript import WatchesModule, not_watched, scriptable
 from saliency_wrappers.decisions import AgentPass
 
 
@@ -48,6 +49,7 @@ def observe_calls(owner: Any, methods: Sequence[str], reader: CallReader, on_pas
     taps = [_Tap.on(owner, method) for method in methods]
     for tap in taps:
         tap.observers = (*tap.observers, observer)
+    scriptable(owner)
 
     def detach() -> None:
         for tap in taps:
@@ -88,7 +90,7 @@ class _Now(threading.local):
     within = False
 
 
-class _Tap(Untraced):
+class _Tap(Untraced, WatchesModule):
     """Stands in for a method of one agent so that observers see its calls. Copies of the agent have the method itself instead."""
 
     def __init__(self, owner: Any, name: str) -> None:
@@ -118,10 +120,16 @@ class _Tap(Untraced):
         del vars(owner)[self._name]
         if self._instead_of is not None:
             vars(owner)[self._name] = self._instead_of
+        not_watched(owner)
+
+    @property
+    def original(self) -> Any:
+        """What was in the method's place. None: the class's own."""
+        return self._instead_of
 
     def _see(self, *args: Any, **kwargs: Any) -> Any:
         call: Callable[..., Any] = self._method(self._owner())
-        for observer in () if replaying() else self.observers:
+        for observer in () if replaying() or tracing() else self.observers:
             call = functools.partial(observer.see, self._name, self._signature, call)
         return call(*args, **kwargs)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from saliency_wrappers.agents.base import OnPass, UnreadPass
+from saliency_wrappers.agents.torchscript import WatchesModule, not_watched, scriptable
 from saliency_wrappers.decisions import AgentPass, copy_tensor
 
 
@@ -44,10 +45,13 @@ def observe(module: nn.Module, reader: PassReader, on_pass: OnPass) -> Callable[
         module.register_forward_pre_hook(before, with_kwargs=True),
         module.register_forward_hook(after, with_kwargs=True, always_call=True),  # also when the pass fails
     )
+    scriptable(module)
+    watched = weakref.ref(module)
 
     def detach() -> None:
         for handle in handles:
             handle.remove()
+        not_watched(watched())
 
     return detach
 
@@ -114,6 +118,8 @@ def _unreadable(error: Exception) -> UnreadPass:
     return UnreadPass(f"that could not be captured: {error}")
 
 
+tracing = torch._C._get_tracing_state  # pyright: ignore
+"""Of `torch.jit.trace`, which would record what we do with the tensors."""
 _replaying: set[int] = set()
 """The threads within an `undisturbed` block."""
 
@@ -185,7 +191,7 @@ class _Observer:
         if kwargs is None:  # detached since this call began: torch no longer knows that the hook takes them
             return
         incoming: AgentPass | UnreadPass | None = None
-        if module is self._module() and not (_replaying and replaying()):  # mostly there is none, and nothing to look up
+        if module is self._module() and not (_replaying and replaying()) and not tracing():  # mostly there is none, and nothing to look up
             try:  # as `read_pass` does it, whose call takes longer
                 incoming = self._reader.incoming(args, kwargs) or _another_form(self._reader.form)
                 if not self._inputs.stay:
@@ -240,7 +246,7 @@ class Untraced:
         return self._untraced
 
 
-class _Hook(Untraced):
+class _Hook(Untraced, WatchesModule):
     """A forward hook that can be copied and pickled with its module: the copy does nothing."""
 
     def __init__(self, see: Callable[..., None] | None) -> None:

@@ -37,14 +37,14 @@ class ModuleAdapter(RecurrentModuleAdapter):
         if not self._plain:
             return super().evaluate(inputs, state, episode_start)
         with undisturbed(self.module):
-            return self._read(self.module(inputs))
+            return self._read(self.module(self.layout.as_given(inputs)))
 
     def act(self, inputs: Tensor, state: StateTree) -> tuple[Tensor, StateTree]:
         """One acting pass without gradients: logits and the next state."""
         if not self._plain:
             return super().act(inputs, state)
         with torch.no_grad():
-            return self._read(self.module(inputs))[0], None
+            return self._read(self.module(self.layout.as_given(inputs)))[0], None
 
     def initial_state(self, n: int) -> StateTree:
         """As of the module with memory; None without."""
@@ -56,7 +56,9 @@ class ModuleAdapter(RecurrentModuleAdapter):
         if read is not None or not self._may_be_plain:
             return read
         image = args[0] if len(args) == 1 and not kwargs else None
-        return _PlainPass(image.detach(), None, None, None, copied=True) if isinstance(image, Tensor) and image.ndim == 4 else None
+        if not isinstance(image, Tensor) or image.ndim != 4:
+            return None
+        return _PlainPass(self.layout.channels_first(image.detach()), None, None, None, copied=True)
 
     def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
         """What came out."""

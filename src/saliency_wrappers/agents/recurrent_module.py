@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from saliency_wrappers.agents.base import OnPass, batch_axes, without_lists, zero_state
+from saliency_wrappers.agents.image_layout import ImageLayout
 from saliency_wrappers.agents.module_hooks import observe, undisturbed
 from saliency_wrappers.decisions import AgentPass, StateTree, copy_state, copy_tensor, map_state, state_leaves
 
@@ -23,15 +24,17 @@ class RecurrentModuleAdapter:
     input_range: tuple[float, float] = (0.0, 1.0)
     form = "model((x, state)) -> value, logits, state"
 
-    def __init__(self, module: nn.Module, input_range: tuple[float, float] | None = None) -> None:
+    def __init__(self, module: nn.Module, input_range: tuple[float, float] | None = None, *, channels_last: bool | None = None) -> None:
         """Adapt a module.
 
         Args:
             module: the agent.
             input_range: the lowest and highest value of its images. None: that of the class, `(0.0, 1.0)`.
+            channels_last: whether its images are `(n, h, w, C)`. None: as its first convolution tells, see `ImageLayout`.
         """
         self.module = module
         self._axes: list[int] | None = None
+        self.layout = ImageLayout(module, channels_last)
         if input_range is not None:
             low, high = input_range
             if not low < high:
@@ -41,13 +44,13 @@ class RecurrentModuleAdapter:
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Logits `(n, num_actions)` and values `(n, 1)`, as `AgentAdapter.evaluate` says. The episode start is in the state."""
         with undisturbed(self.module):
-            value, logits, _ = self.module((inputs, copy_state(state)))
+            value, logits, _ = self.module((self.layout.as_given(inputs), copy_state(state)))
         return logits, value
 
     def act(self, inputs: Tensor, state: StateTree) -> tuple[Tensor, StateTree]:
         """One acting pass without gradients: logits and the next state."""
         with torch.no_grad():
-            _, logits, state = self.module((inputs, state))
+            _, logits, state = self.module((self.layout.as_given(inputs), state))
         return logits, without_lists(state)
 
     def attach(self, on_pass: OnPass) -> Callable[[], None]:
@@ -75,6 +78,8 @@ class RecurrentModuleAdapter:
         if not isinstance(call, _SEQUENCE) or len(call) != 2 or not isinstance(call[0], Tensor) or not call[0].ndim:
             return None
         inputs, state = call
+        if self.layout.last is not False:
+            inputs = self.layout.channels_first(inputs)
         # A tensor at once: at every pass, two calls less.
         copy = copy_tensor(state) if isinstance(state, Tensor) else copy_state(without_lists(state))
         return AgentPass(inputs.detach() if inputs.requires_grad else inputs, copy, None, None, copied=True)

@@ -46,9 +46,16 @@ class RecurrentPolicyAdapter(PolicyAdapter):
     enabled, in the middle of an episode) cannot be read; the next episode can.
     """
 
-    def __init__(self, policy: nn.Module, input_range: tuple[float, float] | None = None, image: str | None = None) -> None:
+    def __init__(
+        self,
+        policy: nn.Module,
+        input_range: tuple[float, float] | None = None,
+        image: str | None = None,
+        *,
+        channels_last: bool | None = None,
+    ) -> None:
         """Adapt a recurrent policy; the parameters are those of `PolicyAdapter`."""
-        super().__init__(policy, input_range, image)
+        super().__init__(policy, input_range, image, channels_last=channels_last)
         self._memory = CriticMemory()
 
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from saliency_wrappers.agents.base import OnPass, repeat_rows
 from saliency_wrappers.agents.dict_observation import DictObservation
+from saliency_wrappers.agents.image_layout import ImageLayout
 from saliency_wrappers.agents.method_hooks import observe_calls
 from saliency_wrappers.decisions import AgentPass, StateTree
 
@@ -29,7 +30,14 @@ class PolicyAdapter(ABC):
     methods: tuple[str, ...] = ("forward", "get_distribution", "evaluate_actions", "predict_values")
     """The policy's methods that are watched, here those of an actor-critic; a call within another one is part of it."""
 
-    def __init__(self, policy: nn.Module, input_range: tuple[float, float] | None = None, image: str | None = None) -> None:
+    def __init__(
+        self,
+        policy: nn.Module,
+        input_range: tuple[float, float] | None = None,
+        image: str | None = None,
+        *,
+        channels_last: bool | None = None,
+    ) -> None:
         """Adapt a policy.
 
         Args:
@@ -37,12 +45,14 @@ class PolicyAdapter(ABC):
                 such an image. The rest of a dictionary goes with the decision, as part of its state.
             input_range: the lowest and highest value of its images. None: those of the observation space.
             image: the key of the image in a dictionary. None: its only one.
+            channels_last: whether its images are `(n, h, w, C)`. None: as its first convolution tells, see `ImageLayout`.
 
         Raises:
             TypeError: a policy that does not look at images.
             ValueError: an observation space without bounds and no `input_range`; a dictionary with several images and no `image`.
         """
         self.module = policy
+        self.layout = ImageLayout(policy, channels_last)
         space: Any = policy.observation_space
         self.parts = _parts_of(space, image) if isinstance(space, spaces.Dict) else None
         images = space if self.parts is None else space[self.parts.image]
@@ -87,11 +97,12 @@ class PolicyAdapter(ABC):
         """The images `(n, C, h, w)` that a call was given, by reference, and the state that goes with them. None without images."""
         observation: Any = next(iter(call.arguments.values()), None)
         images, state = (observation, memory) if self.parts is None else self.parts.apart(observation, memory)
-        return (images.detach(), state) if isinstance(images, Tensor) and images.ndim == 4 else None
+        return (self.layout.channels_first(images.detach()), state) if isinstance(images, Tensor) and images.ndim == 4 else None
 
     def together(self, inputs: Tensor, state: StateTree) -> tuple[Any, StateTree]:
         """The observation that the policy is to be given, and the memory."""
-        return (inputs, state) if self.parts is None else self.parts.together(inputs, state)
+        images = self.layout.as_given(inputs)
+        return (images, state) if self.parts is None else self.parts.together(images, state)
 
 
 def policy_of(agent: Any) -> nn.Module | None:

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from saliency_wrappers.agents import ActingAdapter, AgentAdapter, RecurrentModuleAdapter, UnreadPass, as_adapter
 from saliency_wrappers.agents.base import acts_by_method, advice_for
 from saliency_wrappers.agents.detaching import release_waiting, release_when_unused
 from saliency_wrappers.decisions import AgentPass, StateTree, state_leaves
+from saliency_wrappers.hooks.acting import network_input
 from saliency_wrappers.hooks.decision_window import DecisionWindow
 from saliency_wrappers.hooks.observation_match import ObservationMatch
 from saliency_wrappers.hooks.process import ANOTHER_PROCESS, Process, live_hooks, revive
@@ -144,7 +144,7 @@ class RecurrentAgentHook:
             raise TypeError(f"{type(adapter).__name__} cannot act by itself: it has no act(inputs, state). Call your agent instead.")
         state = adapter.initial_state(1) if self._state_begins else self._state
         leaf = next(state_leaves(state), torch.zeros(()))
-        inputs = self._network_input(observation, adapter.input_range, leaf.dtype)[None].to(leaf.device)
+        inputs = network_input(observation, self.preprocessor, adapter.input_range, leaf.dtype)[None].to(leaf.device)
         self._acting = True
         try:
             logits, self._state = adapter.act(inputs, state)
@@ -226,20 +226,6 @@ class RecurrentAgentHook:
     def _without_agent(self) -> str:
         which = "The hook is closed" if self._closed else "No agent is attached to this hook"
         return f"{which}: call hook.attach(agent)."
-
-    def _network_input(self, observation: NDArray[Any], input_range: tuple[float, float], dtype: torch.dtype) -> Tensor:
-        low, high = input_range
-        if self.preprocessor is not None:
-            return torch.as_tensor(low + self.preprocessor(observation) * (high - low)).to(dtype)
-        image = torch.as_tensor(np.asarray(observation))
-        if image.dtype != dtype or image.ndim != 3:
-            raise (TypeError if image.dtype != dtype else ValueError)(
-                f"Expected a network input (C, h, w) of {dtype} in {low:g}..{high:g}, since the hook has no preprocessor, "
-                f"got {tuple(image.shape)} of {image.dtype}. For frames, construct RecurrentAgentHook(agent, preprocessor=...)."
-            )
-        if not bool(image.isfinite().all()):
-            raise ValueError(f"Expected a network input of finite numbers in {low:g}..{high:g}, got NaN or infinity.")
-        return image
 
     def _windows(self) -> list[DecisionWindow]:
         """Those that have not been forgotten."""

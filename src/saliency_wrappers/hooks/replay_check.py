@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
@@ -139,6 +140,29 @@ def check_range(adapter: AgentAdapter, inputs: Tensor) -> None:
         )
 
 
+def warn_of_truncation(adapter: AgentAdapter, decision: Decision) -> None:
+    """Warn when an agent that is fed with whole numbers cuts perturbed inputs, numbers between them, down to whole numbers."""
+    low, high = adapter.input_range
+    inputs = decision.inputs.float()
+    between = low + (inputs - low) * 0.7310586
+    if not torch.equal(inputs, inputs.trunc()) or torch.equal(between, between.trunc()):
+        return
+    try:
+        fed, whole, other, perturbed = (
+            adapter.evaluate(images.clone(), copy_state(decision.state), decision.episode_start)[0]
+            for images in (inputs, between.trunc(), low + high - inputs, between)
+        )
+    except Exception:  # what an agent does not take at all is an error of the computation of maps, which shows it
+        return
+    if not torch.equal(fed, other) and not torch.equal(fed, perturbed) and torch.equal(perturbed, whole):
+        warnings.warn(
+            "The agent cuts its inputs down to whole numbers (as x.long() does), so what a perturbation replaces by numbers between them "
+            "is lost or means something else. For symbolic observations feed the agent one-hot planes and hook the part that takes them, "
+            "or use a fill of whole numbers, fill=0.0 for example, with masks of 0 and 1; for images do not truncate in forward.",
+            stacklevel=2,
+        )
+
+
 def check_preprocessing(
     preprocessor: FramePreprocessor, frame: NDArray[np.uint8] | None, inputs: Tensor, input_range: tuple[float, float] = (0.0, 1.0)
 ) -> None:
@@ -170,6 +194,7 @@ def check_preprocessing(
 def _check_all(adapter: AgentAdapter, decision: Decision, preprocessor: FramePreprocessor | None, frames: FramesNow) -> None:
     check_range(adapter, decision.inputs)
     replay(adapter, decision)
+    warn_of_truncation(adapter, decision)
     if preprocessor is not None:
         for inputs, frame in zip(decision.inputs, frames() or [None] * len(decision), strict=True):
             check_preprocessing(preprocessor, frame, inputs[None], adapter.input_range)
@@ -202,7 +227,7 @@ def _same_policy(recorded: Tensor, replayed: Tensor, tolerance: float) -> bool:
         return False
     pair = [logits.double().cpu() for logits in (recorded, replayed)]
     normalised = any(bool((logits.logsumexp(dim=1).abs() <= 1e-4).all()) for logits in pair)
-    return normalised and _close(*(logits.log_softmax(dim=1).flatten() for logits in pair), tolerance)
+    return normalised and _close(pair[0].log_softmax(dim=1).flatten(), pair[1].log_softmax(dim=1).flatten(), tolerance)
 
 
 def _presence(tensor: Tensor | None) -> str:
