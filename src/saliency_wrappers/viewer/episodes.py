@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saliency_wrappers.store.files import StoreError
 from saliency_wrappers.store.reader import StoredBlock, StoredEpisode
 from saliency_wrappers.store.tree_schema import rebuilt
 from saliency_wrappers.viewer.encoding import encode_frames, encode_maps
@@ -74,7 +75,7 @@ def _environment(env_spec: dict[str, Any] | None) -> str:
 def _rows(block: StoredBlock, name: str, dtype: str) -> list[list[float]]:
     tensor = rebuilt(dtype, iter([torch.from_numpy(block.field(name))]))
     if not isinstance(tensor, Tensor):
-        raise ValueError(f"Expected {name} to be one array.")
+        raise StoreError(f"Expected {name} to be one array.")
     return tensor.float().reshape(block.rows, -1).tolist()
 
 
