@@ -50,10 +50,8 @@ def exported(filled: tuple[Path, Any]) -> str:
 @pytest.fixture(params=["served", "exported"])
 def page(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Browser]:
     target = request.getfixturevalue(request.param)
-    browser.offline(request.param == "exported")
-    browser.open(target if isinstance(target, str) else target.url)
+    browser.open(target if isinstance(target, str) else target.url, offline=request.param == "exported")
     yield browser
-    browser.offline(False)
     allowed = "file:" if isinstance(target, str) else target.url
     assert [url for url in browser.requests() if not url.startswith(allowed)] == []
     assert browser.complaints() == []
