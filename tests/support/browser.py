@@ -63,8 +63,10 @@ class Browser:
     def run(self, script: str) -> Any:
         return self.driver.execute_script(script)
 
-    def open(self, url: str) -> None:
-        self.driver.get_log("browser"), self.driver.get_log("performance")
+    def open(self, url: str, offline: bool = False) -> None:
+        self.driver.get("about:blank")  # ends what the page before still reads in the background
+        self.offline(offline)
+        self.complaints(), self.requests()
         self.driver.get(url)
         self.until("document.body && document.body.dataset.shown === '0'")
 

@@ -50,10 +50,8 @@ def exported(filled: tuple[Path, Any]) -> str:
 @pytest.fixture(params=["served", "exported"])
 def page(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Browser]:
     target = request.getfixturevalue(request.param)
-    browser.offline(request.param == "exported")
-    browser.open(target if isinstance(target, str) else target.url)
+    browser.open(target if isinstance(target, str) else target.url, offline=request.param == "exported")
     yield browser
-    browser.offline(False)
     allowed = "file:" if isinstance(target, str) else target.url
     assert [url for url in browser.requests() if not url.startswith(allowed)] == []
     assert browser.complaints() == []
@@ -114,7 +112,8 @@ def test_keys_step_play_toggle_and_bookmark(page: Browser) -> None:
 def test_a_click_on_a_curve_and_a_bookmark_jump(page: Browser) -> None:
     page.run(
         "const c = document.querySelector('#curves canvas'), b = c.getBoundingClientRect();"
-        "c.setPointerCapture = () => {}; c.dispatchEvent(new PointerEvent('pointerdown', {clientX: b.right - 2, clientY: b.top + 9, pointerId: 1}))"
+        "c.setPointerCapture = () => {};"
+        "c.dispatchEvent(new PointerEvent('pointerdown', {clientX: b.right - 2, clientY: b.top + 9, pointerId: 1}))"
     )
     page.until(f"document.body.dataset.shown === '{COUNT - 1}'")
     page.run("document.querySelector('#bookmarks button').click()")

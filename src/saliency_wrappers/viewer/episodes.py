@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saliency_wrappers.store.files import StoreError
 from saliency_wrappers.store.reader import StoredBlock, StoredEpisode
 from saliency_wrappers.store.tree_schema import rebuilt
 from saliency_wrappers.viewer.encoding import encode_frames, encode_maps
@@ -17,24 +18,14 @@ from saliency_wrappers.viewer.encoding import encode_frames, encode_maps
 
 def episode_row(index: int, episode: StoredEpisode) -> dict[str, Any]:
     """Return an episode's row in the list: name, environment, seed, decisions, return, whether it is complete."""
-    header = episode.header
-    rewards = [reward for block in episode.blocks() for reward in block.field("reward").tolist()]
-    return {
-        "index": index,
-        "name": episode.name,
-        "environment": _environment(header.env_spec),
-        "seed": header.seed,
-        "decisions": len(rewards),
-        "return": _number(sum(reward for reward in rewards if math.isfinite(reward))),
-        "complete": header.complete,
-    }
+    return _row(index, episode, list(episode.blocks()))
 
 
 def episode_numbers(index: int, episode: StoredEpisode) -> dict[str, Any]:
     """Return everything of an episode but frames and maps, as JSON can hold it: NaN and infinity are None."""
     blocks = list(episode.blocks())
     header = episode.header
-    numbers: dict[str, Any] = {**episode_row(index, episode), "block": episode.block, "picture": _picture(episode, blocks)}
+    numbers: dict[str, Any] = {**_row(index, episode, blocks), "block": episode.block, "picture": _picture(episode, blocks)}
     numbers["steps"] = [step for block in blocks for step in block.steps.tolist()]
     numbers["rewards"] = [_number(reward) for block in blocks for reward in block.field("reward").tolist()]
     numbers["logits"] = [[_number(logit) for logit in row] for block in blocks for row in _rows(block, "logits", header.logits)]
@@ -67,6 +58,20 @@ def block_count(episode: StoredEpisode) -> int:
     return -(-len(episode) // episode.block)
 
 
+def _row(index: int, episode: StoredEpisode, blocks: list[StoredBlock]) -> dict[str, Any]:
+    header = episode.header
+    rewards = [reward for block in blocks for reward in block.field("reward").tolist()]
+    return {
+        "index": index,
+        "name": episode.name,
+        "environment": _environment(header.env_spec),
+        "seed": header.seed,
+        "decisions": len(rewards),
+        "return": _number(sum(reward for reward in rewards if math.isfinite(reward))),
+        "complete": header.complete,
+    }
+
+
 def _environment(env_spec: dict[str, Any] | None) -> str:
     return str((env_spec or {}).get("id", "unknown environment"))
 
@@ -74,7 +79,7 @@ def _environment(env_spec: dict[str, Any] | None) -> str:
 def _rows(block: StoredBlock, name: str, dtype: str) -> list[list[float]]:
     tensor = rebuilt(dtype, iter([torch.from_numpy(block.field(name))]))
     if not isinstance(tensor, Tensor):
-        raise ValueError(f"Expected {name} to be one array.")
+        raise StoreError(f"Expected {name} to be one array.")
     return tensor.float().reshape(block.rows, -1).tolist()
 
 

@@ -80,7 +80,8 @@ def asset(name: str) -> str:
 def _page(episodes: Sequence[StoredEpisode]) -> Iterator[str]:
     script = "".join(_EXPORT.sub("", _IMPORT.sub("", asset(name))) for name in MODULES)
     style = asset("page.css")
-    policy = f"default-src 'none'; img-src blob: data:; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
+    sources = f"default-src 'none'; img-src blob: data:; script-src {_hash(script)}; style-src {_hash(style)}"
+    policy = f"{sources}; base-uri 'none'; form-action 'none'"
     before, after = asset("page.html").split("<!-- head -->")
     yield before
     yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>'

@@ -193,7 +193,7 @@ def _application(pages: _Pages, token: str) -> Any:
     async def post(request: Request) -> Response:
         content = json.loads(await request.body())
         if not isinstance(content, dict):
-            raise ValueError("Expected a JSON object.")
+            return PlainTextResponse("Expected a JSON object.", 400)
         answer = pages.ask if request.url.path.endswith("/ask") else pages.explain
         return await run_in_threadpool(answer, request, content)
 

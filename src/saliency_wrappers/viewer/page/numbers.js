@@ -54,5 +54,6 @@ export function jumps(values) {
 
 export function short(number) {
   if (number === null || number === undefined || Number.isNaN(number)) return "–";
+  if (number !== 0 && Math.abs(number) < 1e-4) return number.toExponential(1);
   return Number.isInteger(number) && Math.abs(number) < 1e6 ? String(number) : String(Number(number.toPrecision(4)));
 }
