@@ -14,9 +14,9 @@ from saliency_wrappers.agents import AgentAdapter, as_adapter
 from saliency_wrappers.compute.backends import Backend, Shared, run
 from saliency_wrappers.decisions import Decision, StateTree
 from saliency_wrappers.hooks.replay_check import replay
+from saliency_wrappers.saliency.fills import Background, Fills, has_running_background, with_background
 from saliency_wrappers.saliency.fingerprints import agent_fingerprint, fingerprint, method_description
-from saliency_wrappers.saliency.masks import Fill
-from saliency_wrappers.saliency.perturbation import SaliencyMethod, maps_of, saliency_method
+from saliency_wrappers.saliency.perturbation import PerturbationSaliency, SaliencyMethod, maps_of, saliency_method
 from saliency_wrappers.store.files import Location
 from saliency_wrappers.store.reader import StoredBlock, StoredEpisode
 from saliency_wrappers.store.store import EpisodeStore
@@ -42,7 +42,7 @@ def compute_saliency(
     method: str | SaliencyMethod = "xaitk",
     perturber: PerturbImage | None = None,
     saliency_gen: GenerateClassifierConfidenceSaliency | None = None,
-    fill: Fill | None = None,
+    fill: Fills | None = None,
     episodes: Iterable[int | str] | None = None,
     decisions: slice | None = None,
     backend: Backend | None = None,
@@ -60,10 +60,11 @@ def compute_saliency(
     Args:
         store: the store, its path or its URL.
         agent: the agent that acted: an `nn.Module`, or whatever `as_adapter` takes.
-        method: `"xaitk"`, `"greydanus2018"`, or a `SaliencyMethod`.
+        method: the name of a preset (`"xaitk"`, `"change_weighted_two_fills"`, ...), or a `SaliencyMethod`.
         perturber: any xaitk `PerturbImage`. None: the method's own.
         saliency_gen: any xaitk `GenerateClassifierConfidenceSaliency`. None: the method's own.
-        fill: what shows through where a mask is 0, see `Fill`. None: the method's own.
+        fill: what shows through where a mask is 0, see `Fill`; a list or tuple of several. None: the method's own. A running
+            `Background` is replaced by the median of the store's inputs.
         episodes: indices or names of episodes. None: all.
         decisions: which, by their steps: `slice(639, 1240)` are the published frames 638 to 1238. None: all.
         backend: None: this process. `"loky"`: processes of this machine. `"dask"`, `"ray"`: the workers of a cluster.
@@ -84,6 +85,8 @@ def compute_saliency(
     """
     store = store if isinstance(store, EpisodeStore) else EpisodeStore.open(store)
     adapter, chosen = as_adapter(agent), saliency_method(method, perturber, saliency_gen, fill)
+    if isinstance(chosen, PerturbationSaliency) and has_running_background(chosen.fill):  # the order of blocks must not matter
+        chosen = saliency_method(chosen, fill=with_background(chosen.fill, Background(store)))
     start, end, stride = _steps(decisions)
     if state_lag < 0:
         raise ValueError(f"Expected a state_lag of 0 or more, got {state_lag}.")

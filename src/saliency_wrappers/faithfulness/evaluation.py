@@ -15,7 +15,7 @@ from saliency_wrappers.faithfulness.bootstrap import Interval, Resampler, interv
 from saliency_wrappers.faithfulness.controls import CentrePrior, ChangeFromFill, OtherDecision, RandomPixels
 from saliency_wrappers.faithfulness.curves import CurveMaker, Curves, area, pixel_order
 from saliency_wrappers.faithfulness.scorecard import Scorecard
-from saliency_wrappers.saliency.fills import Background
+from saliency_wrappers.saliency.fills import Background, has_running_background, with_background
 from saliency_wrappers.saliency.masks import Fill, GaussianBlur
 from saliency_wrappers.saliency.method import SaliencyMethod, maps_of
 from saliency_wrappers.saliency.perturbation import PerturbationSaliency, saliency_method
@@ -103,11 +103,10 @@ def evaluate(
 
 
 def _with_background(method: SaliencyMethod, background: Fill) -> SaliencyMethod:
-    """A method whose running backgrounds are replaced by a fixed one: its maps do not depend on what was measured before."""
-    if not isinstance(method, PerturbationSaliency) or not isinstance(method.fill, list | tuple):
+    """A method whose running backgrounds are replaced by a fixed one."""
+    if not isinstance(method, PerturbationSaliency) or not has_running_background(method.fill):
         return method
-    fills = tuple(background if isinstance(one, Background) and one.image is None else one for one in method.fill)
-    return saliency_method(method, fill=fills)
+    return saliency_method(method, fill=with_background(method.fill, background))
 
 
 def _measure(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class Background:
             raise ValueError(f"Expected last and at_most of 1 or more, got last={last} and at_most={at_most}.")
         self.last = last
         self.at_most = at_most
-        self.image: Array | None = None if inputs is None else _median(_images(inputs), at_most)
+        self.image: Array | None = None if inputs is None else _median(_images(inputs, at_most), at_most)
         self._recent: deque[Array] = deque(maxlen=last)
         self._running: Array | None = None
         self._calls = 0
@@ -113,6 +114,21 @@ class Noise:
         return f"Noise(seed={self.seed})"
 
 
+def with_background(fills: Fills, background: Fill) -> Fills:
+    """The same fills with a fixed background in place of a running one, so that maps do not depend on what was computed before."""
+
+    def fixed(one: Fill) -> Fill:
+        return background if isinstance(one, Background) and one.image is None else one
+
+    first, *others = as_fills(fills)
+    return (fixed(first), *(fixed(one) for one in others)) if others else fixed(first)
+
+
+def has_running_background(fills: Fills) -> bool:
+    """Whether the maps of these fills depend on the order in which inputs come."""
+    return any(isinstance(one, Background) and one.image is None for one in as_fills(fills))
+
+
 FILLS: dict[str, Callable[[], Fill]] = {
     "background": Background,
     "black": lambda: 0.0,
@@ -138,20 +154,31 @@ def as_fills(fill: Fills) -> tuple[Fill, ...]:
     return fills
 
 
-def _images(inputs: Any) -> list[Array]:
-    """Network inputs `(C, h, w)` of whatever holds them."""
+def _images(inputs: Any, at_most: int) -> list[Array]:
+    """Network inputs `(C, h, w)` of whatever holds them; of episodes on disk only those that are needed are kept."""
     if isinstance(inputs, Tensor | np.ndarray):
         array = np.asarray(inputs.detach().cpu().float() if isinstance(inputs, Tensor) else inputs)
         if array.ndim != 4:
             raise ValueError(f"Expected network inputs (n, C, h, w), got an array of shape {array.shape}.")
         return list(array)
-    if hasattr(inputs, "episodes"):
-        inputs = (stored for episode in inputs.episodes for stored in episode.decisions())
-    elif not isinstance(inputs, Decision) and hasattr(inputs, "decisions"):
-        inputs = inputs.decisions()
-    elif isinstance(inputs, Decision):
-        inputs = [inputs]
+    if isinstance(inputs, Decision):
+        return list(_rows(inputs))
+    if hasattr(inputs, "episodes") or hasattr(inputs, "block_at"):
+        inputs = _stored(inputs.episodes if hasattr(inputs, "episodes") else [inputs], at_most)
     return [image for one in inputs for image in _rows(one)]
+
+
+def _stored(episodes: Sequence[Any], at_most: int) -> Iterator[Any]:
+    """Evenly spaced decisions of stored episodes, block by block."""
+    lengths = [len(episode) for episode in episodes]
+    step = max(1, -(-sum(lengths) // at_most))
+    skipped = 0
+    for episode, length in zip(episodes, lengths, strict=True):
+        chosen = range(-skipped % step, length, step)
+        for index, rows in groupby(chosen, key=lambda i: i // episode.block):
+            decisions = episode.block_at(index).decisions
+            yield from (decisions[i % episode.block] for i in rows)
+        skipped += length
 
 
 def _rows(one: Any) -> NDArray[Any]:

@@ -65,11 +65,10 @@ def memory_share(adapter: AgentAdapter, decision: Decision, others: Sequence[Dec
         raise ValueError(f"Expected other decisions, all of one row, and a baseline of 1 or more, got {len(others)} and {baseline}.")
     random, k = np.random.default_rng(seed), min(baseline, len(others))
     frames = [others[i] for i in random.permutation(len(others))[:k]]
-    states = [others[i].state for i in random.permutation(len(others))[:k]]
+    states = [others[i] for i in random.permutation(len(others))[:k]]
     own = [decision.inputs] * k
     images = torch.cat([decision.inputs, *(one.inputs for one in frames), *(one.inputs for one in frames), *own])
-    state = _joined(adapter, [decision.state] * (1 + k) + states + states)
-    logits, values = _run(adapter, images, state, decision.episode_start)
+    logits, values = _run(adapter, images, [decision] * (1 + k) + states + states)
     frame, memory = _parts(centred_logits(logits))
     if values is None:
         return MemoryShare(frame, memory, None, None)
@@ -85,10 +84,12 @@ def _parts(outputs: Floats) -> tuple[Floats, Floats]:
     return frame, memory
 
 
-def _run(adapter: AgentAdapter, images: Tensor, state: StateTree, start: Tensor | None) -> tuple[Floats, Floats | None]:
-    n = len(images)
+def _run(adapter: AgentAdapter, images: Tensor, remembered: Sequence[Decision]) -> tuple[Floats, Floats | None]:
+    """Outputs of images with the states of decisions: logits `(n, num_actions)`, values `(n,)`."""
+    n, starts = len(images), [one.episode_start for one in remembered if one.episode_start is not None]
     with torch.inference_mode():
-        logits, values = adapter.evaluate(images, state, None if start is None else start.new_zeros(n))
+        state = _joined(adapter, [one.state for one in remembered])
+        logits, values = adapter.evaluate(images, state, torch.cat(starts) if len(starts) == n else None)
     return logits.double().cpu().numpy(), None if values is None else values.reshape(n).double().cpu().numpy()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -44,15 +44,15 @@ def find_objects(image: Array, background: Array, threshold: float = 0.03, grow:
         Segments, the object with the largest `sum |x - b|` first.
     """
     change = np.abs(image - background).max(axis=0)
-    parts, count = label(change > threshold, structure=np.ones((3, 3)))
+    parts, count = cast(tuple[Segments, int], label(change > threshold, structure=np.ones((3, 3))))
     if not count:
         return np.zeros(change.shape, np.int64)
     sizes = np.bincount(parts.ravel(), weights=change.ravel(), minlength=count + 1)[1:]
     rank = np.empty(count + 1, np.int64)
     rank[0], rank[1 + np.argsort(-sizes, kind="stable")] = 0, np.arange(1, count + 1)
     segments = _merged(rank[parts], most)
-    distance, nearest = distance_transform_edt(segments == 0, return_indices=True)
-    return np.where(distance <= grow, segments[tuple(nearest)], 0)
+    distance, nearest = _nearest(segments)
+    return np.where(distance <= grow, nearest, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +135,8 @@ class ObjectMethod:
         image = decision.inputs[0].float().cpu().numpy()
         low, high = adapter.input_range
         background = filled(self.background, image, adapter.input_range)
-        segments = np.asarray(self.objects((image - low) / (high - low), (background - low) / (high - low)), np.int64)
+        relative = [((one - low) / (high - low)).astype(np.float32) for one in (image, background)]
+        segments = np.asarray(self.objects(*relative), np.int64)
         if segments.shape != image.shape[1:]:
             raise ValueError(f"Expected segments of the input's size {image.shape[1:]}, got {segments.shape}.")
         game = self._game(adapter, decision, segments, background)
@@ -219,13 +220,18 @@ def _merged(segments: Segments, most: int) -> Segments:
     if segments.max() <= most:
         return segments
     kept = np.where(segments <= most, segments, 0)
-    nearest = distance_transform_edt(kept == 0, return_distances=False, return_indices=True)
-    target = kept[tuple(nearest)]
+    _, target = _nearest(kept)
     merged = kept.copy()
     for number in range(most + 1, int(segments.max()) + 1):
         there = segments == number
         merged[there] = np.bincount(target[there]).argmax()
     return merged
+
+
+def _nearest(segments: Segments) -> tuple[Floats, Segments]:
+    """Of each pixel the distance to the nearest object, and that object's number."""
+    distance, place = cast(tuple[Floats, Segments], distance_transform_edt(segments == 0, return_indices=True))
+    return distance, segments[tuple(place)]
 
 
 def _flat(saliency: Array) -> Array:
