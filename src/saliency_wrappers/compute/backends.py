@@ -23,8 +23,8 @@ Backend = Literal["loky", "dask", "ray"]
 
 T = TypeVar("T")
 
-Task = Callable[[], int]
-"""Can be pickled; returns how many decisions it explained."""
+Task = Callable[[], T]
+"""Can be pickled, and so can what it returns."""
 
 
 class Shared(Generic[T]):
@@ -60,7 +60,7 @@ class WorkerDiedError(RuntimeError):
     """A worker process ended while it computed. What was finished is in the store."""
 
 
-def run(tasks: Sequence[Task], backend: Backend | None, n_jobs: int, address: Any = None) -> Generator[int]:
+def run(tasks: Sequence[Task[T]], backend: Backend | None, n_jobs: int, address: Any = None) -> Generator[T]:
     """Run tasks in any order.
 
     Args:
@@ -97,7 +97,7 @@ def run(tasks: Sequence[Task], backend: Backend | None, n_jobs: int, address: An
                 yield from joblib.Parallel()(calls[first : first + group])
 
 
-def _in_one_thread(task: Task) -> int:
+def _in_one_thread(task: Task[T]) -> T:
     """Run a task with one PyTorch thread, since several workers share the processors."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
