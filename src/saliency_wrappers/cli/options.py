@@ -1,8 +1,9 @@
-"""What the commands share: failures in one line, the values of options, progress on stderr, and how an agent is loaded."""
+"""What the commands share: failures in one line, values of options, text that is safe to print, progress, and how an agent is loaded."""
 
 from __future__ import annotations
 
 import ast
+import math
 import sys
 import warnings
 from collections.abc import Generator
@@ -23,6 +24,9 @@ from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.video.overlay import Scale
 
 INTERRUPTED = 130
+LARGEST_SIDE = 16384
+"""Pixels of a video's side, at most: H.264 has no larger frames."""
+_LARGEST_NUMBER = 10**9
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 
 
@@ -47,7 +51,7 @@ def scale_option(ctx: click.Context, param: click.Parameter, text: str) -> Scale
         return text
     numbers = _numbers(text)
     if not isinstance(numbers, tuple) or len(numbers) != 2 or not numbers[0] < numbers[1]:
-        raise click.BadParameter(f"expected frame, episode or LOW,HIGH with LOW < HIGH, got {text!r}.", ctx, param)
+        raise click.BadParameter(f"expected frame, episode or LOW,HIGH with LOW < HIGH, got {printable(text)!r}.", ctx, param)
     return numbers
 
 
@@ -61,22 +65,40 @@ def _numbers(text: str) -> Any:
     """A number, or a tuple of numbers from `5,5` or `(5, 5)`."""
     try:
         value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         value = text
-    if not all(isinstance(part, int | float) for part in (value if isinstance(value, tuple) else (value,))):
-        raise click.BadParameter(f"expected a number, or several as in 5,5, got {text!r}.")
+    parts = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(part, int | float) and abs(part) <= _LARGEST_NUMBER for part in parts):
+        raise click.BadParameter(f"expected a number of at most {_LARGEST_NUMBER}, or several as in 5,5, got {printable(text)[:80]!r}.")
     return value
+
+
+class FiniteRange(click.FloatRange):
+    """A `FloatRange` that refuses NaN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; `BadParameter` for none within the range."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
 
 
 @contextmanager
 def failures(kind: type[Failed]) -> Generator[None]:
-    """What can go wrong without being a mistake in this program becomes one line and an exit code."""
+    """Turn every error into one line and an exit code. Kinds that nobody foresaw are named, and exit with 1."""
     try:
         yield
-    except BrokenPipeError:
+    except (BrokenPipeError, click.ClickException, click.exceptions.Exit, click.Abort):
         raise
+    except CheckpointError as error:
+        raise Failed(error) from error
     except (gym.error.Error, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise (Failed if isinstance(error, CheckpointError) else kind)(error) from error
+        raise kind(error) from error
+    except MemoryError as error:
+        raise Failed(f"Not enough memory for what was asked for. {error}") from error
+    except Exception as error:
+        raise Failed(f"{type(error).__name__}: {error}") from error
 
 
 @contextmanager
@@ -92,8 +114,13 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def one_line(text: object) -> str:
-    """A text without line breaks and colours."""
-    return " ".join(click.unstyle(str(text)).split())
+    """A text without line breaks and colours, safe to print."""
+    return printable(" ".join(click.unstyle(str(text)).split()))
+
+
+def printable(text: object) -> str:
+    """A text with everything that would control a terminal escaped: stored text is untrusted."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text))
 
 
 def agent_for(env_id: str, checkpoint: Path | None, preprocessor: str | None = None) -> tuple[nn.Module, FramePreprocessor]:
@@ -116,3 +143,16 @@ def progress_bar(total: int, wanted: bool, description: str, unit: str) -> tqdm[
     often = 0.1 if sys.stderr.isatty() else 10.0
     look: dict[str, Any] = {"desc": description, "unit": unit, "bar_format": _BAR, "mininterval": often}
     return tqdm(total=total, disable=not wanted, **look)
+
+
+def check_size(shape: tuple[int, ...], zoom: int, panels: bool) -> None:
+    """See that enlarged frames are not larger than a video can be; `Misused` when they are.
+
+    Args:
+        shape: of a frame, `(H, W, 3)`.
+        zoom: how many times each pixel is enlarged.
+        panels: whether three frames are side by side.
+    """
+    height, width = shape[0] * zoom, shape[1] * zoom * (3 if panels else 1)
+    if max(height, width) > LARGEST_SIDE:
+        raise Misused(f"Expected video frames of at most {LARGEST_SIDE} pixels a side, got {width}x{height}: choose a smaller --zoom.")

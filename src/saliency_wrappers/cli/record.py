@@ -23,9 +23,12 @@ from saliency_wrappers.cli.film_training import film_training
 from saliency_wrappers.cli.installation import installation, package_version
 from saliency_wrappers.cli.options import (
     INTERRUPTED,
+    LARGEST_SIDE,
     Failed,
+    FiniteRange,
     Misused,
     agent_for,
+    check_size,
     failures,
     parameter_option,
     perturber_for,
@@ -100,15 +103,18 @@ def main() -> None:
     "--preprocessor", type=click.Choice(PREPROCESSORS), help="From frame to network input.  [default: what the agent was trained with]"
 )
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, help="Of the environment (episode i gets SEED + i), of sampling and of random masks."
+    "--seed",
+    type=click.IntRange(0, 2**31 - 1),
+    default=0,
+    help="Of the environment (episode i gets SEED + i), sampling and random masks.",
 )
 @click.option("--steps", type=click.IntRange(1), default=3000, help="Leave an episode after so many decisions.")
 @click.option("--episodes", type=click.IntRange(1), default=1, help="How many to play.")
 @click.option("--greedy/--sample", default=True, help="Take the most probable action, or sample.")
 @click.option(
-    "--sticky", type=click.FloatRange(0, 1), help="Atari: probability that the last action is repeated.  [default: the environment's own]"
+    "--sticky", type=FiniteRange(0, 1), help="Atari: probability that the last action is repeated.  [default: the environment's own]"
 )
-@click.option("--frameskip", type=click.IntRange(1), help="Atari: frames for each action.  [default: the environment's own]")
+@click.option("--frameskip", type=click.IntRange(1, 10_000), help="Atari: frames for each action.  [default: the environment's own]")
 @click.option("--start", type=click.IntRange(0), default=0, help="First decision to explain and film, counted from 0.")
 @click.option(
     "--end",
@@ -125,7 +131,7 @@ def main() -> None:
     help="Parameter of the perturber's class in xaitk, as in stride=5,5. Repeatable.",
 )
 @click.option("--mode", type=click.Choice(["inline", "deferred"]), default="inline", help="Make maps at each step, or in blocks.")
-@click.option("--threads", type=click.IntRange(1), help="Of the processor, for PyTorch.  [default: PyTorch's own]")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Of the processor, for PyTorch.  [default: PyTorch's own]")
 @click.option("--store", metavar="PATH|URL", help="Instead of filming, keep decisions and frames here, for compute and render.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=Path("videos"), help="Folder for what is written.")
 @click.option("--raw/--no-raw", default=True, help="Also film the whole episode as it was.")
@@ -136,7 +142,7 @@ def main() -> None:
 @click.option("--scale", metavar="frame|episode|LOW,HIGH", default="frame", callback=scale_option, help="What a map's brightest place is.")
 @click.option("--panels/--no-panels", default=False, help="Frame, actor and critic side by side.")
 @click.option("--strip/--no-strip", default=False, help="Value and action probabilities below the frame.")
-@click.option("--zoom", type=click.IntRange(1), default=1, help="Enlarge every pixel.")
+@click.option("--zoom", type=click.IntRange(1, LARGEST_SIDE), default=1, help="Enlarge every pixel.")
 @click.option("--progress/--no-progress", default=True, help="Progress on stderr.")
 def record(**options: Any) -> None:
     """Play ENV_ID and film what the agent looks at.
@@ -169,6 +175,7 @@ def _record(options: RecordOptions) -> None:
         torch.set_num_threads(options.threads)
     with failures(Misused):
         env = make_game(options.env_id, options.frameskip, options.sticky)
+        check_size(env.observation_space.shape or (1, 1), options.zoom, options.panels or bool(options.png))
         hook = _hook(options)
         check_agent(hook, env)
         size = None if hook.preprocessor is None else hook.preprocessor.size

@@ -12,21 +12,26 @@ import click
 
 from saliency_wrappers.cli.options import (
     INTERRUPTED,
+    LARGEST_SIDE,
     Failed,
+    FiniteRange,
     Misused,
     agent_for,
+    check_size,
     failures,
     parameter_option,
     perturber_for,
+    printable,
     progress_bar,
     scale_option,
     warnings_in_one_line,
 )
 from saliency_wrappers.cli.perturbers import PERTURBERS
 from saliency_wrappers.compute.backends import Backend
-from saliency_wrappers.compute.compute import ComputedSaliency, compute_saliency
+from saliency_wrappers.compute.compute import ComputedSaliency, DamagedEpisodesError, compute_saliency
 from saliency_wrappers.decisions import SaliencyMaps, StepSaliency, row_of
 from saliency_wrappers.saliency.perturbation import PRESETS
+from saliency_wrappers.store.files import StoreError
 from saliency_wrappers.store.reader import StoredDecision, StoredEpisode
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.video.film import Painter
@@ -60,20 +65,26 @@ def _range(command: Any) -> Any:
     "--perturber-option", metavar="KEY=VALUE", multiple=True, callback=parameter_option, help="Parameter of the perturber. Repeatable."
 )
 @click.option("--backend", type=click.Choice(get_args(Backend)), help="Who computes.  [default: this process]")
-@click.option("--jobs", type=int, default=-1, help="How many blocks at a time. -1: one for each processor.")
+@click.option("--jobs", type=click.IntRange(-1, 1024), default=-1, help="How many blocks at a time. -1: one for each processor.")
 @click.option("--address", help="Of a Dask scheduler.  [default: a cluster of this machine]")
 @click.option("--state-lag", type=click.IntRange(0), default=0, help="1: the state of the decision before, as in the published figures.")
 @click.option("--verify/--no-verify", default=True, help="Insist on the agent that acted.")
 @click.option("--progress/--no-progress", default=True, help="Progress on stderr.")
 def compute(store: str, **options: Any) -> None:
     """Make the maps of what STORE holds, and keep them there. What has its maps is not done again."""
+    damaged: DamagedEpisodesError | None = None
     try:
         with warnings_in_one_line(), failures(Failed):
-            done = _compute(EpisodeStore.open(store), **options)
+            try:
+                done = _compute(EpisodeStore.open(store), **options)
+            except DamagedEpisodesError as error:
+                damaged, done = error, error.computed
     except KeyboardInterrupt:
         click.echo("Interrupted; what was finished is in the store.", err=True)
         sys.exit(INTERRUPTED)
     click.echo(f"explained: {done.explained}\nhad maps already: {done.reused}\nmethod: {done.fingerprint}")
+    if damaged is not None:
+        raise Failed(damaged)
 
 
 @click.command()
@@ -82,12 +93,12 @@ def compute(store: str, **options: Any) -> None:
 @_range
 @click.option("--method", "fingerprint", help="Fingerprint of the maps, or its beginning.  [default: the only ones there are]")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("saliency.mp4"), help="Video file.")
-@click.option("--fps", type=click.FloatRange(0, min_open=True), default=30.0, help="Frames per second.")
+@click.option("--fps", type=FiniteRange(0, 1000, min_open=True), default=30.0, help="Frames per second.")
 @click.option("--style", type=click.Choice(STYLES), default="xaitk", help="How maps are drawn.")
 @click.option("--scale", metavar="frame|episode|LOW,HIGH", default="frame", callback=scale_option, help="What a map's brightest place is.")
 @click.option("--panels/--no-panels", default=False, help="Frame, actor and critic side by side.")
 @click.option("--strip/--no-strip", default=False, help="Value and action probabilities below the frame.")
-@click.option("--zoom", type=click.IntRange(1), default=1, help="Enlarge every pixel.")
+@click.option("--zoom", type=click.IntRange(1, LARGEST_SIDE), default=1, help="Enlarge every pixel.")
 @click.option("--progress/--no-progress", default=True, help="Progress on stderr.")
 def render(store: str, episode: int, start: int, end: int | None, fingerprint: str | None, output: Path, **options: Any) -> None:
     """Draw the maps of an episode in STORE on its frames, as a video: one frame for each decision that has maps."""
@@ -107,21 +118,41 @@ def render(store: str, episode: int, start: int, end: int | None, fingerprint: s
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def inspect(store: str, as_json: bool) -> None:
     """Say what STORE holds: its episodes, their steps, which methods' maps are there, and whether they are complete."""
-    with failures(Failed):
+    with warnings_in_one_line(), failures(Failed):
         opened = EpisodeStore.open(store)
-        episodes = [_facts(episode) for episode in opened.episodes]
+        episodes, failed = _all_facts(opened)
         size = opened.location.size()
     if as_json:
-        click.echo(json.dumps({"store": store, "bytes": size, "episodes": episodes}, indent=2))
-        return
+        click.echo(json.dumps({"store": store, "bytes": size, "episodes": episodes, "failed": failed}, indent=2))
+    else:
+        _print_facts(store, size, episodes)
+    if failed:
+        reasons = " ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise Failed(f"Expected {len(failed)} more episodes that can be read. Failed: {reasons}")
+
+
+def _all_facts(store: EpisodeStore) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """What there is to say of each episode, and why some could not be read, by name."""
+    facts: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    for episode in store.episodes:
+        try:
+            facts.append(_facts(episode))
+        except StoreError as error:
+            failed[episode.name] = str(error)
+    return facts, failed
+
+
+def _print_facts(store: str, size: int, episodes: list[dict[str, Any]]) -> None:
     steps = sum(one["decisions"] for one in episodes)
-    click.echo(f"store: {store}\nepisodes: {len(episodes)}\ndecisions: {steps}\nsize: {size / 1e6:.1f} MB")
+    click.echo(f"store: {printable(store)}\nepisodes: {len(episodes)}\ndecisions: {steps}\nsize: {size / 1e6:.1f} MB")
     for index, one in enumerate(episodes):
         state = "complete" if one["complete"] else "incomplete"
         frames = "with frames" if one["frames"] else "without frames"
-        click.echo(f"episode {index}: {one['environment']}, {one['decisions']} decisions, return {one['return']:g}, {frames}, {state}")
-        for name, method in one["methods"].items():
-            click.echo(f"  maps {name}: {method['name']}, {method['explained']} decisions")
+        name = printable(one["environment"])
+        click.echo(f"episode {index}: {name}, {one['decisions']} decisions, return {one['return']:g}, {frames}, {state}")
+        for fingerprint, method in one["methods"].items():
+            click.echo(f"  maps {printable(fingerprint)}: {printable(method.get('name', 'unnamed'))}, {method['explained']} decisions")
 
 
 def _compute(store: EpisodeStore, checkpoint: Path | None, start: int, end: int | None, **options: Any) -> ComputedSaliency:
@@ -168,6 +199,7 @@ def _render(
         for stored, maps in explained:
             frame = stored.frame
             if frame is not None:
+                check_size(frame.shape, look["zoom"], look["panels"])
                 writer.write(painter.paint(frame, _step_saliency(episode, stored, maps), preprocessor))
                 frames += 1
                 bar.update()

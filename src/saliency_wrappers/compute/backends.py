@@ -1,13 +1,16 @@
-"""Where tasks are done: in this process, or through joblib in others, on this machine or a cluster (`run`).
+"""Where tasks run: in this process, or through joblib in others, on this machine or a cluster (`run`).
 
-`Shared` is what all tasks of a run need, the agent above all: it is unpacked once in each worker.
+`Shared` is what all tasks of a run need, the agent above all: it is unpacked once in each worker. Workers of this machine end when the
+process that started them does.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import threading
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, Literal, TypeVar, get_args
@@ -20,8 +23,8 @@ Backend = Literal["loky", "dask", "ray"]
 
 T = TypeVar("T")
 
-Task = Callable[[], int]
-"""Can be pickled; returns how many decisions it explained."""
+Task = Callable[[], T]
+"""Can be pickled, and so can what it returns."""
 
 
 class Shared(Generic[T]):
@@ -57,17 +60,17 @@ class WorkerDiedError(RuntimeError):
     """A worker process ended while it computed. What was finished is in the store."""
 
 
-def run(tasks: Sequence[Task], backend: Backend | None, n_jobs: int, address: Any = None) -> Generator[int]:
-    """Have tasks done, in any order.
+def run(tasks: Sequence[Task[T]], backend: Backend | None, n_jobs: int, address: Any = None) -> Generator[T]:
+    """Run tasks in any order.
 
     Args:
-        tasks: what is to be done.
-        backend: where. None: here, one after another.
+        tasks: what to run.
+        backend: where. None: in this process, one after another.
         n_jobs: how many at a time; -1: as many as there are processors, or workers of a cluster.
         address: of a Dask scheduler, or a `dask.distributed.Client`. None: Dask's own default, or the cluster Ray is connected to.
 
     Yields:
-        What the tasks return, as they are finished.
+        What the tasks return, as they finish.
 
     Raises:
         ValueError: no such backend.
@@ -84,21 +87,44 @@ def run(tasks: Sequence[Task], backend: Backend | None, n_jobs: int, address: An
         with joblib.parallel_config(backend=backend, n_jobs=n_jobs, **settings):
             calls = [joblib.delayed(_in_one_thread)(task) for task in tasks]
             if backend != "ray":
-                yield from joblib.Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs")(calls)
+                # max_nbytes: no arrays in shared memory, where a killed process would leave them
+                watched: dict[str, Any] = {"initializer": end_with, "initargs": (os.getpid(),)} if backend == "loky" else {}
+                parallel = joblib.Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs", max_nbytes=None, **watched)
+                yield from parallel(calls)
                 return
             group = 4 * joblib.effective_n_jobs(n_jobs)  # Ray's backend returns nothing before all is done
             for first in range(0, len(calls), group):
                 yield from joblib.Parallel()(calls[first : first + group])
 
 
-def _in_one_thread(task: Task) -> int:
-    """Workers share the processors by being several."""
+def _in_one_thread(task: Task[T]) -> T:
+    """Run a task with one PyTorch thread, since several workers share the processors."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         return task()
     finally:
         torch.set_num_threads(threads)
+
+
+def end_with(owner: int) -> None:
+    """Have this worker end within a second after its parent process, however that ends.
+
+    Files of a store are replaced as a whole: none is left half written. Windows does not report a parent's end; there the worker stays
+    until it has been idle for minutes.
+
+    Args:
+        owner: the number of the parent process.
+    """
+    if os.name == "nt":
+        return
+
+    def watch() -> None:
+        while os.getppid() == owner:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="saliency-parent", daemon=True).start()
 
 
 @contextmanager

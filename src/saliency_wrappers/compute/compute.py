@@ -1,26 +1,40 @@
-"""`compute_saliency`: the maps of what was recorded, later, anywhere: block by block, written beside the decisions they belong to."""
+"""`compute_saliency`: the maps of recorded decisions, later, anywhere: block by block, written beside the decisions they belong to.
+
+`ComputedSaliency` says what was done, `DamagedEpisodesError` which episodes could not be read.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
+import torch
+from torch import Tensor
 from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifierConfidenceSaliency
 from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
 from saliency_wrappers.agents import AgentAdapter, as_adapter
 from saliency_wrappers.compute.backends import Backend, Shared, run
-from saliency_wrappers.decisions import Decision, StateTree
+from saliency_wrappers.compute.tasks import BlockTask, Work, initial_state
+from saliency_wrappers.decisions import state_leaves
 from saliency_wrappers.hooks.replay_check import replay
 from saliency_wrappers.saliency.fills import Background, Fills, has_running_background, with_background
-from saliency_wrappers.saliency.fingerprints import agent_fingerprint, fingerprint, method_description
-from saliency_wrappers.saliency.perturbation import PerturbationSaliency, SaliencyMethod, maps_of, saliency_method
-from saliency_wrappers.store.files import Location
-from saliency_wrappers.store.reader import StoredBlock, StoredEpisode
+from saliency_wrappers.saliency.fingerprints import agent_fingerprint, method_description
+from saliency_wrappers.saliency.perturbation import PerturbationSaliency, SaliencyMethod, saliency_method
+from saliency_wrappers.store.files import Location, StoreError
+from saliency_wrappers.store.reader import StoredEpisode
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.store.tree_schema import dressed
+
+Progress = bool | Callable[[int, int], None] | None
+"""How progress is shown: True by a bar, otherwise by a call with the numbers of decisions done and to be done."""
+
+_FIRST_DECISIONS = 64
+"""Among so many decisions of an episode one with memory is looked for; an agent without memory has none."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,21 @@ class ComputedSaliency:
     """How many decisions were explained now."""
     reused: int
     """How many had their maps already."""
+
+
+class DamagedEpisodesError(StoreError):
+    """Some episodes could not be read; the maps of all others were computed."""
+
+    def __init__(self, failed: dict[str, str], computed: ComputedSaliency) -> None:
+        reasons = " ".join(f"{name}: {reason}" for name, reason in failed.items())
+        super().__init__(f"Expected {len(failed)} more episodes that can be read; the others are computed. Failed: {reasons}")
+        self.failed = failed
+        """Why, by the names of the episodes."""
+        self.computed = computed
+        """What was done with the others."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DamagedEpisodesError, (self.failed, self.computed)
 
 
 def compute_saliency(
@@ -50,12 +79,12 @@ def compute_saliency(
     address: Any = None,
     state_lag: int = 0,
     verify: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = None,
 ) -> ComputedSaliency:
-    """Make the maps of recorded decisions, and keep them in the store.
+    """Compute the maps of recorded decisions, and write them into the store.
 
-    What has maps of the same method and agent is not done again: a computation that was ended goes on where it was, and one of another
-    method adds its maps to those that are there.
+    Decisions that have maps of the same method and agent are skipped: an interrupted computation continues where it was, and one of another
+    method adds its maps to those that are there. A damaged episode does not keep the others from being computed.
 
     Args:
         store: the store, its path or its URL.
@@ -71,16 +100,19 @@ def compute_saliency(
         n_jobs: how many blocks at a time; -1: one for each processor.
         address: for Dask: the scheduler's address, or a `dask.distributed.Client`. None: a cluster of this machine.
         state_lag: 1 takes the state of the decision before, as the published figures do (the initial state at the first).
-        verify: see that the agent has the weights that acted, and that the first decision of each episode replays.
-        progress: called with the number of decisions that are done, and of all that are to be done now.
+        verify: check that the agent has the weights that acted, and that two decisions of each episode replay: the first, and the first
+            with a non-initial state (a state that is dropped does not show before).
+        progress: True shows a bar on stderr. A function is called with the number of decisions that are done, and of all that are to be
+            done now. None: no progress is shown.
 
     Returns:
         The fingerprint of the maps, and how many decisions were explained.
 
     Raises:
         ValueError: another agent than the one that acted; one that learned while it acted; wrong parameters.
-        ReplayMismatchError: replaying a first decision gave something else than was recorded.
-        StoreError: the store is damaged.
+        TypeError: wrong types of parameters.
+        ReplayMismatchError: replaying a decision gave something else than was recorded.
+        DamagedEpisodesError: episodes could not be read; raised after the maps of all others were computed. A `StoreError`.
         WorkerDiedError: a worker died; the same call again goes on with the rest.
     """
     store = store if isinstance(store, EpisodeStore) else EpisodeStore.open(store)
@@ -93,97 +125,95 @@ def compute_saliency(
     acting = agent_fingerprint(adapter)
     description = method_description(chosen, acting, state_lag)
     location = Location(store.location.name, read_only=False)
-    work = _Work(location, adapter, chosen, description, state_lag)
+    work = Work(location, adapter, chosen, description, state_lag)
     picked = store.episodes if episodes is None else [store.episode(which) for which in episodes]
+    failed: dict[str, str] = {}
     if verify:
-        for episode in picked:
-            _check_agent(episode, adapter, acting)
+        picked = [episode for episode in picked if _readable(episode, failed, lambda one: _check_agent(one, adapter, acting))]
     if backend is not None and location.in_this_process_only:
         raise ValueError(f"Expected a store that other processes can see for backend={backend!r}, got {location}.")
-    todo, reused = _plan(work, picked, start, end, stride)
-    explained, total = 0, sum(len(task.rows) for task in todo)
-    for count in run(todo, backend, n_jobs, address):
-        explained += count
-        if progress is not None:
-            progress(explained, total)
-    return ComputedSaliency(work.fingerprint, explained, reused)
+    plan = _Plan(work, start, end, stride)
+    for episode in picked:
+        _readable(episode, failed, plan.add)
+    computed = _run(plan, backend, n_jobs, address, progress, failed)
+    if failed:
+        raise DamagedEpisodesError(failed, computed)
+    return computed
 
 
-@dataclass(frozen=True, eq=False)
-class _Work:
-    """What every task needs to know."""
-
-    location: Location
-    adapter: AgentAdapter
-    method: SaliencyMethod
-    description: dict[str, Any]
-    state_lag: int
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint(self.description)
+def _readable(episode: StoredEpisode, failed: dict[str, str], use: Callable[[StoredEpisode], None]) -> bool:
+    """Use an episode; whether it could be read. If not, the reason is noted."""
+    try:
+        use(episode)
+    except StoreError as error:
+        failed[episode.name] = str(error)
+    return episode.name not in failed
 
 
-@dataclass(frozen=True, eq=False)
-class _Task:
-    """One block, or some decisions of it: read, explained and written by one worker."""
-
-    shared: Shared[_Work]
-    episode: str
-    block: int
-    rows: tuple[int, ...]
-
-    def __call__(self) -> int:
-        with self.shared.lock:
-            return self._explain(self.shared.content)
-
-    def _explain(self, work: _Work) -> int:
-        episode = StoredEpisode(work.location, self.episode)
-        layer = episode.layer(work.fingerprint)
-        there = layer.done(self.block)
-        rows = [row for row in self.rows if not there[row]]  # another run may have been here
-        if not rows:
-            return 0
-        content = _BlockWithStates(episode, self.block, work.adapter, work.state_lag)
-        maps = maps_of(work.method, work.adapter, [content.decision(row) for row in rows])
-        layer.write(self.block, rows, maps, len(episode), work.description)
-        return len(rows)
+def _run(
+    plan: _Plan,
+    backend: Backend | None,
+    n_jobs: int,
+    address: Any,
+    progress: bool | Callable[[int, int], None] | None,
+    failed: dict[str, str],
+) -> ComputedSaliency:
+    """Compute what is planned; episodes that turn out to be damaged are noted in `failed`."""
+    explained, total = 0, sum(len(task.rows) for task in plan.tasks)
+    with _told(progress) as tell:
+        for done in run(plan.tasks, backend, n_jobs, address):
+            explained += done.count
+            if done.error is None:
+                tell(explained, total)
+            else:
+                failed.setdefault(done.episode, done.error)
+    return ComputedSaliency(plan.work.fingerprint, explained, plan.reused)
 
 
-class _BlockWithStates:
-    """The decisions of a block, each with the state of the one `lag` rows before it."""
+@contextmanager
+def _told(progress: Progress) -> Generator[Callable[[int, int], None]]:
+    """What is called with the numbers of decisions that are done and that are to be done."""
+    if callable(progress):
+        yield progress
+        return
+    from tqdm.auto import tqdm
 
-    def __init__(self, episode: StoredEpisode, index: int, adapter: AgentAdapter, lag: int) -> None:
-        self._episode, self._index, self._lag = episode, index, lag
-        self._like = _initial_state(adapter)
-        self._blocks: dict[int, StoredBlock] = {}
+    with tqdm(total=0, unit=" decisions", desc="saliency", disable=not progress) as bar:
 
-    def decision(self, row: int) -> Decision:
-        decision = self._block(self._index).decision(row)
-        block, lagged = divmod(max(self._index * self._episode.block + row - self._lag, 0), self._episode.block)
-        state = decision.state if not self._lag else self._block(block).state(lagged)
-        return replace(decision, state=dressed(state, self._like))
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
 
-    def _block(self, index: int) -> StoredBlock:
-        if index not in self._blocks:
-            self._blocks[index] = self._episode.block_at(index)
-        return self._blocks[index]
+        yield advance
 
 
-def _plan(work: _Work, episodes: Sequence[StoredEpisode], start: int, end: int | None, stride: int) -> tuple[list[_Task], int]:
-    """What is still to be done, and how many decisions have their maps."""
-    tasks: list[_Task] = []
-    shared, reused = Shared(work), 0
-    for episode in episodes:
-        layer = episode.layer(work.fingerprint)
+class _Plan:
+    """What is still to be computed of some episodes."""
+
+    def __init__(self, work: Work, start: int, end: int | None, stride: int) -> None:
+        """Plan nothing yet; steps are chosen as a slice chooses them."""
+        self.work = work
+        self.tasks: list[BlockTask] = []
+        self.reused = 0
+        """How many decisions have their maps."""
+        self._shared = Shared(work)
+        self._steps = start, end, stride
+
+    def add(self, episode: StoredEpisode) -> None:
+        """Plan an episode; nothing of one that cannot be read."""
+        layer = episode.layer(self.work.fingerprint)
+        start, end, stride = self._steps
+        tasks: list[BlockTask] = []
+        reused = 0
         for block in episode.blocks(start, end):
             chosen = [row for row, step in enumerate(block.steps.tolist()) if _is_chosen(step, start, end, stride)]
             done = layer.done(block.index)
             missing = tuple(row for row in chosen if not done[row])
             reused += len(chosen) - len(missing)
             if missing:
-                tasks.append(_Task(shared, episode.name, block.index, missing))
-    return tasks, reused
+                tasks.append(BlockTask(self._shared, episode.name, block.index, missing))
+        self.tasks += tasks
+        self.reused += reused
 
 
 def _is_chosen(step: int, start: int, end: int | None, stride: int) -> bool:
@@ -213,18 +243,21 @@ def _check_agent(episode: StoredEpisode, adapter: AgentAdapter, acting: str | No
             f"Expected the agent that acted in the episode {episode.name}, of fingerprint {header.agent[:16]}, got another one, "
             f"{acting[:16]}. Load the weights that acted, or pass verify=False to explain what this one would have looked at."
         )
-    for stored in _first(episode.decisions()):
-        replay(adapter, replace(stored.decision, state=dressed(stored.decision.state, _initial_state(adapter))))
+    _check_replay(episode, adapter)
 
 
-def _first(decisions: Iterator[Any]) -> Iterator[Any]:
-    for decision in decisions:
-        yield decision
-        return
+def _check_replay(episode: StoredEpisode, adapter: AgentAdapter) -> None:
+    """Replay the first decision and the first that has another state, since a dropped state does not show before."""
+    like, first = initial_state(adapter), None
+    for stored in islice(episode.decisions(), _FIRST_DECISIONS):
+        decision = stored.decision
+        leaves = list(state_leaves(decision.state))
+        if first is None or not _equal(leaves, first):
+            replay(adapter, replace(decision, state=dressed(decision.state, like)))
+            if first is not None or not leaves:
+                return
+        first = leaves if first is None else first
 
 
-def _initial_state(adapter: AgentAdapter) -> StateTree:
-    try:
-        return adapter.initial_state(1)
-    except TypeError:  # the agent does not tell it
-        return None
+def _equal(leaves: list[Tensor], others: list[Tensor]) -> bool:
+    return len(leaves) == len(others) and all(torch.equal(one, other) for one, other in zip(leaves, others, strict=True))
