@@ -79,7 +79,7 @@ class FullyConvolutional(nn.Module):
 @click.option("--threads", default="2,1", show_default=True, help="Numbers of threads, comma-separated.")
 @click.option("--output", default=FOLDER / "perturbers.json", show_default=True, type=click.Path(path_type=Path), help="JSON file.")
 def main(decisions: int, rounds: int, threads: str, output: Path) -> None:
-    """Time the plain path against the default."""
+    """Time the dense path against the default."""
     counts = thread_counts(threads)
     player = breakout_player()
     setting: dict[str, Any] = {"agent": player.description, "decisions": decisions, **facts(), "load before": load()}

@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from saliency_wrappers import Decision, PerturbationSaliency, as_adapter
 from saliency_wrappers.saliency.incremental import conv_chain, feature_ops, gathered_matmul, masked_input, positions
-from saliency_wrappers.saliency.incremental.parallel import share
+from saliency_wrappers.saliency.incremental.parallel import parallel_for
 
 STAGES: dict[str, tuple[str, ...]] = {
     "matrix products and convolutions": (
@@ -84,7 +84,7 @@ def main(decisions: int, threads: str, output: Path) -> None:
 
 
 def both_paths(agent: Any, decisions: Sequence[Decision], threads: int) -> list[Stages]:
-    """Profile the plain path, and the exact one with and without Numba."""
+    """Profile the dense path, and the exact one with and without Numba."""
     plain, exact = PerturbationSaliency(path="plain"), PerturbationSaliency()
     with kernels_named():
         results = [stages(name, method, agent, decisions, threads) for name, method in (("plain", plain), ("exact", exact))]
@@ -97,18 +97,18 @@ def kernels_named() -> Iterator[None]:
     """Let the profiler see the kernels, by the module that has them run."""
     modules = (feature_ops, conv_chain, masked_input, positions, gathered_matmul)
     for module in modules:
-        module.share = _named(module)
+        module.parallel_for = _named(module)
     try:
         yield
     finally:
         for module in modules:
-            module.share = share
+            module.parallel_for = parallel_for
 
 
 def _named(module: ModuleType) -> Callable[[Callable[[int, int], object], int, int], None]:
     def named(work: Callable[[int, int], object], count: int, least: int) -> None:
         with record_function(f"kernels of {module.__name__.rpartition('.')[2]}"):
-            share(work, count, least)
+            parallel_for(work, count, least)
 
     return named
 

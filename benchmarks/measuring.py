@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from saliency_wrappers.saliency.incremental import kernels as compiled
+from saliency_wrappers.saliency.incremental import kernels
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ def torch_threads(count: int) -> Iterator[None]:
 @contextmanager
 def without_kernels() -> Iterator[None]:
     """As where Numba is not installed."""
-    before = compiled._kernels
-    compiled._kernels = lambda: None
+    before = kernels._kernels
+    kernels._kernels = lambda: None
     try:
         yield
     finally:
-        compiled._kernels = before
+        kernels._kernels = before
 
 
 def in_turns(ways: Mapping[str, Callable[[], Any]], block: int, units: int, threads: int) -> tuple[list[Lap], dict[str, Any]]:

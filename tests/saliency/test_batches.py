@@ -258,3 +258,15 @@ def test_a_decision_that_takes_long_is_announced_once(path: Any, monkeypatch: py
     plan = method.plan(adapter, decision_of(module))
     assert plan.seconds > 0
     assert "s a decision" in str(plan)
+
+
+def test_a_slow_decision_is_measured_in_part(measured: None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(paths, "SLOW", 0.0)
+    module = seeded(Counting)
+    adapter, decision = RecurrentModuleAdapter(module), decision_of(module)
+    method = PerturbationSaliency(WINDOWS, batch_size=10)
+    evaluation = method._evaluation
+    (made,), (expected,) = method(adapter, [decision]), PerturbationSaliency(WINDOWS)(adapter, [decision])
+    np.testing.assert_allclose(made.actor, expected.actor, rtol=0, atol=1e-5 * expected.actor.max())
+    (choice,) = [value for _, values in evaluation._choices._known.values() for value in values.values()]
+    assert choice.seconds > 0

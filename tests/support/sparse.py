@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from saliency_wrappers import Decision
-from saliency_wrappers.saliency.incremental import kernels as compiled
+from saliency_wrappers.saliency.incremental import kernels
 from saliency_wrappers.saliency.incremental.positions import Batch
 from saliency_wrappers.saliency.incremental.sparse_images import Changes
 from saliency_wrappers.saliency.passes import Perturbation
@@ -48,7 +48,7 @@ def with_kernels(there: bool) -> Generator[None]:
     """As where Numba is installed, or as where it is not."""
     with pytest.MonkeyPatch.context() as patch:
         if not there:
-            patch.setattr(compiled, "_kernels", lambda: None)
+            patch.setattr(kernels, "_kernels", lambda: None)
         yield
 
 

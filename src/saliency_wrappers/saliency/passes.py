@@ -16,9 +16,9 @@ from torch import Tensor
 
 from saliency_wrappers.agents.base import AgentAdapter, batch_axes
 from saliency_wrappers.decisions import StateTree, map_state, state_leaves
-from saliency_wrappers.saliency.incremental.kernels import kernels
+from saliency_wrappers.saliency.incremental.kernels import load_kernels
 from saliency_wrappers.saliency.incremental.masked_input import MaskedInput, rows_of
-from saliency_wrappers.saliency.incremental.parallel import alone
+from saliency_wrappers.saliency.incremental.parallel import single_torch_thread
 from saliency_wrappers.saliency.incremental.positions import Batch, counted
 from saliency_wrappers.saliency.incremental.scratch import workspace
 from saliency_wrappers.saliency.incremental.sparse_images import Masked
@@ -114,7 +114,7 @@ def incremental_pass(adapter: AgentAdapter, segments: Sequence[Segment], steps: 
         The outputs of all rows.
     """
     starts = [one.perturbation.episode_start.expand(len(one.rows)) for one in segments if one.perturbation.episode_start is not None]
-    with workspace.run(), alone() if compiled_pass(segments[0].perturbation) else nullcontext():
+    with workspace.run(), single_torch_thread() if compiled_pass(segments[0].perturbation) else nullcontext():
         batch = IncrementalBatch(_masked(segments), steps)
         logits, values = adapter.evaluate(batch, _states(adapter, segments), torch.cat(starts) if starts else None)
     return _plain(logits), None if values is None else _plain(values)
@@ -122,7 +122,7 @@ def incremental_pass(adapter: AgentAdapter, segments: Sequence[Segment], steps: 
 
 def compiled_pass(perturbation: Perturbation) -> bool:
     """Whether the compiled kernels do the work of an incremental pass."""
-    return perturbation.inputs.dtype == torch.float32 and kernels(perturbation.inputs) is not None
+    return perturbation.inputs.dtype == torch.float32 and load_kernels(perturbation.inputs) is not None
 
 
 def change_by_frame(change: Tensor, frames: int) -> list[Tensor]:

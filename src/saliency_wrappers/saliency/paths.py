@@ -19,7 +19,7 @@ from saliency_wrappers.saliency.agent_memo import AgentMemo
 from saliency_wrappers.saliency.dense_tuning import DenseTuner, run_densely, seconds_of
 from saliency_wrappers.saliency.incremental.tensor import Step
 from saliency_wrappers.saliency.independence import BatchProbe, one_at_a_time
-from saliency_wrappers.saliency.passes import Outputs, Perturbation, Segment, compiled_pass, incremental_pass, joinable, joined
+from saliency_wrappers.saliency.passes import Outputs, Perturbation, Segment, compiled_pass, dense_pass, incremental_pass, joinable, joined
 from saliency_wrappers.saliency.suitability import Suitability
 
 PathChoice = Literal["auto", "plain", "incremental"]
@@ -36,6 +36,9 @@ COMPILED_POSITIONS = 2_500_000
 
 SLOW = 5.0
 """Seconds: a decision that is expected to take longer is announced at the first one."""
+
+_FEWEST = 8
+"""How many rows of a slow decision are measured at least."""
 
 _COUPLED = "the rows of a batch influence one another, so inputs are run one at a time"
 
@@ -73,6 +76,8 @@ class _Choice:
 
     work: int
     """How many pixels the masks changed then."""
+    seconds: float
+    """How long that decision took on the faster path."""
     reason: str
     """Why the dense path; empty for the incremental one."""
 
@@ -121,7 +126,7 @@ class Evaluation:
             reason, steps = self._why_dense(adapter, perturbation), list[Step]()
             if not reason:
                 incremental_pass(adapter, [Segment(perturbation, perturbation.rows)], steps)
-            seconds = self._expected_seconds(adapter, perturbation, incremental=not reason)
+            seconds = self._expected_seconds(adapter, perturbation)
         masks, changing = len(perturbation.replaced) - 1, len(perturbation.rows) - 1
         by = "compiled kernels" if compiled_pass(perturbation) else "PyTorch"
         why = reason or f"only what the masks change is computed, by {by}"
@@ -143,25 +148,23 @@ class Evaluation:
             return f"on {perturbation.inputs.device.type} large dense batches are assumed to be faster"
         if perturbation.share > WORTHWHILE:
             return f"the masks change {perturbation.share:.0%} of the pixels, more than {WORTHWHILE:.0%}"
-        return self._suitability(adapter, perturbation).reason or self._choice(adapter, perturbation).reason
+        return self._suitability(adapter, perturbation) or self._choice(adapter, perturbation).reason
 
     def _choice(self, adapter: AgentAdapter, perturbation: Perturbation) -> _Choice:
         """The faster path, measured at the first decision and again where masks change more than twice as much as then."""
-        inputs, work = perturbation.inputs, int(perturbation.counts.sum())
-        key = (inputs.shape, inputs.dtype, inputs.device, torch.get_num_threads())
+        key, work = _choice_key(perturbation), int(perturbation.counts.sum())
         choice = self._choices.get(adapter, key)
         if choice is None or work > 2 * choice.work:
             incremental, dense = self._measured(adapter, perturbation)
             slower = f"it is faster here, as measured: {1e3 * dense:.1f} ms, and {1e3 * incremental:.1f} ms on the incremental path"
-            choice = _Choice(work, slower if dense < incremental else "")
+            choice = _Choice(work, min(incremental, dense), slower if dense < incremental else "")
             self._choices.put(adapter, key, choice)
         return choice
 
     def _measured(self, adapter: AgentAdapter, perturbation: Perturbation) -> tuple[float, float]:
         """The seconds of a decision on the incremental path and on the dense one, the latter roughly where the difference is clear."""
-        rough = self._probe(adapter, perturbation).row_seconds, self._suitability(adapter, perturbation).row_seconds
-        if max(rough) * len(perturbation.rows) > SLOW:
-            return rough[1] * len(perturbation.rows), rough[0] * len(perturbation.rows)
+        if (seconds := self._expected_seconds(adapter, perturbation)) > SLOW:
+            return self._measured_in_part(adapter, perturbation, seconds)
 
         def incrementally() -> float:
             return seconds_of(lambda: self._incrementally(adapter, [perturbation]))
@@ -178,10 +181,20 @@ class Evaluation:
             incremental = min(incremental, incrementally())
         return incremental, dense
 
-    def _expected_seconds(self, adapter: AgentAdapter, perturbation: Perturbation, incremental: bool) -> float:
-        """About how long a decision takes, from a few rows; 0 where there are few."""
-        seconds = self._suitability(adapter, perturbation).row_seconds if incremental else 0.0
-        return (seconds or self._probe(adapter, perturbation).row_seconds) * len(perturbation.rows)
+    def _measured_in_part(self, adapter: AgentAdapter, perturbation: Perturbation, seconds: float) -> tuple[float, float]:
+        """The same from about one second's worth of the masks, for a decision that takes so many seconds on the dense path."""
+        n = len(perturbation.rows)
+        size = min(n, max(_FEWEST, int(n / seconds)), self.batch_size or n)
+        segment = Segment(perturbation, perturbation.rows[torch.linspace(0, n - 1, size).long()])
+        incremental = seconds_of(lambda: incremental_pass(adapter, [segment]))
+        return incremental * n / size, seconds_of(lambda: dense_pass(adapter, segment)) * n / size
+
+    def _expected_seconds(self, adapter: AgentAdapter, perturbation: Perturbation) -> float:
+        """About how long a decision takes: as measured, else on the dense path from a few rows; 0 where there are few."""
+        choice = self._choices.get(adapter, _choice_key(perturbation))
+        if choice is not None and choice.seconds:
+            return choice.seconds * int(perturbation.counts.sum()) / choice.work
+        return self._probe(adapter, perturbation).row_seconds * len(perturbation.rows)
 
     def _announce(self, adapter: AgentAdapter, perturbation: Perturbation, incremental: bool) -> None:
         """Say once for each agent and input shape that a decision will take long."""
@@ -189,7 +202,7 @@ class Evaluation:
         if len(perturbation.rows) == 1 or self._announced.get(adapter, key):
             return
         self._announced.put(adapter, key, True)
-        seconds = self._expected_seconds(adapter, perturbation, incremental)
+        seconds = self._expected_seconds(adapter, perturbation)
         if seconds > SLOW:
             _logger.warning(
                 "The saliency of one decision will take about %.0f s on the %s path: %d masks on an input of %s. "
@@ -246,6 +259,11 @@ class Evaluation:
         parts = max(1, -(-int(counts.sum()) // _positions(perturbation)), limited)
         for own, count in zip(rows[1:].tensor_split(parts), counts[1:].tensor_split(parts), strict=True):
             yield Segment(perturbation, torch.cat([rows[:1], own])), int(count.sum())
+
+
+def _choice_key(perturbation: Perturbation) -> tuple[object, ...]:
+    inputs = perturbation.inputs
+    return inputs.shape, inputs.dtype, inputs.device, torch.get_num_threads()
 
 
 def _positions(perturbation: Perturbation) -> int:

@@ -21,7 +21,7 @@ from saliency_wrappers.decisions import Array, Decision, SaliencyMaps, map_state
 from saliency_wrappers.saliency.colour_masks import colour_fills, colour_layers
 from saliency_wrappers.saliency.default_masks import default_perturber
 from saliency_wrappers.saliency.fills import Background, Fills, as_fills
-from saliency_wrappers.saliency.incremental.parallel import alone
+from saliency_wrappers.saliency.incremental.parallel import single_torch_thread
 from saliency_wrappers.saliency.masks import GaussianBlur, MaskCache, Masks, SlidingDisc, filled
 from saliency_wrappers.saliency.method import SaliencyMethod as SaliencyMethod
 from saliency_wrappers.saliency.method import maps_of as maps_of
@@ -139,7 +139,7 @@ class PerturbationSaliency:
 
     def _explain(self, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[SaliencyMaps]:
         outputs = self._outputs(adapter, decisions)
-        with alone():
+        with single_torch_thread():
             return [self._maps(decision, by_fill) for decision, by_fill in zip(decisions, outputs, strict=True)]
 
     def _maps(self, decision: Decision, by_fill: Sequence[Sequence[PerturbedOutputs]]) -> SaliencyMaps:
@@ -158,7 +158,7 @@ class PerturbationSaliency:
         """For each decision and fill the outputs for each of its frames, or for all at once."""
         low, high = adapter.input_range
         with torch.inference_mode():
-            with alone():
+            with single_torch_thread():
                 prepared = [self._prepared(adapter, decision) for decision in decisions]
                 changes = [
                     [[change] if self.frames is None else change_by_frame(change, self.frames) for change in by_fill]

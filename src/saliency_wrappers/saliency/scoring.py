@@ -18,8 +18,8 @@ from xaitk_saliency.impls.gen_classifier_conf_sal.mc_rise_scoring import MCRISES
 from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifierConfidenceSaliency
 
 from saliency_wrappers.decisions import Array
-from saliency_wrappers.saliency.incremental.kernels import kernels
-from saliency_wrappers.saliency.incremental.parallel import share
+from saliency_wrappers.saliency.incremental.kernels import load_kernels
+from saliency_wrappers.saliency.incremental.parallel import parallel_for
 from saliency_wrappers.saliency.masks import Masks
 
 
@@ -144,12 +144,12 @@ def change_weighted(scores: NDArray[np.float64], masks: Masks, change: Array, ch
 def _weighed(scores: Array, masks: Masks) -> Array:
     """`sum_k s_k (1 - m_k)`, `(h, w)`."""
     replaced = torch.from_numpy(masks.replaced)
-    compiled = kernels(replaced)
-    if compiled is None:
+    kernels = load_kernels(replaced)
+    if kernels is None:
         # By torch: NumPy's BLAS has threads of its own, which go on spinning beside torch's for a while.
         return torch.mv(replaced.flatten(1).T, torch.from_numpy(scores)).numpy().reshape(masks.coverage.shape)
     total = np.empty_like(masks.coverage)
-    share(lambda begin, end: compiled.weigh(masks.replaced, masks.boxes, scores, total, begin, end), len(total), 20)
+    parallel_for(lambda begin, end: kernels.weigh(masks.replaced, masks.boxes, scores, total, begin, end), len(total), 20)
     return total
 
 

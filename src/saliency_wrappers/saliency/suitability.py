@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from saliency_wrappers.agents.base import AgentAdapter
 from saliency_wrappers.saliency.agent_memo import AgentMemo
-from saliency_wrappers.saliency.dense_tuning import seconds_of
 from saliency_wrappers.saliency.incremental.tensor import Step
 from saliency_wrappers.saliency.passes import Perturbation, Segment, dense_pass, incremental_pass
 
@@ -20,39 +19,29 @@ _ROWS = 8
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Suited:
-    """What a few rows on both paths showed."""
-
-    reason: str
-    """Why the agent is run on the dense path; empty when it runs on the incremental one, too."""
-    row_seconds: float = 0.0
-    """How long a row took on the incremental path, in seconds."""
-
-
 class Suitability:
     """Finds out, once for each agent and input shape, whether it can be run on the incremental path, by running both on a few rows."""
 
     def __init__(self, batch_size: int | None = None) -> None:
         """Run at most `batch_size` rows at a time. None: no limit."""
         self._rows = min(_ROWS, batch_size or _ROWS)
-        self._known: AgentMemo[Suited] = AgentMemo()
+        self._known: AgentMemo[str] = AgentMemo()
 
-    def __call__(self, adapter: AgentAdapter, perturbation: Perturbation) -> Suited:
-        """What is known of an agent, or found out now."""
+    def __call__(self, adapter: AgentAdapter, perturbation: Perturbation) -> str:
+        """Why an agent is run on the dense path; empty when it runs on the incremental one, too."""
         inputs = perturbation.inputs
         key = (inputs.shape, inputs.dtype, inputs.device)
         found = self._known.get(adapter, key)
         if found is None:
             found = self._find(adapter, perturbation)
             self._known.put(adapter, key, found)
-            if found.reason:
-                _logger.info("%s is run on the dense path: %s.", type(adapter).__name__, found.reason)
+            if found:
+                _logger.info("%s is run on the dense path: %s.", type(adapter).__name__, found)
         return found
 
-    def _find(self, adapter: AgentAdapter, perturbation: Perturbation) -> Suited:
+    def _find(self, adapter: AgentAdapter, perturbation: Perturbation) -> str:
         if reason := _opaque(getattr(adapter, "module", None)):
-            return Suited(reason)
+            return reason
         exact = (perturbation.replaced[:, 0] > 0) & perturbation.change.any(dim=0)
         perturbation = replace(perturbation, changed=exact)  # what the tolerance leaves out would tell them apart, too
         picked = perturbation.rows[torch.linspace(0, len(perturbation.rows) - 1, self._rows).long().unique()]
@@ -61,12 +50,10 @@ class Suitability:
         try:
             outputs = incremental_pass(adapter, [segment], steps)
         except Exception as error:
-            return Suited(f"the agent does not run on what changes alone ({type(error).__name__}: {error})")
+            return f"the agent does not run on what changes alone ({type(error).__name__}: {error})"
         if not any(step.incremental and step.operator == "conv2d" for step in steps):
-            return Suited("the agent has no convolution that is known")
-        if not all(map(_agree, outputs, expected)):
-            return Suited("the agent's outputs would be others")
-        return Suited("", seconds_of(lambda: incremental_pass(adapter, [segment])) / len(picked))
+            return "the agent has no convolution that is known"
+        return "" if all(map(_agree, outputs, expected)) else "the agent's outputs would be others"
 
 
 def _opaque(module: object) -> str:

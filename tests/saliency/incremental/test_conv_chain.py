@@ -22,7 +22,7 @@ from saliency_wrappers.saliency.incremental.conv_chain import Images, Layer, run
 from saliency_wrappers.saliency.incremental.gathered_matmul import Product, elu, relu
 from saliency_wrappers.saliency.incremental.kernels.llvm_vectors import LANES
 from saliency_wrappers.saliency.incremental.masked_input import MaskedInput
-from saliency_wrappers.saliency.incremental.positions import Batch, Kernel, dilated
+from saliency_wrappers.saliency.incremental.positions import Batch, ConvGeometry, dilated
 from saliency_wrappers.saliency.incremental.scratch import workspace
 from saliency_wrappers.saliency.incremental.sparse_images import Masked
 from saliency_wrappers.saliency.incremental.tensor import IncrementalBatch
@@ -61,7 +61,7 @@ def convolutions(given: list[dict[str, Any]], channels: int, size: tuple[int, in
     found: list[Layer] = []
     modules: list[nn.Module] = []
     for one in given:
-        kernel = Kernel(one["size"], one["stride"], one["padding"], one["dilation"])
+        kernel = ConvGeometry(one["size"], one["stride"], one["padding"], one["dilation"])
         after = (kernel.outputs(0, size[0]), kernel.outputs(1, size[1]))
         if min(after) < 1:
             continue

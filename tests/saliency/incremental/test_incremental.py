@@ -23,7 +23,7 @@ from xaitk_saliency.impls.perturb_image.sliding_window import SlidingWindow
 from saliency_wrappers import Decision, PerturbationSaliency, SaliencyMaps, as_adapter, load_checkpoint, load_pretrained
 from saliency_wrappers.agents import RecurrentModuleAdapter
 from saliency_wrappers.models.networks import AtariLSTM, BabyA3CGRU, GreydanusLSTM
-from saliency_wrappers.saliency.incremental.positions import Kernel, dilated, slide
+from saliency_wrappers.saliency.incremental.positions import ConvGeometry, dilated, slide
 from saliency_wrappers.saliency.incremental.scratch import workspace
 from saliency_wrappers.saliency.incremental.sparse_images import convolved
 from saliency_wrappers.saliency.incremental.tensor import IncrementalBatch, Step
@@ -56,7 +56,7 @@ def built(layers: Sequence[dict[str, Any]], channels: int, height: int, width: i
         conv, highest = one["kind"] == "conv", one["kind"] == "max"
         dilation = one["dilation"] if conv or (highest and min(size) > 2) else (1, 1)  # else it sees nothing but padding
         padding = one["padding"] if conv else tuple(min(p, k // 2) for p, k in zip(one["padding"], one["size"], strict=True))
-        kernel = Kernel(one["size"], one["stride"], padding, dilation)
+        kernel = ConvGeometry(one["size"], one["stride"], padding, dilation)
         fitting = [kernel.outputs(axis, size[axis]) for axis in (0, 1)]
         if min(fitting) < 1:
             continue
@@ -120,7 +120,7 @@ def test_incremental_equals_dense(layers: list[dict[str, Any]], size: tuple[int,
 @given(
     size=st.tuples(st.integers(4, 12), st.integers(4, 12)),
     kernel=st.builds(
-        Kernel,
+        ConvGeometry,
         st.tuples(st.integers(1, 4), st.integers(1, 4)),
         st.tuples(st.integers(1, 3), st.integers(1, 3)),
         st.tuples(st.integers(0, 2), st.integers(0, 2)),
@@ -129,7 +129,9 @@ def test_incremental_equals_dense(layers: list[dict[str, Any]], size: tuple[int,
     seed=st.integers(0, 2**16),
     there=st.booleans(),
 )
-def test_what_a_kernel_sees_and_fills_is_what_a_convolution_sees_and_fills(size: tuple[int, int], kernel: Kernel, seed: int, there: bool):
+def test_what_a_kernel_sees_and_fills_is_what_a_convolution_sees_and_fills(
+    size: tuple[int, int], kernel: ConvGeometry, seed: int, there: bool
+):
     height, width = size
     outputs = [kernel.outputs(axis, size[axis]) for axis in (0, 1)]
     if min(outputs) < 1:
@@ -151,7 +153,7 @@ def test_only_changed_positions_are_computed(there: bool):
     changed[1:] = False
     changed[2, 4, 4] = True
     with torch.inference_mode(), with_kernels(there), workspace.run():
-        pending = convolved(as_changes(images, changed, of), torch.ones(2, 1, 3, 3), None, Kernel((3, 3), padding=(1, 1)))
+        pending = convolved(as_changes(images, changed, of), torch.ones(2, 1, 3, 3), None, ConvGeometry((3, 3), padding=(1, 1)))
         assert pending.share == 9 / (5 * 144)
         places = pending.places
         assert places.changed == 9

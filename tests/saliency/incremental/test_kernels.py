@@ -21,12 +21,12 @@ from torch.nn import functional
 
 from saliency_wrappers import PerturbationSaliency, as_adapter
 from saliency_wrappers.models.networks import BabyA3CGRU
-from saliency_wrappers.saliency.incremental import kernels as compiled
+from saliency_wrappers.saliency.incremental import kernels
 from saliency_wrappers.saliency.incremental import parallel as threads
 from saliency_wrappers.saliency.incremental.gathered_matmul import Product, Seen, compute, direct, elu, relu
-from saliency_wrappers.saliency.incremental.kernels import kernels
+from saliency_wrappers.saliency.incremental.kernels import load_kernels
 from saliency_wrappers.saliency.incremental.masked_input import MaskedInput, masked_images
-from saliency_wrappers.saliency.incremental.parallel import alone, share
+from saliency_wrappers.saliency.incremental.parallel import parallel_for, single_torch_thread
 from saliency_wrappers.saliency.incremental.positions import Batch, Places, counted
 from saliency_wrappers.saliency.incremental.scratch import workspace
 from saliency_wrappers.saliency.incremental.tensor import IncrementalBatch
@@ -159,7 +159,7 @@ def test_other_dtypes_and_widths_and_devices_have_no_kernel():
     for other in (torch.zeros(16), torch.zeros(32, dtype=torch.float64), torch.zeros(32, device="meta")):
         assert direct(torch.zeros(1, 32), other) is None
     assert direct(torch.zeros(1, 32, dtype=torch.float64), None) is None
-    assert kernels(torch.zeros(1, device="meta")) is None
+    assert load_kernels(torch.zeros(1, device="meta")) is None
 
 
 def test_without_numba_pytorch_does_it():
@@ -167,8 +167,8 @@ def test_without_numba_pytorch_does_it():
 import sys
 sys.modules["numba"] = None
 import torch
-from saliency_wrappers.saliency.incremental.kernels import kernels
-print(kernels(torch.zeros(1)))
+from saliency_wrappers.saliency.incremental.kernels import load_kernels
+print(load_kernels(torch.zeros(1)))
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "None"
@@ -206,7 +206,7 @@ def test_linear_layers_of_unusual_shapes_are_pytorchs_own(shape: tuple[int, ...]
 @pytest.mark.parametrize("variable", ["NUMBA_CPU_NAME=generic", "NUMBA_DISABLE_JIT=1"])
 def test_code_for_another_processor_is_not_taken(variable: str):
     name, _, value = variable.partition("=")
-    program = "import torch; from saliency_wrappers.saliency.incremental.kernels import kernels; print(kernels(torch.zeros(1)))"
+    program = "import torch; from saliency_wrappers.saliency.incremental.kernels import load_kernels; print(load_kernels(torch.zeros(1)))"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=os.environ | {name: value})
     assert run.stdout.strip() == "None"
 
@@ -215,8 +215,8 @@ def test_kernels_that_cannot_be_loaded_are_done_without(monkeypatch: pytest.Monk
     def damaged() -> None:
         raise EOFError("Ran out of input")
 
-    monkeypatch.setattr(kernels(torch.zeros(1)), "warm_up", damaged)
-    assert compiled._kernels.__wrapped__() is None
+    monkeypatch.setattr(load_kernels(torch.zeros(1)), "warm_up", damaged)
+    assert kernels._kernels.__wrapped__() is None
     assert "could not be made or read: EOFError: Ran out of input" in caplog.text
 
 
@@ -226,14 +226,14 @@ def test_kernels_that_cannot_be_loaded_are_done_without(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(("count", "least"), [(0, 1), (1, 1), (7, 1), (100, 3), (100, 0), (100, 1000)])
 def test_each_part_is_done_once(count: int, least: int):
     done: list[tuple[int, int]] = []
-    share(lambda begin, end: done.append((begin, end)), count, least)
+    parallel_for(lambda begin, end: done.append((begin, end)), count, least)
     assert [i for begin, end in sorted(done) for i in range(begin, end)] == list(range(count))
     assert len(done) == 1 or min(end - begin for begin, end in done) >= least
 
 
 def test_several_threads_share_the_work():
     together = threading.Barrier(3)
-    share(lambda begin, end: together.wait(timeout=20), 3, 1)
+    parallel_for(lambda begin, end: together.wait(timeout=20), 3, 1)
 
 
 def test_an_error_in_any_thread_reaches_the_caller():
@@ -242,7 +242,7 @@ def test_an_error_in_any_thread_reaches_the_caller():
             raise ValueError("of one part")
 
     with pytest.raises(ValueError, match="of one part"):
-        share(fail, 12, 1)
+        parallel_for(fail, 12, 1)
 
 
 def test_an_error_waits_for_the_other_threads():
@@ -258,17 +258,17 @@ def test_an_error_waits_for_the_other_threads():
         ended.set()
 
     with pytest.raises(ValueError, match="of the caller's part"):
-        share(work, 2, 1)
+        parallel_for(work, 2, 1)
     assert ended.is_set()
 
 
 def test_within_alone_pytorch_uses_one_thread_and_work_is_shared_all_the_same():
     together = threading.Barrier(3)
-    with alone():
-        with alone():
+    with single_torch_thread():
+        with single_torch_thread():
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 1
-        share(lambda begin, end: together.wait(timeout=20), 3, 1)
+        parallel_for(lambda begin, end: together.wait(timeout=20), 3, 1)
     assert torch.get_num_threads() == 3
 
 
@@ -277,13 +277,13 @@ def test_threads_that_are_alone_at_the_same_time_get_their_threads_back():
     seen: list[int] = []
 
     def other() -> None:
-        with alone():
+        with single_torch_thread():
             inside.wait(timeout=20)
             leave.wait(timeout=20)
         seen.append(torch.get_num_threads())
 
     thread = threading.Thread(target=other)
-    with alone():
+    with single_torch_thread():
         thread.start()
         inside.wait(timeout=20)
     assert torch.get_num_threads() == 3
@@ -293,7 +293,7 @@ def test_threads_that_are_alone_at_the_same_time_get_their_threads_back():
 
 
 def test_an_error_gives_the_threads_back():
-    with pytest.raises(KeyError), alone():
+    with pytest.raises(KeyError), single_torch_thread():
         raise KeyError
     assert torch.get_num_threads() == 3
 
@@ -306,7 +306,7 @@ def test_after_an_error_no_range_is_begun():
         raise ValueError("of the first")
 
     with pytest.raises(ValueError, match="of the first"):
-        share(work, 12, 1)
+        parallel_for(work, 12, 1)
     assert len(done) <= 3  # one for each thread
 
 
@@ -314,7 +314,7 @@ def test_an_interrupt_waits_for_the_other_threads():
     program = """
 import os, signal, threading, time
 import torch
-from saliency_wrappers.saliency.incremental.parallel import share
+from saliency_wrappers.saliency.incremental.parallel import parallel_for
 torch.set_num_threads(2)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 main, begun, ended = threading.get_ident(), threading.Event(), threading.Event()
@@ -328,7 +328,7 @@ def work(begin, end):
         time.sleep(0.3)
         ended.set()
 try:
-    share(work, 2, 1)
+    parallel_for(work, 2, 1)
 except KeyboardInterrupt:
     print("interrupted", ended.is_set())
 """
@@ -343,13 +343,13 @@ def test_where_no_thread_can_be_started_the_caller_does_everything(monkeypatch: 
     monkeypatch.setattr(threads, "_pools", [])
     monkeypatch.setattr(threading.Thread, "start", fails)
     done: list[int] = []
-    share(lambda begin, end: done.extend(range(begin, end)), 12, 1)
+    parallel_for(lambda begin, end: done.extend(range(begin, end)), 12, 1)
     assert sorted(done) == list(range(12))
 
 
 def test_one_thread_stays_one():
     torch.set_num_threads(1)
-    with alone():
+    with single_torch_thread():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 1
 
@@ -359,14 +359,14 @@ def test_a_forked_child_has_threads_of_its_own():
     program = """
 import os, warnings
 import torch
-from saliency_wrappers.saliency.incremental.parallel import share
+from saliency_wrappers.saliency.incremental.parallel import parallel_for
 warnings.simplefilter("ignore")
 torch.set_num_threads(2)
-share(lambda begin, end: None, 10, 1)
+parallel_for(lambda begin, end: None, 10, 1)
 child = os.fork()
 if not child:
     done = []
-    share(lambda begin, end: done.extend(range(begin, end)), 10, 1)
+    parallel_for(lambda begin, end: done.extend(range(begin, end)), 10, 1)
     os._exit(0 if sorted(done) == list(range(10)) else 1)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -378,11 +378,11 @@ def test_while_the_interpreter_ends_one_thread_does_all():
     program = """
 import atexit
 import torch
-from saliency_wrappers.saliency.incremental.parallel import share
+from saliency_wrappers.saliency.incremental.parallel import parallel_for
 torch.set_num_threads(2)
-share(lambda begin, end: None, 10, 1)
+parallel_for(lambda begin, end: None, 10, 1)
 done = []
-atexit.register(lambda: (share(lambda begin, end: done.extend(range(begin, end)), 10, 1), print(sorted(done) == list(range(10)))))
+atexit.register(lambda: (parallel_for(lambda begin, end: done.extend(range(begin, end)), 10, 1), print(sorted(done) == list(range(10)))))
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout.strip() == "True"
@@ -394,7 +394,7 @@ def test_compiling_is_announced_on_stderr(compiles: bool, capsys: pytest.Capture
     from numba.core import event
 
     assert numba
-    with compiled._announced():
+    with kernels._announced():
         for _ in range(2 if compiles else 0):
             with event.trigger_event("numba:compile"):
                 pass

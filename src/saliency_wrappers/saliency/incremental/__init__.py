@@ -1,1 +1,1 @@
-"""Running an agent on what masks change, and on nothing else."""
+"""The incremental engine: runs an agent on perturbed images and computes only what the masks change."""

@@ -1,6 +1,6 @@
-"""`run_layers`: several convolutions at once, on one image after another, where there are compiled kernels for it.
+"""`run_layers`: a chain of convolutions, run image by image with compiled kernels.
 
-What is between the layers is never put together: it stays in the processor's cache.
+Intermediate activations of one image stay in the processor's cache; they are never stored for the whole batch.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ from torch.nn import functional
 from saliency_wrappers.saliency.incremental.gathered_matmul import Pointwise, Product, code_of, direct, packed
 from saliency_wrappers.saliency.incremental.masked_input import MaskedInput, rows_of
 from saliency_wrappers.saliency.incremental.memory_layout import LayerForm, layout
-from saliency_wrappers.saliency.incremental.parallel import share
-from saliency_wrappers.saliency.incremental.positions import Batch, Kernel
+from saliency_wrappers.saliency.incremental.parallel import parallel_for
+from saliency_wrappers.saliency.incremental.positions import Batch, ConvGeometry
 from saliency_wrappers.saliency.incremental.scratch import workspace
 
 _LARGEST = 4_000_000
-"""How many numbers may be known of an image, all layers together: each thread and each reference needs memory for them."""
+"""Most activations of one image, all layers together: each thread and each reference needs memory for them."""
 
 _WIDENING = 4
-"""How many times as many numbers as go in may come out of the last layer: they are put together as whole images."""
+"""Most outputs of the last layer, in multiples of the inputs: they are stored as whole images."""
 
-_LEAST = 16
-"""How many images a thread takes at least: it copies a reference for them."""
+_MIN_CHUNK = 16
+"""Fewest images that a thread takes: it copies a reference for them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A convolution, and what follows it."""
+    """A convolution with an optional fused activation."""
 
-    kernel: Kernel
+    kernel: ConvGeometry
     product: Product
     function: Pointwise | None
-    """One that kernels do with the product, or None."""
+    """The fused activation. None: there is none."""
 
     @property
     def outputs(self) -> int:
-        """How many channels come out."""
+        """Output channels."""
         return self.product.matrix.shape[1]
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """What layers are run on, as the kernels want it."""
+    """The images that layers are run on, in the kernels' form."""
 
     pictures: Tensor
     """`(n, positions + 1, C)`, the padding behind each image; where there are masks, each frame's reference instead, `(f, ...)`."""
@@ -66,13 +66,13 @@ class Images:
 
     @staticmethod
     def whole(rows: Tensor, batch: Batch) -> Images:
-        """Images that are there: `(n * (positions + 1), C)`, the padding behind each image."""
+        """Stored images: `(n * (positions + 1), C)`, the padding behind each image."""
         pictures = rows.view(len(batch.frames), batch.positions + 1, -1)
         return Images(pictures, pictures[batch.first], pictures[:1], rows.new_empty(0, batch.positions), batch.frames)
 
     @staticmethod
     def masked(parts: Sequence[MaskedInput]) -> Images:
-        """Images that are made as they are needed, of one frame after another."""
+        """Images made from masks as they are needed, one frame after another."""
         x, change = (torch.stack([getattr(one, name).flatten(1).T for one in parts]) for name in ("inputs", "change"))
         pictures = functional.pad(x, (0, 0, 0, 1))
         if all(one.replaced is parts[0].replaced for one in parts):
@@ -82,67 +82,67 @@ class Images:
 
 
 def run_layers(layers: Sequence[Layer], images: Images, batch: Batch) -> tuple[Tensor, Tensor] | None:
-    """Run layers by kernels.
+    """Run layers with the compiled kernels.
 
     Args:
-        layers: what to run, first things first.
-        images: what to run them on.
-        batch: what the images are about.
+        layers: in execution order.
+        images: their input.
+        batch: where the images differ from their references.
 
     Returns:
-        What comes out, `(n * (positions' + 1), C')`, the padding behind each image, and where that is changed, `(n, h', w')` bool. None
-        where it is not to be done so.
+        The outputs `(n * (positions' + 1), C')`, the padding behind each image, and where they are changed, `(n, h', w')` bool. None
+        where no kernels fit or the chain needs too much memory.
     """
-    compiled = _kernels_for(layers, images.pictures)
-    if compiled is None:
+    kernels = _kernels_for(layers, images.pictures)
+    if kernels is None:
         return None
     n, height, width = batch.changed.shape
     channels = images.pictures.shape[2]
-    forms = tuple(LayerForm(one.kernel, one.outputs, code_of(compiled, one.function)) for one in layers)
-    found = layout(forms, channels, height, width, compiled)
+    forms = tuple(LayerForm(one.kernel, one.outputs, code_of(kernels, one.function)) for one in layers)
+    found = layout(forms, channels, height, width, kernels)
     positions = found.height * found.width
     if found.size > _LARGEST or positions * found.channels > _WIDENING * height * width * channels:
         return None
     out = workspace.take((n, positions + 1, found.channels), images.pictures)
     reached = workspace.take((n, positions), batch.changed)
     memory = workspace.take((len(batch.first), found.size), out).zero_()
-    weights = torch.cat([packed(compiled, one.product.matrix) for one in layers])
+    weights = torch.cat([packed(kernels, one.product.matrix) for one in layers])
     biases = torch.cat([one.product.biases for one in layers])
     known = (weights.detach().numpy(), biases.detach().numpy(), found.runs)
     references, first = images.references.numpy(), memory.numpy()
-    share(lambda begin, end: compiled.run_references(found.table, references, *known, first, begin, end), len(first), 1)
+    parallel_for(lambda begin, end: kernels.run_references(found.table, references, *known, first, begin, end), len(first), 1)
     given = [tensor.numpy() for tensor in (images.pictures, images.change, images.shares, images.masks)]
     places = (batch.changed.view(torch.uint8).numpy(), batch.frames.numpy(), first)
     results = (out.numpy(), reached.view(torch.uint8).numpy())
 
     def run(begin: int, end: int) -> None:
-        compiled.run_layers(found.table, *given, *places, *known, _room.of(found.size), *results, begin, end)
+        kernels.run_layers(found.table, *given, *places, *known, _room.of(found.size), *results, begin, end)
 
-    share(run, n, _LEAST)
+    parallel_for(run, n, _MIN_CHUNK)
     return out.flatten(0, 1), reached.view(n, found.height, found.width)
 
 
 def _kernels_for(layers: Sequence[Layer], pictures: Tensor) -> ModuleType | None:
-    """The kernels for layers whose weights fit each other and what they are run on."""
-    channels, compiled = pictures.shape[2], None
+    """The kernels, where the weights of all layers fit one another and the images; else None."""
+    channels, kernels = pictures.shape[2], None
     if not pictures.is_cpu or pictures.dtype != torch.float32:
         return None
     for one in layers:
-        compiled = direct(one.product.matrix, one.product.bias)
-        if compiled is None or len(one.product.matrix) != channels * math.prod(one.kernel.size):
+        kernels = direct(one.product.matrix, one.product.bias)
+        if kernels is None or len(one.product.matrix) != channels * math.prod(one.kernel.size):
             return None
         channels = one.outputs
-    return compiled
+    return kernels
 
 
 class _Room(threading.local):
-    """Memory of each thread, kept for the next time."""
+    """A scratch buffer for each thread, reused between calls."""
 
     def __init__(self) -> None:
         self._kept: NDArray[np.float32] = np.empty(0, np.float32)
 
     def of(self, size: int) -> NDArray[np.float32]:
-        """So many numbers, whatever they are."""
+        """An uninitialised buffer of `size` float32 numbers."""
         if len(self._kept) < size:
             self._kept = np.empty(size, np.float32)
         return self._kept[:size]

@@ -11,45 +11,45 @@ from torch import Tensor
 from torch.nn import functional
 
 from saliency_wrappers.saliency.incremental.gathered_matmul import Seen, direct, multiply
-from saliency_wrappers.saliency.incremental.kernels import kernels
-from saliency_wrappers.saliency.incremental.parallel import share
+from saliency_wrappers.saliency.incremental.kernels import load_kernels
+from saliency_wrappers.saliency.incremental.parallel import parallel_for
 from saliency_wrappers.saliency.incremental.positions import Places
 from saliency_wrappers.saliency.incremental.scratch import workspace
 from saliency_wrappers.saliency.incremental.sparse_images import Changes
 
 
 def on_features(changes: Changes, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Do on the changes what was asked for features `(n, C * h * w)`: an ordinary result, or `NotImplemented`."""
+    """Run an operator on flattened images `(n, C * h * w)`: an ordinary tensor, or `NotImplemented`."""
     rule = _CELLS.get(name)
     return NotImplemented if rule is None or kwargs else rule(changes, *args)
 
 
 def _linear(changes: Changes, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Where the kernels do it, what each image's reference gives, and what it differs by; else the product of whole images."""
+    """The product of each reference plus that of each image's differences, with kernels; else the product of whole images."""
     _, channels, height, width = changes.shape
     fits = weight.ndim == 2 and weight.shape[1] == channels * height * width and weight.dtype == changes.rows.dtype
-    compiled = direct(weight.T, bias) if fits else None
-    if compiled is None:
+    kernels = direct(weight.T, bias) if fits else None
+    if kernels is None:
         # To multiply only what changes, image by image, or group by group, takes longer.
         return functional.linear(changes.dense().flatten(1), weight, bias)
-    references, seen = _differences(changes, compiled) if changes.places is None else _listed_differences(changes, changes.places)
+    references, seen = _differences(changes, kernels) if changes.places is None else _listed_differences(changes, changes.places)
     known = torch.cat([functional.linear(one, weight, bias) for one in references.split(1)])
     out = changes.rows.new_empty(len(changes.batch.frames), len(weight))
-    multiply(compiled, seen, _by_positions(changes, weight, compiled), known, changes.batch.frames, out)
+    multiply(kernels, seen, _by_positions(changes, weight, kernels), known, changes.batch.frames, out)
     return out
 
 
-def _by_positions(changes: Changes, weight: Tensor, compiled: ModuleType) -> Tensor:
+def _by_positions(changes: Changes, weight: Tensor, kernels: ModuleType) -> Tensor:
     """Weights `(C_out, C * positions)` by positions, as `multiply` wants them."""
     channels, positions = changes.shape[1], changes.batch.positions
     weights = workspace.take((weight.numel(),), weight)
     arrays = (weight.detach().reshape(len(weight), channels, positions).numpy(), weights.numpy())
-    vectors = len(weight) // compiled.LANES
-    share(lambda begin, end: compiled.rearrange(*arrays, begin, end), vectors, 5_000_000 // weight.numel())
+    vectors = len(weight) // kernels.LANES
+    parallel_for(lambda begin, end: kernels.rearrange(*arrays, begin, end), vectors, 5_000_000 // weight.numel())
     return weights
 
 
-def _differences(changes: Changes, compiled: ModuleType) -> tuple[Tensor, Seen]:
+def _differences(changes: Changes, kernels: ModuleType) -> tuple[Tensor, Seen]:
     """The references `(f, C * positions)`, and by how much the changed positions of each image differ from its own: 0 for all others."""
     batch, positions = changes.batch, changes.batch.positions
     images = changes.rows.view(len(batch.frames), positions + 1, -1)
@@ -57,13 +57,13 @@ def _differences(changes: Changes, compiled: ModuleType) -> tuple[Tensor, Seen]:
     lookup = workspace.take((len(images), positions + 1), batch.changed.new_empty(0, dtype=torch.int32))
     changed = batch.changed.flatten(1).view(torch.uint8)
     arrays = [tensor.numpy() for tensor in (images, batch.frames, batch.first, changed, rows, lookup)]
-    share(lambda begin, end: compiled.differ(*arrays, begin, end), len(images), 300_000 // images[0].numel())
+    parallel_for(lambda begin, end: kernels.differ(*arrays, begin, end), len(images), 300_000 // images[0].numel())
     references = images[batch.first, :-1].transpose(1, 2).flatten(1)
     return references, _of_whole_images(changes, rows.flatten(0, 1), lookup, positions)
 
 
 def _listed_differences(changes: Changes, places: Places) -> tuple[Tensor, Seen]:
-    """The same of images whose changed positions are listed."""
+    """As `_differences`, for images whose changed positions are listed."""
     batch, positions = changes.batch, changes.batch.positions
     image, position = places.listed[places.known :].long().unbind(1)
     own, reference = changes.rows[places.known : -1], batch.frames[image] * positions + position
@@ -88,12 +88,12 @@ def _gru_cell(
     """`torch.gru_cell`, with the state's half once for each frame."""
     seen, own = _linear(changes, w_ih, b_ih), _own_states(changes, state)
     known = functional.linear(state, w_hh, b_hh) if own is None else _once_a_frame(own, w_hh, b_hh)
-    compiled = None if own is None else _cell_kernels(3, seen, known, own)
-    if own is None or compiled is None:
+    kernels = None if own is None else _cell_kernels(3, seen, known, own)
+    if own is None or kernels is None:
         return _gru_gates(seen, known if own is None else known[changes.batch.frames], state)
     out = torch.empty_like(state)
     arrays = [tensor.numpy() for tensor in (seen, known, own, changes.batch.frames, out)]
-    share(lambda begin, end: compiled.gru(*arrays, begin, end), len(out), 50_000 // state.shape[1])
+    parallel_for(lambda begin, end: kernels.gru(*arrays, begin, end), len(out), 50_000 // state.shape[1])
     return out
 
 
@@ -112,12 +112,12 @@ def _lstm_cell(
     hx, cx = state
     seen, own, cells = _linear(changes, w_ih, b_ih), _own_states(changes, hx), _own_states(changes, cx)
     known = functional.linear(hx, w_hh, b_hh) if own is None else _once_a_frame(own, w_hh, b_hh)
-    compiled = None if own is None or cells is None else _cell_kernels(4, seen, known, own, cells)
-    if cells is None or compiled is None:
+    kernels = None if own is None or cells is None else _cell_kernels(4, seen, known, own, cells)
+    if cells is None or kernels is None:
         return _lstm_gates(seen.add_(known if own is None else known[changes.batch.frames]), cx)
     hidden, cell = torch.empty_like(hx), torch.empty_like(cx)
     arrays = [tensor.numpy() for tensor in (seen, known, cells, changes.batch.frames, hidden, cell)]
-    share(lambda begin, end: compiled.lstm(*arrays, begin, end), len(hidden), 50_000 // hx.shape[1])
+    parallel_for(lambda begin, end: kernels.lstm(*arrays, begin, end), len(hidden), 50_000 // hx.shape[1])
     return hidden, cell
 
 
@@ -135,7 +135,7 @@ _CELLS: dict[str, Callable[..., Any]] = {
 
 
 def _own_states(changes: Changes, state: Tensor) -> Tensor | None:
-    """Each frame's state, `(f, hidden)`, which all its images have; None where they do not."""
+    """Each frame's state, `(f, hidden)`. None where the images of a frame have different states."""
     if len(state) != len(changes.batch.frames):
         return None
     own = state[changes.batch.first]
@@ -144,7 +144,7 @@ def _own_states(changes: Changes, state: Tensor) -> Tensor | None:
 
 
 def _once_a_frame(own: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What each frame's state gives, whatever other frames there are."""
+    """The state's product, computed frame by frame so that it does not depend on the other frames."""
     return torch.cat([functional.linear(one, weight, bias) for one in own.split(1)])
 
 
@@ -153,4 +153,4 @@ def _cell_kernels(gates: int, seen: Tensor, known: Tensor, *states: Tensor) -> M
     hidden = states[0].shape[-1]
     fit = all(one.shape[1:] == (hidden,) for one in states) and seen.shape[1] == known.shape[1] == gates * hidden
     same = all(one.dtype == torch.float32 for one in (seen, known, *states))
-    return kernels(seen) if fit and same else None
+    return load_kernels(seen) if fit and same else None

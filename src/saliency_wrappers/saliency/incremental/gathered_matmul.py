@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saliency_wrappers.saliency.incremental.kernels import kernels
-from saliency_wrappers.saliency.incremental.parallel import share
+from saliency_wrappers.saliency.incremental.kernels import load_kernels
+from saliency_wrappers.saliency.incremental.parallel import parallel_for
 from saliency_wrappers.saliency.incremental.scratch import workspace
 
 PIECE = 1_000_000
@@ -88,8 +88,8 @@ class Product:
 
 def compute(seen: Seen, reduce: Reduce, functions: Sequence[Pointwise], out: Tensor) -> None:
     """What a layer makes of the rows that it sees, with functions applied to it, written to `out` `(m, C_out)`."""
-    if isinstance(reduce, Product) and reduce.fits(seen, out) and (compiled := direct(reduce.matrix, reduce.bias)) is not None:
-        _at_once(compiled, seen, reduce, functions, out)
+    if isinstance(reduce, Product) and reduce.fits(seen, out) and (kernels := direct(reduce.matrix, reduce.bias)) is not None:
+        _at_once(kernels, seen, reduce, functions, out)
     else:
         _piece_by_piece(seen, reduce, functions, out)
 
@@ -97,7 +97,7 @@ def compute(seen: Seen, reduce: Reduce, functions: Sequence[Pointwise], out: Ten
 def direct(matrix: Tensor, bias: Tensor | None) -> ModuleType | None:
     """The kernels that do a product with `matrix` `(any, C_out)` and `bias` `(C_out,)`. None where none do."""
     width, parts = matrix.shape[1], [part for part in (matrix, bias) if part is not None]
-    found = kernels(matrix) if all(part.dtype == torch.float32 and part.is_cpu for part in parts) else None
+    found = load_kernels(matrix) if all(part.dtype == torch.float32 and part.is_cpu for part in parts) else None
     fitting = found is not None and width > 0 and width % found.LANES == 0 and (bias is None or bias.shape == (width,))
     return found if fitting else None
 
@@ -117,9 +117,9 @@ def at_once(functions: Sequence[Pointwise]) -> Pointwise | None:
     return functions[0] if functions and functions[0] in (relu, elu) else None
 
 
-def code_of(compiled: ModuleType, function: Pointwise | None) -> int:
+def code_of(kernels: ModuleType, function: Pointwise | None) -> int:
     """The kernels' number for what `at_once` gives."""
-    codes: dict[Pointwise | None, int] = {None: compiled.IDENTITY, relu: compiled.RELU, elu: compiled.ELU}
+    codes: dict[Pointwise | None, int] = {None: kernels.IDENTITY, relu: kernels.RELU, elu: kernels.ELU}
     return codes[function]
 
 
@@ -140,24 +140,24 @@ def _apply(function: Pointwise, rows: Tensor) -> None:
         rows[:] = result
 
 
-def _at_once(compiled: ModuleType, seen: Seen, product: Product, functions: Sequence[Pointwise], out: Tensor) -> None:
+def _at_once(kernels: ModuleType, seen: Seen, product: Product, functions: Sequence[Pointwise], out: Tensor) -> None:
     first = at_once(functions)
     begins = seen.taps.new_zeros(seen.images)
-    multiply(compiled, seen, packed(compiled, product.matrix), product.biases[None], begins, out, code_of(compiled, first))
+    multiply(kernels, seen, packed(kernels, product.matrix), product.biases[None], begins, out, code_of(kernels, first))
     for function in functions[first is not None :]:
         _apply(function, out)
 
 
-def packed(compiled: ModuleType, matrix: Tensor) -> Tensor:
+def packed(kernels: ModuleType, matrix: Tensor) -> Tensor:
     """A matrix `(any, C_out)` as `multiply` wants it: one block after another of two vectors of columns, the last one with the rest."""
-    return torch.cat([block.flatten() for block in matrix.split(2 * compiled.LANES, dim=1)])
+    return torch.cat([block.flatten() for block in matrix.split(2 * kernels.LANES, dim=1)])
 
 
-def multiply(compiled: ModuleType, seen: Seen, weights: Tensor, biases: Tensor, begins: Tensor, out: Tensor, follows: int = 0) -> None:
+def multiply(kernels: ModuleType, seen: Seen, weights: Tensor, biases: Tensor, begins: Tensor, out: Tensor, follows: int = 0) -> None:
     """The kernel's product.
 
     Args:
-        compiled: the kernels.
+        kernels: the kernels.
         seen: what is multiplied.
         weights: the matrix, `packed`.
         biases: what sums begin with, `(any, C_out)`.
@@ -169,4 +169,4 @@ def multiply(compiled: ModuleType, seen: Seen, weights: Tensor, biases: Tensor, 
     tensors = (seen.rows, lookup, seen.taps, seen.places, weights, biases, begins)
     arrays: list[Any] = [tensor.detach().contiguous().numpy() for tensor in tensors]
     result, least = out.numpy(), max(32, 3_000_000 // weights.numel())
-    share(lambda begin, end: compiled.multiply(*arrays, seen.idle, follows, result, begin, end), len(out), least)
+    parallel_for(lambda begin, end: kernels.multiply(*arrays, seen.idle, follows, result, begin, end), len(out), least)

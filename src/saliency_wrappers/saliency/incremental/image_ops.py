@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from saliency_wrappers.saliency.incremental.gathered_matmul import elu, relu
-from saliency_wrappers.saliency.incremental.positions import Kernel, slide
+from saliency_wrappers.saliency.incremental.positions import ConvGeometry, slide
 from saliency_wrappers.saliency.incremental.sparse_images import AnyImages, Changes, Pending, convolved
 
 Operator = Callable[..., Any]
@@ -67,7 +67,7 @@ def _convolution(
 ) -> Pending:
     if groups != 1 or isinstance(padding, str):
         return NotImplemented
-    kernel = Kernel((weight.shape[2], weight.shape[3]), _pair(stride), _pair(padding), _pair(dilation))
+    kernel = ConvGeometry((weight.shape[2], weight.shape[3]), _pair(stride), _pair(padding), _pair(dilation))
     return convolved(images, weight, bias, kernel)
 
 
@@ -83,7 +83,7 @@ def _max_pooling(
 ) -> Pending:
     if ceil_mode or return_indices:
         return NotImplemented
-    kernel = Kernel(_pair(kernel_size), _pair(stride or kernel_size), _pair(padding), _pair(dilation))
+    kernel = ConvGeometry(_pair(kernel_size), _pair(stride or kernel_size), _pair(padding), _pair(dilation))
     _, _, height, width = changes.shape
     taps = slide(height, width, kernel, changes.rows.device)
     if bool((taps.amin(dim=1) == height * width).any()):  # nothing but padding is seen somewhere: minus infinity
@@ -103,7 +103,7 @@ def _average_pooling(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Pending:
-    kernel = Kernel(_pair(kernel_size), _pair(stride or kernel_size), _pair(padding))
+    kernel = ConvGeometry(_pair(kernel_size), _pair(stride or kernel_size), _pair(padding))
     if ceil_mode or divisor_override is not None or not (count_include_pad or kernel.padding == (0, 0)):
         return NotImplemented
     return Pending(changes, kernel, lambda seen, out: torch.mean(seen, dim=1, out=out), changes.shape[1])

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saliency_wrappers.saliency.incremental.kernels import kernels
-from saliency_wrappers.saliency.incremental.parallel import share
+from saliency_wrappers.saliency.incremental.kernels import load_kernels
+from saliency_wrappers.saliency.incremental.parallel import parallel_for
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +34,13 @@ def masked_images(one: MaskedInput, out: Tensor) -> None:
     """
     x, difference = (tensor.flatten(1).T.contiguous() for tensor in (one.inputs, one.change))
     shares = one.replaced.flatten(1)
-    compiled = kernels(one.inputs) if one.inputs.dtype == torch.float32 else None
-    if compiled is None:
+    kernels = load_kernels(one.inputs) if one.inputs.dtype == torch.float32 else None
+    if kernels is None:
         torch.addcmul(x, rows_of(shares, one.rows)[:, :, None], difference, out=out[:, :-1])
         out[:, -1] = 0
         return
     arrays = [tensor.detach().numpy() for tensor in (x, difference, shares, one.rows, out)]
-    share(lambda begin, end: compiled.perturb(*arrays, begin, end), len(one.rows), 700_000 // len(x))
+    parallel_for(lambda begin, end: kernels.perturb(*arrays, begin, end), len(one.rows), 700_000 // len(x))
 
 
 def rows_of(tensor: Tensor, rows: Tensor) -> Tensor:

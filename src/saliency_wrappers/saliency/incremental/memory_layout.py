@@ -1,4 +1,4 @@
-"""`Layout`: where everything that layers need is in the arrays that kernels are given."""
+"""`MemoryLayout`: the offsets of activations, weights and paddings in the flat arrays that the kernels take."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from saliency_wrappers.saliency.incremental.positions import Kernel
+from saliency_wrappers.saliency.incremental.positions import ConvGeometry
 
 
 @dataclass(frozen=True)
 class LayerForm:
-    """One layer, whatever its weights are."""
+    """The form of one layer, without its weights."""
 
-    kernel: Kernel
+    kernel: ConvGeometry
     outputs: int
-    """How many channels come out."""
+    """Output channels."""
     follows: int
-    """What is done with them, a number of the kernels'."""
+    """The kernels' code of the fused activation."""
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
-    """Where layers find their things, for images of one size."""
+class MemoryLayout:
+    """Offsets for a chain of layers on images of one size."""
 
     table: NDArray[Any]
     """`(layers,)` of the kernels' `LAYER`."""
     runs: NDArray[np.int64]
-    """Where in a window each run of numbers begins, layer by layer."""
+    """Offset of each contiguous run within a receptive field, layer by layer."""
     size: int
-    """How many numbers are known of an image, from what goes in to what comes out, with all padding but that behind the image."""
+    """float32 numbers of one image: the input and every layer's output, with padding except that behind the image."""
     channels: int
-    """How many come out."""
+    """Output channels of the last layer."""
     height: int
-    """Of what comes out."""
+    """Output height of the last layer."""
     width: int
-    """The same."""
+    """Output width of the last layer."""
 
 
 @lru_cache(maxsize=64)
-def layout(forms: Sequence[LayerForm], channels: int, height: int, width: int, compiled: ModuleType) -> Layout:
-    """The layout of layers, a tuple, for images of a size."""
+def layout(forms: Sequence[LayerForm], channels: int, height: int, width: int, kernels: ModuleType) -> MemoryLayout:
+    """Lay out a tuple of layers for input images `(channels, height, width)`."""
     runs: list[NDArray[np.int64]] = []
-    table: NDArray[Any] = np.zeros(len(forms), compiled.LAYER)
+    table: NDArray[Any] = np.zeros(len(forms), kernels.LAYER)
     paddings = [form.kernel.padding for form in forms[1:]] + [(0, 0)]
     begins = dict.fromkeys(("from_", "marks", "list_", "weights", "biases", "first_run"), 0)
     for number, (form, (above, beside)) in enumerate(zip(forms, paddings, strict=True)):
@@ -63,16 +63,16 @@ def layout(forms: Sequence[LayerForm], channels: int, height: int, width: int, c
         for name, value in (begins | values).items():
             table[name][number] = value
         begins["marks"] += rows * columns
-        begins["list_"] += rows * columns + compiled.HEIGHT
+        begins["list_"] += rows * columns + kernels.HEIGHT
         begins["weights"] += len(own) * run_length * form.outputs
         begins["biases"] += form.outputs
         begins |= {"from_": to_, "first_run": begins["first_run"] + len(own)}
         runs.append(own)
         channels, height, width = form.outputs, rows, columns
-    return Layout(table, np.concatenate(runs), begins["from_"] + channels * height * width, channels, height, width)
+    return MemoryLayout(table, np.concatenate(runs), begins["from_"] + channels * height * width, channels, height, width)
 
 
-def _runs(kernel: Kernel, channels: int, line: int) -> tuple[NDArray[np.int64], int]:
+def _runs(kernel: ConvGeometry, channels: int, line: int) -> tuple[NDArray[np.int64], int]:
     """Where in a window each run begins, in an image with `line` positions from row to row, and how long they are."""
     together = kernel.size[1] if kernel.dilation[1] == 1 else 1
     down = np.arange(kernel.size[0], dtype=np.int64)[:, None] * kernel.dilation[0] * line

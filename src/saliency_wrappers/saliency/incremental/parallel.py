@@ -1,4 +1,4 @@
-"""`share`: work that several threads do together, as many as PyTorch may use; within `alone` PyTorch itself uses one."""
+"""Threads: `parallel_for` divides work among threads; within `single_torch_thread` PyTorch itself uses one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from contextlib import contextmanager, suppress
 import torch
 
 _PARTS = 4
-"""Into how many parts for each thread the work is cut: a thread that is held up does fewer."""
+"""Ranges for each thread: a thread that is held up does fewer."""
 
 _pools: list[ThreadPoolExecutor] = []
 
 
 class _Here(threading.local):
-    alone = False
-    """Whether this thread is in a block of `alone`."""
+    single_torch_thread = False
+    """Whether this thread is within `single_torch_thread`."""
 
 
 _here = _Here()
@@ -28,46 +28,51 @@ _here = _Here()
 class _Usual:
     lock = threading.Lock()
     blocks = 0
-    """How many threads of this process are in a block of `alone`."""
+    """How many threads of this process are within `single_torch_thread`."""
     threads = 1
     """How many threads PyTorch used before the first of them."""
 
 
 @contextmanager
-def alone() -> Generator[None]:
+def single_torch_thread() -> Generator[None]:
     """Let PyTorch's operators use one thread within the block.
 
-    Its other threads would not sleep after each operator, but wait for the next one busily, for milliseconds, where `share` needs them. (A
-    thread that uses PyTorch for the first time meanwhile finds one, and keeps it.)
+    PyTorch's other threads spin for milliseconds after each operator, on the cores that `parallel_for` needs. A thread that uses PyTorch
+    for the first time within the block finds one thread, and keeps it.
     """
     with _Usual.lock:
         usual = _Usual.threads if _Usual.blocks else torch.get_num_threads()
-        nothing_to_do = _here.alone or usual == 1
+        nothing_to_do = _here.single_torch_thread or usual == 1
         if not nothing_to_do:
             _Usual.threads = usual
             _Usual.blocks += 1
     if nothing_to_do:
         yield
         return
-    _here.alone = True
+    _here.single_torch_thread = True
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(usual)
-        _here.alone = False
+        _here.single_torch_thread = False
         with _Usual.lock:
             _Usual.blocks -= 1
 
 
-def share(work: Callable[[int, int], object], count: int, least: int) -> None:
-    """Call `work(begin, end)` for ranges that make up `range(count)`, of `least` or more each, in several threads.
+def parallel_for(work: Callable[[int, int], object], count: int, min_chunk: int) -> None:
+    """Call `work(begin, end)` for consecutive ranges of `range(count)`, in several threads.
 
-    Only what does not hold the interpreter's lock gains by it. It must call neither PyTorch's operators nor `share`. After an error or an
-    interrupt no range is begun any more, and it is raised when those that were begun are done.
+    Only work that releases the interpreter's lock gains by it. It must call neither PyTorch's operators nor `parallel_for`. After an error
+    or an interrupt no further range is begun; the error is raised when the ranges in progress are done.
+
+    Args:
+        work: called with the first index and the one after the last.
+        count: how many indices there are.
+        min_chunk: how many a range has at least.
     """
-    threads = _Usual.threads if _here.alone else torch.get_num_threads()
-    parts = 1 if threads == 1 else max(1, min(_PARTS * threads, count // max(1, least)))
+    threads = _Usual.threads if _here.single_torch_thread else torch.get_num_threads()
+    parts = 1 if threads == 1 else max(1, min(_PARTS * threads, count // max(1, min_chunk)))
     if parts == 1:
         work(0, count)
         return
@@ -83,7 +88,7 @@ def share(work: Callable[[int, int], object], count: int, least: int) -> None:
 
 
 class _Shared:
-    """Ranges that several threads do, each taking the next one."""
+    """A queue of ranges; each thread takes the next one."""
 
     def __init__(self, work: Callable[[int, int], object], ranges: list[tuple[int, int]]) -> None:
         self._work = work
@@ -93,7 +98,7 @@ class _Shared:
         self._error: BaseException | None = None
 
     def do(self) -> None:
-        """Do ranges until there are none."""
+        """Work on ranges until none is left."""
         while (part := self._take()) is not None:
             try:
                 self._work(*part)
@@ -105,13 +110,13 @@ class _Shared:
                     self._changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
-        """Begin no more ranges."""
+        """Drop the remaining ranges and keep the first error for `wait`."""
         with self._changed:
             self._error = self._error or error
             self._ranges.clear()
 
     def wait(self) -> None:
-        """Until nothing is running, even if interrupted; raises what failed."""
+        """Block until no range is running, even if interrupted; raise the first error."""
         while True:
             try:
                 with self._changed:
@@ -137,10 +142,10 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _after_fork() -> None:
-    """In the child there is no other thread, whatever it was doing."""
+    """Reset in a forked child, where no other thread exists."""
     _pools.clear()
     _Usual.lock = threading.Lock()
-    _Usual.blocks = int(_here.alone)
+    _Usual.blocks = int(_here.single_torch_thread)
 
 
 if hasattr(os, "register_at_fork"):

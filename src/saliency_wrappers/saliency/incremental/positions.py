@@ -1,4 +1,4 @@
-"""Where images differ from their references: `Batch`, what a `Kernel` sees of it (`dilated`, `slide`), and the list of it (`Places`)."""
+"""Where images differ from their references: `Batch` and `Places`; `ConvGeometry`, `dilated` and `slide` say what a convolution sees."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from saliency_wrappers.saliency.incremental.kernels import kernels
-from saliency_wrappers.saliency.incremental.parallel import share
+from saliency_wrappers.saliency.incremental.kernels import load_kernels
+from saliency_wrappers.saliency.incremental.parallel import parallel_for
 from saliency_wrappers.saliency.incremental.scratch import workspace
 
 
 @dataclass(frozen=True)
-class Kernel:
+class ConvGeometry:
     """The geometry of a convolution or pooling, vertical first."""
 
     size: tuple[int, int]
@@ -31,7 +31,7 @@ class Kernel:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What n images `(h, w)` are about, whatever their channels."""
+    """Which positions of n images `(h, w)` are changed, and each image's reference; independent of channels."""
 
     changed: Tensor
     """`(n, h, w)` bool: where an image differs from its reference."""
@@ -55,25 +55,25 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """The positions that are computed: all of each reference image, then the changed ones of all images."""
+    """The computed positions: all of each reference image, then the changed ones of all images."""
 
     listed: Tensor
-    """`(m, 2)` int32: of which image, and which."""
+    """`(m, 2)` int32: image index and position index."""
     lookup: Tensor
     """`(n, positions + 1)` int32: where in the list an image's positions are; the padding is behind its end."""
     known: int
-    """How many of the list are the references'."""
+    """How many entries belong to references."""
 
     @property
     def changed(self) -> int:
-        """How many of the list are the changed ones."""
+        """How many entries are changed positions."""
         return len(self.listed) - self.known
 
     @staticmethod
     def of(batch: Batch) -> Places:
-        """Those of a batch."""
-        compiled = kernels(batch.changed)
-        return _found(batch) if compiled is None else _enlisted(batch, compiled)
+        """List the positions of a batch."""
+        kernels = load_kernels(batch.changed)
+        return _found(batch) if kernels is None else _enlisted(batch, kernels)
 
     @staticmethod
     def empty(batch: Batch, changed: int) -> Places:
@@ -97,43 +97,43 @@ def _found(batch: Batch) -> Places:
     return places
 
 
-def _enlisted(batch: Batch, compiled: ModuleType) -> Places:
+def _enlisted(batch: Batch, kernels: ModuleType) -> Places:
     changed = batch.changed.flatten(1)
     counts = counted(changed)
     places = Places.empty(batch, int(counts.sum()))
     firsts = counts.cumsum(0).sub_(counts).add_(places.known)
     tensors = (changed.view(torch.uint8), batch.frames, firsts, places.listed, places.lookup)
     arrays = [tensor.numpy() for tensor in tensors]
-    share(lambda begin, end: compiled.enlist(*arrays, begin, end), len(changed), 300_000 // batch.positions)
+    parallel_for(lambda begin, end: kernels.enlist(*arrays, begin, end), len(changed), 300_000 // batch.positions)
     return places
 
 
 def counted(changed: Tensor) -> Tensor:
     """How many positions of each image are changed, `(n,)` int64, from `(n, positions)` bool."""
-    compiled = kernels(changed)
-    if compiled is None:
+    kernels = load_kernels(changed)
+    if kernels is None:
         return changed.view(torch.uint8).sum(dim=1, dtype=torch.int32).long()  # as bool in five times the time
     counts = torch.empty(len(changed), dtype=torch.int64)
     arrays = (changed.view(torch.uint8).numpy(), counts.numpy())
-    share(lambda begin, end: compiled.count(*arrays, begin, end), len(changed), 2_500_000 // changed.shape[1])
+    parallel_for(lambda begin, end: kernels.count(*arrays, begin, end), len(changed), 2_500_000 // changed.shape[1])
     return counts
 
 
-def dilated(changed: Tensor, kernel: Kernel) -> Tensor:
+def dilated(changed: Tensor, kernel: ConvGeometry) -> Tensor:
     """The positions `(n, h', w')` bool in which a kernel sees a changed one of `(n, h, w)`."""
     n, height, width = changed.shape
     rows, columns = (kernel.outputs(axis, length) for axis, length in enumerate((height, width)))
-    compiled = kernels(changed)
-    if compiled is None:
+    kernels = load_kernels(changed)
+    if kernels is None:
         return _dilated(changed, kernel, rows, columns)
     seen = workspace.take((n, rows, columns), changed)
     source, result = changed.view(torch.uint8).numpy(), seen.view(torch.uint8).numpy()
     geometry = (kernel.size, kernel.stride, kernel.padding, kernel.dilation)
-    share(lambda begin, end: compiled.spread(source, *geometry, result, begin, end), n, 330_000 // (height * width))
+    parallel_for(lambda begin, end: kernels.spread(source, *geometry, result, begin, end), n, 330_000 // (height * width))
     return seen
 
 
-def _dilated(changed: Tensor, kernel: Kernel, rows: int, columns: int) -> Tensor:
+def _dilated(changed: Tensor, kernel: ConvGeometry, rows: int, columns: int) -> Tensor:
     n, _, width = changed.shape
     stride = kernel.stride[1]
     if stride not in _WORDS:
@@ -155,7 +155,7 @@ def _dilated(changed: Tensor, kernel: Kernel, rows: int, columns: int) -> Tensor
     return seen
 
 
-def _vertically(seen: Tensor, kernel: Kernel, rows: int) -> Tensor:
+def _vertically(seen: Tensor, kernel: ConvGeometry, rows: int) -> Tensor:
     """Each column's positions, or words of them, `(n, h, any)`, put together by `or` where the kernel sees them: `(n, h', any)`."""
     stride = kernel.stride[0]
     padded = functional.pad(seen, (0, 0, kernel.padding[0], kernel.padding[0]))
@@ -166,7 +166,7 @@ def _vertically(seen: Tensor, kernel: Kernel, rows: int) -> Tensor:
     return together
 
 
-def _taps(kernel: Kernel, axis: int) -> range:
+def _taps(kernel: ConvGeometry, axis: int) -> range:
     """The positions that a kernel sees, from its first."""
     return range(0, kernel.size[axis] * kernel.dilation[axis], kernel.dilation[axis])
 
@@ -176,7 +176,7 @@ _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @lru_cache(maxsize=64)
-def slide(height: int, width: int, kernel: Kernel, device: torch.device) -> Tensor:
+def slide(height: int, width: int, kernel: ConvGeometry, device: torch.device) -> Tensor:
     """The positions that a kernel sees for each of its outputs, `(h' * w', taps)` int64; `height * width` stands for the padding."""
     axes: list[Tensor] = []
     for axis, length in enumerate((height, width)):

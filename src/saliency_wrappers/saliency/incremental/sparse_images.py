@@ -17,7 +17,7 @@ from torch import Tensor
 from saliency_wrappers.saliency.incremental.conv_chain import Images, Layer, run_layers
 from saliency_wrappers.saliency.incremental.gathered_matmul import Pointwise, Product, Reduce, Seen, at_once, compute
 from saliency_wrappers.saliency.incremental.masked_input import MaskedInput, masked_images
-from saliency_wrappers.saliency.incremental.positions import Batch, Kernel, Places, dilated, slide
+from saliency_wrappers.saliency.incremental.positions import Batch, ConvGeometry, Places, dilated, slide
 from saliency_wrappers.saliency.incremental.scratch import workspace
 
 
@@ -39,19 +39,19 @@ class Changes:
 
     @property
     def share(self) -> float:
-        """How many of all positions were computed, 0 to 1."""
+        """The fraction of positions that were computed, 0 to 1."""
         if self.places is None:
             return 1.0
         return self.places.changed / self.batch.changed.numel()
 
     @property
     def settled(self) -> Changes:
-        """Itself: it is computed."""
+        """Itself: it is already computed."""
         return self
 
     @property
     def as_given(self) -> Images | None:
-        """What layers are run on at once. None where changed positions are listed."""
+        """The input of a layer chain. None where changed positions are listed."""
         return Images.whole(self.rows, self.batch) if self.places is None else None
 
     def dense(self) -> Tensor:
@@ -71,14 +71,14 @@ class Changes:
         return replace(self, rows=rows)
 
 
-def convolved(images: AnyImages, weight: Tensor, bias: Tensor | None, kernel: Kernel) -> Pending:
+def convolved(images: AnyImages, weight: Tensor, bias: Tensor | None, kernel: ConvGeometry) -> Pending:
     """Convolve images, which may be pending themselves, with `weight` `(C_out, C, *kernel.size)` and `bias` `(C_out,)`."""
     return Pending(images, kernel, Product(weight.permute(2, 3, 1, 0).reshape(-1, len(weight)), bias), len(weight))
 
 
 @dataclass(frozen=True, eq=False)
 class Masked:
-    """Inputs under masks, of which no image is made yet."""
+    """Inputs under masks; no image has been computed yet."""
 
     batch: Batch
     parts: Sequence[MaskedInput]
@@ -92,12 +92,12 @@ class Masked:
 
     @property
     def rows(self) -> Tensor:
-        """Of the dtype and on the device of the images."""
+        """A tensor of the images' dtype and device."""
         return self.parts[0].inputs
 
     @property
     def as_given(self) -> Images:
-        """What layers are run on at once."""
+        """The input of a layer chain. None where changed positions are listed."""
         return Images.masked(self.parts)
 
     @cached_property
@@ -116,14 +116,14 @@ class Masked:
 
 @dataclass(frozen=True, eq=False)
 class Pending:
-    """A layer that is still to be computed in the places that it changes, and functions that are to be applied there."""
+    """A layer, with fused activations, that has not been computed yet."""
 
     source: AnyImages
-    kernel: Kernel
+    kernel: ConvGeometry
     reduce: Reduce
-    """What it makes of the positions that it sees."""
+    """Computes outputs from gathered receptive fields."""
     channels: int
-    """How many come out."""
+    """Output channels."""
     taps: Tensor | None = None
     """`(h' * w', taps)` int64: the positions that the kernel sees. None: as `slide` gives them."""
     functions: tuple[Pointwise, ...] = ()
@@ -136,27 +136,27 @@ class Pending:
 
     @property
     def rows(self) -> Tensor:
-        """Of the dtype and on the device of what will come out."""
+        """A tensor of the output's dtype and device."""
         return self.source.rows
 
     @cached_property
     def batch(self) -> Batch:
-        """What the images will be about."""
+        """Where the outputs differ from their references."""
         return replace(self.source.batch, changed=dilated(self.source.batch.changed, self.kernel))
 
     @cached_property
     def places(self) -> Places:
-        """What is to be computed of them."""
+        """The positions that are to be computed."""
         return Places.of(self.batch)
 
     @property
     def share(self) -> float:
-        """How many of all positions are to be computed, 0 to 1."""
+        """The fraction of positions that are to be computed, 0 to 1."""
         return self.places.changed / self.batch.changed.numel()
 
     @property
     def as_given(self) -> Images | None:
-        """What layers are run on at once."""
+        """The input of a layer chain. None where changed positions are listed."""
         return self.settled.as_given
 
     def pointwise(self, function: Pointwise) -> Pending:
@@ -170,7 +170,7 @@ class Pending:
         given = images.as_given if layers else None
         done = None if given is None else run_layers(layers, given, images.batch)
         if done is None:
-            return self._alone()
+            return self._by_itself()
         result = Changes(replace(images.batch, changed=done[1]), done[0], None)
         for function in self.functions[layers[-1].function is not None :]:
             result = result.pointwise(function)
@@ -194,8 +194,8 @@ class Pending:
             return None
         return Layer(self.kernel, self.reduce, at_once(self.functions))
 
-    def _alone(self) -> Changes:
-        """This layer only, of images that are computed."""
+    def _by_itself(self) -> Changes:
+        """Compute this layer by itself, from computed images."""
         # The references by the same products as the changed positions: then both are rounded alike.
         listed, source = self.places.listed, self.source.settled
         _, _, height, width = source.shape
@@ -208,4 +208,4 @@ class Pending:
 
 
 AnyImages = Masked | Changes | Pending
-"""Images, whatever is computed of them."""
+"""Images in any stage of computation."""

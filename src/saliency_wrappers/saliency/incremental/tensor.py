@@ -49,7 +49,7 @@ class IncrementalBatch(Tensor):
     whole: Tensor | None
     """The batch as an ordinary tensor. None until an operator needs it."""
     steps: list[Step] | None
-    """What was done until now, shared by all batches that come from the same images. None: nobody wants to know, and nothing is counted."""
+    """What was done until now, shared by all batches that come from the same images. None: tracing off."""
 
     def __new__(cls, changes: AnyImages, steps: list[Step] | None = None, flat: bool = False) -> Self:
         """A tensor without memory of its own, of the shape, dtype and device of the batch."""
@@ -107,7 +107,7 @@ class IncrementalBatch(Tensor):
         return done if self.flat else IncrementalBatch(done, self.steps)
 
     def whole_batch(self, operator: str = "output") -> Tensor:
-        """The batch as an ordinary tensor, and nothing else from now on: the operator may change it in place."""
+        """The batch as an ordinary tensor, which replaces the changes from now on: the operator may modify it in place."""
         if self.changes is not None:
             dense = self.changes.settled.dense()
             self.whole, self.changes = dense.flatten(1) if self.flat else dense, None
@@ -120,7 +120,7 @@ _FACTS = set(
     "shape dtype device ndim layout requires_grad is_leaf is_cuda is_cpu is_sparse is_quantized is_meta itemsize nbytes is_nested dim size "
     "numel nelement ndimension __len__ is_floating_point is_complex get_device is_inference element_size stride is_contiguous".split()
 )
-"""What can be told of a batch without its content."""
+"""Attributes that do not depend on the content."""
 
 _FLATTENING = {"flatten", "view", "reshape"}
 _ALIASES = {"contiguous", "detach", "to", "float", "double", "half", "bfloat16", "dropout", "dropout2d"}

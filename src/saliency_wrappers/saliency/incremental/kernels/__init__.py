@@ -1,4 +1,4 @@
-"""`kernels`: what processors run instead of PyTorch's operators, where Numba is installed."""
+"""`load_kernels`: what processors run instead of PyTorch's operators, where Numba is installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 _logger = logging.getLogger(__name__)
 
 
-def kernels(tensor: Tensor) -> ModuleType | None:
+def load_kernels(tensor: Tensor) -> ModuleType | None:
     """The compiled kernels for a tensor's device. None where there are none."""
     return _kernels() if tensor.device.type == "cpu" else None
 
