@@ -31,7 +31,7 @@ def test_infos_become_lists(space: Any, critic: bool, mode: str) -> None:
             return super().step(0)
 
     agent = CountingAgent(critic=critic)
-    envs = DictInfoToList(recorded_vector(SyncVectorEnv([Acting, Acting]), agent, environments=[1], mode=mode))
+    envs = DictInfoToList(recorded_vector(SyncVectorEnv([Acting, Acting]), agent, environments=[1], mode=mode, verify="never"))
     envs.reset(seed=0)
     envs.action_space.seed(0)
     agent((np_input(), agent.initial_state(2)))
@@ -56,7 +56,7 @@ def test_an_action_space_that_is_not_batched_is_taken_by_rows() -> None:
     """As EnvPool has it: `action_space` is that of one environment."""
     agent, world = CountingAgent(), World([[5], [5]], NEXT_STEP)
     vector = world.make()
-    recorder = recorded_vector(vector, agent)
+    recorder = recorded_vector(vector, agent, verify="never")
     recorder.reset()
     recorder.action_space = vector.action_space = Discrete(4)
     agent((np_input(), agent.initial_state(2)))
