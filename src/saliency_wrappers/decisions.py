@@ -272,10 +272,13 @@ class SaliencyConsumer(Protocol):
 
 
 def plain_action(action: Any) -> Any:
-    """A discrete action as an int, a dictionary or tuple of actions as it is, any other as an array of its own."""
+    """A discrete action as an int, a dictionary, tuple or ragged list of actions as it is, any other as an array of its own."""
     if type(action) is int or isinstance(action, tuple | dict):
         return action
-    array = np.array(action.detach().cpu().numpy() if isinstance(action, Tensor) else action)
+    try:
+        array = np.array(action.detach().cpu().numpy() if isinstance(action, Tensor) else action)
+    except ValueError:  # a ragged list
+        return action
     return int(array.item()) if array.size == 1 and np.issubdtype(array.dtype, np.integer) else array
 
 

@@ -20,6 +20,7 @@ from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.hooks.replay_check import FramesNow
 from saliency_wrappers.recording.clock import EpisodeClock
 from saliency_wrappers.recording.error_policy import Failures
+from saliency_wrappers.recording.numbers import plain_number
 from saliency_wrappers.saliency.fingerprints import KnownAgent, fingerprint, method_description
 from saliency_wrappers.saliency.perturbation import SaliencyMethod
 from saliency_wrappers.store.store import EpisodeStore
@@ -102,7 +103,7 @@ class Capture(NoCapture):
                 continue
             try:
                 episode.awaits_reward = False
-                episode.writer.reward(float("nan") if rewards is None else float(rewards[index]))
+                episode.writer.reward(float("nan") if rewards is None else plain_number(rewards[index], "a reward"))
             except Exception as error:
                 with self._failures.postponed():
                     self._handle(error, episode.clock)

@@ -10,6 +10,7 @@ import random
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,13 @@ from torch import Tensor
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.recording.numbers import plain_number
-from saliency_wrappers.sb3.vec_env import SaliencyVecEnv
 from saliency_wrappers.wrappers.recorder import SaliencyRecorder
 from saliency_wrappers.wrappers.video import RecordSaliencyVideo
 
 try:
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.logger import TensorBoardOutputFormat, Video
-    from stable_baselines3.common.vec_env import VecEnv, VecNormalize, is_vecenv_wrapped, sync_envs_normalization
+    from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 except ImportError as error:
     raise DependencyNotInstalled(
         "SaliencyCallback needs stable-baselines3 and sb3-contrib: pip install 'saliency_wrappers[sb3]'."
@@ -98,6 +98,8 @@ class SaliencyCallback(BaseCallback):
         self.hook = RecurrentAgentHook(preprocessor=preprocessor)
         recorded: dict[str, Any] = {"on_error": "warn", **(recorder_kwargs or {})}
         filmed: dict[str, Any] = {"episode_trigger": lambda _: self._starts, **(video_kwargs or {})}  # pyright: ignore[reportUnknownLambdaType]
+        from saliency_wrappers.sb3.vec_env import SaliencyVecEnv  # not at the top: this module says what is not installed
+
         self._on_error = recorded["on_error"]
         self._starts = False
         recorder: Any = SaliencyVecEnv if isinstance(eval_env, VecEnv) else SaliencyRecorder
@@ -155,9 +157,10 @@ class SaliencyCallback(BaseCallback):
 
     def _play_first(self) -> list[float]:
         """Play until the episode of the environment that is filmed is over; its rewards."""
-        filmed, training = self._video.filmed[0], self.model.get_env()
-        if training is not None and is_vecenv_wrapped(self._video, VecNormalize) and is_vecenv_wrapped(training, VecNormalize):
-            sync_envs_normalization(training, self._video)
+        filmed = self._video.filmed[0]
+        evaluated, trained = unwrap_vec_normalize(self._video), self.model.get_vec_normalize_env()
+        if evaluated is not None and trained is not None:
+            evaluated.obs_rms, evaluated.ret_rms = deepcopy(trained.obs_rms), deepcopy(trained.ret_rms)
         if self.seed is not None:
             self._video.seed(self.seed)
         observations = self._video.reset()
@@ -183,7 +186,8 @@ class SaliencyCallback(BaseCallback):
     def _normalised(self, observation: Any) -> Any:
         """What the model is shown: by the statistics of its `VecNormalize`, if it is trained under one, which do not change."""
         normalize: Any = self.model.get_vec_normalize_env()
-        if normalize is None or not normalize.norm_obs or is_vecenv_wrapped(self._video, VecNormalize):
+        own = isinstance(self._video, VecEnv) and unwrap_vec_normalize(self._video) is not None
+        if own or normalize is None or not normalize.norm_obs:
             return observation
         shape = getattr(getattr(normalize.obs_rms, "mean", None), "shape", None)
         if isinstance(observation, np.ndarray) and shape is not None and shape != observation.shape[-len(shape) :]:

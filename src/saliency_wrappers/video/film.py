@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from gymnasium import logger
 
@@ -57,12 +58,25 @@ class Painter:
         self.zoom = zoom
         self.first_action = first_action
 
-    def paint(self, frame: Frame, saliency: StepSaliency | None, preprocessor: FramePreprocessor | None) -> Frame:
-        """The picture for a frame `(H, W, 3)` uint8 and its decision; a decision that is None, or has no maps, draws nothing on it."""
+    def paint(
+        self, frame: Frame, saliency: StepSaliency | None, preprocessor: FramePreprocessor | None, view: Frame | None = None
+    ) -> Frame:
+        """Return the picture for a frame and its decision.
+
+        Args:
+            frame: `(H, W, 3)` uint8.
+            saliency: the decision. None, or one without maps, draws nothing.
+            preprocessor: tells how maps lie on the frame. None: over the whole frame.
+            view: `(h, w, 3)` uint8, what the agent sees where that is no part of the frame: it is drawn beside the frame, as high as the
+                frame, and carries the maps instead. None: the maps lie on the frame.
+        """
         maps = None if saliency is None else saliency.maps
         if saliency is not None and maps is not None and self.episode_scale is not None:
             maps = self.episode_scale(maps, saliency.episode)
-        picture = self.drawing.apply(frame, maps, preprocessor)
+        if view is None:
+            picture = self.drawing.apply(frame, maps, preprocessor)
+        else:
+            picture = np.hstack([frame, self.drawing.apply(_enlarged(view, frame.shape[0]), maps)])
         picture = picture.repeat(self.zoom, axis=0).repeat(self.zoom, axis=1)
         if not self.strip:
             return picture
@@ -72,6 +86,12 @@ class Painter:
         return np.vstack([picture, draw_strip(picture.shape[1], saliency, names, self.first_action)])
 
 
+def _enlarged(view: Frame, height: int) -> Frame:
+    """The view at a height, its pixels as squares as far as possible."""
+    width = max(1, round(view.shape[1] * height / view.shape[0]))
+    return np.asarray(cv2.resize(view, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
+
+
 @dataclass(frozen=True, eq=False)
 class _Held:
     frame: Frame
@@ -79,6 +99,8 @@ class _Held:
     """None: nothing was decided on this frame."""
     waiting: bool = False
     """Whether maps are still to come."""
+    view: Frame | None = None
+    """What the agent sees, drawn beside the frame. None: the frame shows it."""
 
 
 class Film:
@@ -96,6 +118,7 @@ class Film:
         self._writer: StreamingWriter | None = None
         self._size: tuple[int, int] | None = None
         self._current: Frame | None = None
+        self._view: Frame | None = None
         self._held: deque[_Held] = deque()
         self._path: Path | None = None
         self.frames = 0
@@ -124,15 +147,15 @@ class Film:
         self._size = None
         self.frames = 0
 
-    def add(self, frame: Any) -> None:
-        """Take what is shown now: what the agent sees before its next decision.
+    def add(self, frame: Any, view: Frame | None = None) -> None:
+        """Take what is shown now, before the agent's next decision; `view`, `(h, w, 3)` uint8, as in `Painter.paint`.
 
         Raises:
             TypeError, ValueError: no frame of `(H, W, 3)` uint8, or of another size than the video's first.
         """
         check_frame(frame, self._size)
         self._size = (frame.shape[0], frame.shape[1])
-        self._current = frame.copy()
+        self._current, self._view = frame.copy(), view
         self.frames += 1
 
     def turn(self) -> None:
@@ -159,7 +182,7 @@ class Film:
         place = (saliency.episode, saliency.step)
         for index, held in enumerate(self._held):
             if held.waiting and held.saliency is not None and (held.saliency.episode, held.saliency.step) == place:
-                self._held[index] = _Held(held.frame, saliency)
+                self._held[index] = _Held(held.frame, saliency, view=held.view)
                 return
 
     def finish(self) -> None:
@@ -226,8 +249,9 @@ class Film:
 
     def _hold(self, saliency: StepSaliency | None) -> None:
         if self._current is not None:
-            self._held.append(_Held(self._current, saliency, waiting=saliency is not None and saliency.maps is None))
-            self._current = None
+            waiting = saliency is not None and saliency.maps is None
+            self._held.append(_Held(self._current, saliency, waiting, self._view))
+            self._current = self._view = None
 
     def _explain(self) -> None:
         recording = self._recording()
@@ -261,8 +285,8 @@ class Film:
         if self._writer is None:
             return
         try:
-            picture = self._painter.paint(held.frame, held.saliency, self._preprocessor)
+            picture = self._painter.paint(held.frame, held.saliency, self._preprocessor, held.view)
         except Exception:
-            self._writer.write(self._painter.paint(held.frame, None, None))
+            self._writer.write(self._painter.paint(held.frame, None, None, held.view))
             raise
         self._writer.write(picture)

@@ -20,6 +20,7 @@ from saliency_wrappers.saliency.masks import Fill
 from saliency_wrappers.saliency.perturbation import SaliencyMethod, saliency_method
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.wrappers.actions import first_action
+from saliency_wrappers.wrappers.kinds import is_env_pool, other_kind
 
 
 class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[ObsType, ActType], gym.utils.RecordConstructorArgs):
@@ -91,8 +92,8 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
             TypeError, ValueError: a parameter of the wrong kind or value.
             DependencyNotInstalled: a store needs Zarr.
         """
-        if not isinstance(env, gym.Env):
-            raise TypeError(f"Expected a gymnasium.Env, got {type(env).__name__}. Vector environments need VectorSaliencyRecorder.")
+        if not isinstance(env, gym.Env) or is_env_pool(env):
+            raise TypeError(f"Expected a gymnasium.Env, got {type(env).__name__}. {other_kind(env)}")
         if not isinstance(hook, RecurrentAgentHook):
             raise TypeError(
                 f"Expected a RecurrentAgentHook, got {type(hook).__name__}. Use SaliencyRecorder(env, RecurrentAgentHook(agent))."

@@ -22,6 +22,7 @@ from saliency_wrappers.video.camera import Camera, default_schedule, make_painte
 from saliency_wrappers.video.overlay import HEADS, Scale
 from saliency_wrappers.video.writer import check_rate
 from saliency_wrappers.wrappers.actions import action_names, first_action
+from saliency_wrappers.wrappers.egocentric import is_egocentric, view_picture
 from saliency_wrappers.wrappers.recorder import SaliencyRecorder
 from saliency_wrappers.wrappers.vector.video import RecordVectorSaliencyVideo
 
@@ -37,6 +38,9 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
     and so are frames of steps without a decision. Frames are streamed: memory does not grow with the episode, and what was recorded
     survives an exception and, but for the last frames, a kill. Where the recorder has `on_error="warn"`, a failure of the filming (a full
     disk) ends the video with a warning, and the episode goes on.
+
+    Where the agent sees its surroundings and the frame shows the whole world (MiniGrid), the observation is drawn beside the frame, in the
+    layout in which the network gets it, and carries the maps.
 
     For a vector of environments, `RecordSaliencyVideo(envs, ...)` is a `RecordVectorSaliencyVideo`, which also takes `environments`; for a
     `SaliencyVecEnv` of Stable-Baselines3 it is a `RecordSaliencyVecVideo`.
@@ -120,6 +124,7 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         self.episode_id = -1
         self.render_history: list[RenderFrame] = []
         self._recorder = _recorder_beneath(env)
+        self._egocentric = is_egocentric(env)
         painter = make_painter(
             **drawn, strip=strip, zoom=zoom, action_names=action_names(env.unwrapped), first_action=first_action(env.action_space)
         )
@@ -148,7 +153,7 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
             with self._film.filming():
                 if self.episode_trigger and self.episode_trigger(self.episode_id):
                     self.start_recording(f"{self.name_prefix}-episode-{self.episode_id}")
-                self._capture_frame()
+                self._capture_frame(observation)
         return observation, info
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -163,7 +168,7 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
             with self._film.filming_step():
                 if self.step_trigger and self.step_trigger(self.step_id):
                     self.start_recording(f"{self.name_prefix}-step-{self.step_id}")
-                self._capture_frame()
+                self._capture_frame(observation)
         return observation, reward, terminated, truncated, info
 
     def render(self) -> RenderFrame | list[RenderFrame] | None:
@@ -194,12 +199,12 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
 
     def _geometry(self) -> FramePreprocessor | None:
         preprocessor = self._recorder.hook.preprocessor
-        if preprocessor is None and not self._told:
+        if preprocessor is None and not self._told and not self._egocentric:
             self._told = True
             tell_of_whole_frame()
         return preprocessor
 
-    def _capture_frame(self) -> None:
+    def _capture_frame(self, observation: Any) -> None:
         self._film.turn()
         if not self.recording:
             return
@@ -214,7 +219,7 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
             self.stop_recording()
             logger.warn("Recording stopped: expected type of frame returned by render to be a numpy array, got instead %s.", type(frame))
             return
-        self._film.add(frame)
+        self._film.add(frame, view_picture(observation) if self._egocentric else None)
         if self._film.frames > self.video_length:
             self.stop_recording()
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import gymnasium as gym
 import numpy as np
 from gymnasium import logger
+from gymnasium.error import CustomSpaceError
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import iterate
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from saliency_wrappers.saliency.masks import Fill
 from saliency_wrappers.saliency.perturbation import SaliencyMethod, saliency_method
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.wrappers.actions import first_action
+from saliency_wrappers.wrappers.kinds import other_kind
 from saliency_wrappers.wrappers.vector.rendering import render_environments
 
 
@@ -38,7 +40,7 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
             "step": ndarray int (n,),              # counted from 0 at each of its resets
             "action": ndarray int (n,),
             "actor": ndarray float32 (n, h, w),    # network-input resolution, raw scale
-            "critic": ndarray float32 (n, h, w),   # None, together with "value", when the agent has no value output
+            "critic": ndarray float32 (n, h, w),   # object (n,) of None, as "value", when the agent has no value output
             "logits": ndarray float32 (n, num_actions),
             "value": ndarray float64 (n,),
         }
@@ -157,7 +159,7 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step the environments; `infos["saliency"]` are the decisions behind `actions`, if there were some and they were wanted."""
-        decided = self.recording.decide(list(iterate(self.env.action_space, actions)), self._frames)
+        decided = self.recording.decide(_each(self.env.action_space, actions, self.num_envs), self._frames)
         saliency = _in_rows(decided)
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
         self.recording.advance(np.logical_or(terminations, truncations).tolist(), rewards)
@@ -184,9 +186,22 @@ def autoreset_mode(envs: VectorEnv[Any, Any, Any]) -> AutoresetMode:
     # The metadata of AtariVectorEnv belong to its class: the latest instance's mode stands there.
     mode: Any = getattr(envs.unwrapped, "autoreset_mode", None) or envs.metadata.get("autoreset_mode")
     if mode is None:
-        logger.warn(f"{envs} does not tell its autoreset mode (metadata['autoreset_mode']): taken to be next-step.")
+        logger.warn(f"{envs} declares no autoreset mode (metadata['autoreset_mode']); assuming NEXT_STEP.")
         return AutoresetMode.NEXT_STEP
     return AutoresetMode(mode)
+
+
+def _each(space: Any, actions: Any, n: int) -> Sequence[Any]:
+    """The action of each environment; of vectors such as EnvPool's, whose action space is that of one environment, too."""
+    try:
+        each = list(iterate(space, actions))
+    except (TypeError, ValueError, CustomSpaceError):  # a space that is not batched
+        each = list(actions)
+    if len(each) != n and len(actions) == n:
+        each = list(actions)
+    if len(each) != n:
+        raise ValueError(f"Expected an action for each of {n} environments, got {len(each)}: {actions!r}.")
+    return each
 
 
 def reset_rows(options: Mapping[str, Any] | None) -> list[int] | None:
@@ -214,16 +229,16 @@ def _in_rows(saliencies: Sequence[StepSaliency | None]) -> dict[str, Any]:
 
 
 def _stacked(rows: Mapping[int, Any], n: int) -> Any:
-    """One array of n rows, zeros where there is none; dictionaries and tuples of such arrays; None for None."""
+    """Return an array of n rows, zeros where there is none, or a dictionary of such arrays, as Gymnasium's infos are.
+
+    What is no numeric array (None, a tuple of actions) goes into an array of objects, None where there is no row.
+    """
     first = next(iter(rows.values()))
-    if first is None:
-        return None
     if isinstance(first, dict):
         return {name: _stacked({row: values[name] for row, values in rows.items()}, n) for name in cast("dict[str, Any]", first)}
-    if isinstance(first, tuple):
-        return tuple(_stacked({row: values[i] for row, values in rows.items()}, n) for i in range(len(cast("tuple[Any, ...]", first))))
-    like = np.asarray(first)
-    stacked = np.zeros((n, *like.shape), like.dtype) if like.dtype.kind in "biuf" else np.full(n, None, object)
+    like = None if isinstance(first, tuple | list) else np.asarray(first)
+    numeric = like is not None and like.dtype.kind in "biuf" and {np.shape(value) for value in rows.values()} == {like.shape}
+    stacked: NDArray[Any] = np.zeros((n, *like.shape), like.dtype) if numeric and like is not None else np.full(n, None, object)
     for row, value in rows.items():
         stacked[row] = value
     return stacked
@@ -231,8 +246,7 @@ def _stacked(rows: Mapping[int, Any], n: int) -> Any:
 
 def _check_environments(envs: Any, hook: Any) -> None:
     if not isinstance(envs, VectorEnv):
-        other = "A single environment needs SaliencyRecorder" if isinstance(envs, gym.Env) else "A VecEnv of SB3 needs SaliencyVecEnv"
-        raise TypeError(f"Expected a gymnasium.vector.VectorEnv, got {type(envs).__name__}. {other}.")
+        raise TypeError(f"Expected a gymnasium.vector.VectorEnv, got {type(envs).__name__}. {other_kind(envs)}")
     if not isinstance(hook, RecurrentAgentHook):
         raise TypeError(
             f"Expected a RecurrentAgentHook, got {type(hook).__name__}. Use VectorSaliencyRecorder(envs, RecurrentAgentHook(agent))."
