@@ -159,10 +159,9 @@ def test_masks_of_a_wrong_shape_are_refused(masks: Any):
         MaskCache(Given(masks))(IMAGE)
 
 
-def test_the_masks_of_mc_rise_are_kept_for_each_colour():
-    masks = MaskCache(MCRISEGrid(n=3, s=2, p1=0.5, k=2, threads=0))(IMAGE)
-    assert masks.colours is not None
-    assert masks.colours.shape == (2, 3, 12, 12)
+def test_the_masks_of_mc_rise_are_refused_for_grey_inputs():
+    with pytest.raises(ValueError, match=r"got \(2, 3, 12, 12\): colour masks need an input with red, green and blue channels"):
+        MaskCache(MCRISEGrid(n=3, s=2, p1=0.5, k=2, threads=0))(IMAGE)
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, 255, float("nan"), float("inf")])

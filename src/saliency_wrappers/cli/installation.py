@@ -18,6 +18,7 @@ EXTRAS = {
     "dask": ("dask",),
     "ray": ("ray",),
     "sb3": ("sb3-contrib", "stable-baselines3"),
+    "viewer": ("joblib", "starlette", "uvicorn", "zarr"),
 }
 """The packages that each extra brings."""
 
