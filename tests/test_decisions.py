@@ -12,20 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from saliency_wrappers.decisions import (
-    AgentPass,
-    Captured,
-    Decision,
-    SaliencyMaps,
-    StepSaliency,
-    copy_state,
-    copy_tensor,
-    decisions_of,
-    map_state,
-    numbers_of,
-    row_of,
-    state_leaves,
-)
+from saliency_wrappers.decisions import AgentPass, Captured, Decision, SaliencyMaps, StepSaliency, decisions_of, numbers_of, row_of
+from saliency_wrappers.states import copy_state, copy_tensor, map_state, state_leaves
 
 
 class Memory(NamedTuple):
@@ -48,7 +36,7 @@ def nested() -> dict[str, Any]:
         ((torch.ones(1, 2), torch.zeros(1, 2)), [2.0, 0.0]),
         (Memory(torch.ones(1), torch.ones(2)), [1.0, 2.0]),
         ({"a": torch.ones(1), "b": (torch.ones(2), None)}, [1.0, 2.0]),
-        (nested(), [2.0, 0.0, 6.0]),
+        (nested(), [6.0, 2.0, 0.0]),
     ],
     ids=["None", "empty", "tensor", "tuple", "NamedTuple", "dict", "nested"],
 )

@@ -1,4 +1,4 @@
-"""The records that travel between stages, and helpers for trees of recurrent state.
+"""The records that travel between stages.
 
 `AgentPass` is one forward pass as an adapter saw it, `Decision` the pass that chose an action, `SaliencyMaps` what it looked at,
 `StepSaliency` all of it with its place in time: what `info["saliency"]`, videos and stores are made from.
@@ -7,9 +7,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Protocol, cast
 
 import cv2
@@ -18,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-StateTree = Tensor | tuple["StateTree", ...] | Mapping[str, "StateTree"] | None
-"""A recurrent state: a tensor, a tuple or NamedTuple of states, a mapping of states, or None for an agent without memory."""
+from saliency_wrappers.states import StateTree, copy_state, copy_tensor
 
 Numbers = tuple[Any, Any]
 """Logits and value as lists of their numbers, in lists as deep as the tensors have axes; None for what there is not."""
@@ -305,15 +303,6 @@ def _grey_png(raw: Array) -> str:
     return base64.b64encode(cv2.imencode(".png", grey)[1].tobytes()).decode()
 
 
-def copy_tensor(tensor: Tensor) -> Tensor:
-    """An ordinary copy (never an inference tensor), without gradient history."""
-    copy = tensor.clone()  # first, and then a look at it: most copies are ordinary, and each call on a tensor takes its time
-    if copy.is_inference():
-        with torch.inference_mode(False), torch.no_grad():
-            return tensor.detach().clone() if not tensor.is_inference() else tensor.clone()
-    return copy.detach() if copy.requires_grad else copy
-
-
 def numbers_of(logits: Tensor | None, value: Tensor | None) -> Numbers:
     """The numbers of an agent's outputs."""
     return None if logits is None else logits.tolist(), None if value is None else value.tolist()
@@ -337,37 +326,3 @@ def array_of(tensor: Tensor) -> NDArray[Any]:
     except (RuntimeError, TypeError):  # with gradient history, or on another device; NumPy has no bfloat16
         tensor = tensor.detach().cpu()
         return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
-
-
-def map_state(function: Callable[[Tensor], Tensor], state: StateTree) -> StateTree:
-    """Apply `function` to every tensor of a state, keeping its structure (NamedTuple types included)."""
-    if isinstance(state, Tensor):
-        return function(state)
-    if state is None:
-        return None
-    if isinstance(state, Mapping):
-        return {name: map_state(function, branch) for name, branch in state.items()}
-    if isinstance(state, tuple):
-        branches = [map_state(function, branch) for branch in state]
-        make = getattr(type(state), "_make", tuple)
-        return make(branches)
-    raise TypeError(_NO_STATE.format(type(state).__name__))
-
-
-def state_leaves(state: StateTree) -> Iterator[Tensor]:
-    """The tensors of a state, in order; none for None."""
-    if isinstance(state, Tensor):
-        return iter((state,))
-    if state is None:
-        return iter(())
-    if not isinstance(state, Mapping | tuple):
-        raise TypeError(_NO_STATE.format(type(state).__name__))
-    return chain.from_iterable(map(state_leaves, state.values() if isinstance(state, Mapping) else state))
-
-
-def copy_state(state: StateTree) -> StateTree:
-    """An independent copy of a state, of ordinary tensors."""
-    return copy_tensor(state) if isinstance(state, Tensor) else map_state(copy_tensor, state)
-
-
-_NO_STATE = "Expected a recurrent state made of tensors, tuples, mappings or None, got {}."

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from saliency_wrappers.agents import ActingAdapter, AgentAdapter, RecurrentModuleAdapter, UnreadPass, as_adapter
 from saliency_wrappers.agents.base import batch_axes, split_rows
 from saliency_wrappers.agents.module_hooks import undisturbed
-from saliency_wrappers.decisions import AgentPass, Decision, StateTree, map_state
+from saliency_wrappers.decisions import AgentPass, Decision
 from saliency_wrappers.hooks.replay_check import replay
 from saliency_wrappers.models.networks import AtariLSTM, BabyA3CGRU, GreydanusLSTM
+from saliency_wrappers.states import StateTree, map_state
 from saliency_wrappers.testing.adapter_contract import AdapterContractError, _check_numbers, check_adapter
 
 

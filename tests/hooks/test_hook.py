@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 import saliency_wrappers
 from saliency_wrappers import FramePreprocessor, RecurrentAgentHook, RecurrentModuleAdapter, SaliencyRecorder
-from saliency_wrappers.decisions import AgentPass, Decision, state_leaves
+from saliency_wrappers.decisions import AgentPass, Decision
 from saliency_wrappers.hooks.hook import DecisionWindow
+from saliency_wrappers.states import state_leaves
 
 SOURCE = Path(saliency_wrappers.__file__).parents[1]
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from saliency_wrappers import RecurrentAgentHook, SaliencyRecorder
 from saliency_wrappers.agents import RecurrentModuleAdapter, as_adapter
-from saliency_wrappers.decisions import Decision, StateTree
+from saliency_wrappers.decisions import Decision
 from saliency_wrappers.hooks.replay_check import ReplayCheck, ReplayMismatchError, check_preprocessing, replay, replay_held
 from saliency_wrappers.preprocessing import FramePreprocessor
+from saliency_wrappers.states import StateTree
 
 
 class Fixed(RecurrentModuleAdapter):

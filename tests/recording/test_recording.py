@@ -613,12 +613,12 @@ def test_with_on_error_warn_a_failing_trigger_is_a_warning(name: str) -> None:
     assert loop.clock.step == 3
 
 
-def test_with_on_error_warn_an_action_that_is_no_array_is_a_warning() -> None:
-    loop = Loop(on_error="warn")
+def test_a_ragged_action_is_kept_as_it_is() -> None:
+    loop = Loop()
     loop.begin()
-    with pytest.warns(UserWarning, match="No saliency for step 0 of episode 0: ValueError: .*inhomogeneous"):
-        assert loop.step(action=[[1], [2, 3]]) == [None]
-    assert loop.step() != [None]
+    (saliency,) = loop.step(action=[[1], [2, 3]])
+    assert saliency is not None
+    assert saliency.info()["action"] == [[1], [2, 3]]
 
 
 def test_with_on_error_warn_a_listener_that_fails_late_is_a_warning_and_loses_no_other_decision() -> None:

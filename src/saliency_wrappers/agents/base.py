@@ -8,7 +8,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 
-from saliency_wrappers.decisions import AgentPass, Decision, StateTree, map_state, state_leaves
+from saliency_wrappers.decisions import AgentPass, Decision
+from saliency_wrappers.states import StateTree, map_state, state_leaves
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from saliency_wrappers.agents.base import OnPass, zero_state
 from saliency_wrappers.agents.image_layout import ImageLayout
 from saliency_wrappers.agents.method_hooks import observe_calls
 from saliency_wrappers.agents.module_hooks import observe, outputs_of, undisturbed
-from saliency_wrappers.decisions import AgentPass, StateTree, copy_state, map_state
+from saliency_wrappers.decisions import AgentPass
+from saliency_wrappers.states import StateTree, copy_state, map_state
 
 
 def adapt(agent: Any) -> CleanRLAdapter | None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from saliency_wrappers.decisions import StateTree, copy_tensor
+from saliency_wrappers.states import StateTree, copy_tensor
 
 
 class ObservedState(NamedTuple):

@@ -14,7 +14,8 @@ from saliency_wrappers.agents.dict_observation import DictObservation
 from saliency_wrappers.agents.method_hooks import observe_calls
 from saliency_wrappers.agents.module_hooks import undisturbed
 from saliency_wrappers.agents.policy_outputs import policy_tensor, read_outputs
-from saliency_wrappers.decisions import AgentPass, StateTree, copy_state, copy_tensor
+from saliency_wrappers.decisions import AgentPass
+from saliency_wrappers.states import StateTree, copy_state, copy_tensor
 
 Evaluate = Callable[[Any, Any, Tensor | None], tuple[Tensor, Tensor | None]]
 """`evaluate(observation, state, episode_start) -> (logits, value)`."""

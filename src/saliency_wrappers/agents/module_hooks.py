@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from saliency_wrappers.agents.base import OnPass, UnreadPass
 from saliency_wrappers.agents.torchscript import WatchesModule, not_watched, scriptable
-from saliency_wrappers.decisions import AgentPass, copy_tensor
+from saliency_wrappers.decisions import AgentPass
+from saliency_wrappers.states import copy_tensor
 
 
 class PassReader(Protocol):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from saliency_wrappers.agents.module_hooks import undisturbed
 from saliency_wrappers.agents.policy_outputs import read_outputs
 from saliency_wrappers.agents.recurrent_module import RecurrentModuleAdapter
-from saliency_wrappers.decisions import AgentPass, StateTree
+from saliency_wrappers.decisions import AgentPass
+from saliency_wrappers.states import StateTree
 
 
 class _PlainPass(AgentPass):

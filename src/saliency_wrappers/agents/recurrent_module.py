@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from saliency_wrappers.agents.base import OnPass, batch_axes, without_lists, zero_state
 from saliency_wrappers.agents.image_layout import ImageLayout
 from saliency_wrappers.agents.module_hooks import observe, undisturbed
-from saliency_wrappers.decisions import AgentPass, StateTree, copy_state, copy_tensor, map_state, state_leaves
+from saliency_wrappers.decisions import AgentPass
+from saliency_wrappers.states import StateTree, copy_state, copy_tensor, map_state, state_leaves
 
 
 class RecurrentModuleAdapter:
@@ -68,7 +69,11 @@ class RecurrentModuleAdapter:
         """Each row of each tensor n times in a row, along the axis in which initial states grow; the first one where they cannot tell."""
         if self._axes is None:
             self._axes = _known_axes(self)
-        known = len(self._axes) == len(list(state_leaves(state)))
+        leaves = list(state_leaves(state))
+        known = len(self._axes) == len(leaves)
+        if not known and any(leaf.ndim == 0 for leaf in leaves):
+            shapes = [tuple(leaf.shape) for leaf in leaves]
+            raise ValueError(f"Expected a batch axis in each tensor of the state, in which initial_state(n) grows, got shapes {shapes}.")
         axes = iter(self._axes)
         return map_state(lambda tensor: tensor.repeat_interleave(n, dim=next(axes) if known else 0), state)
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from saliency_wrappers.agents.module_hooks import outputs_of, undisturbed
 from saliency_wrappers.agents.sb3_policy import PolicyAdapter, kept, policy_of, policy_output
-from saliency_wrappers.decisions import AgentPass, StateTree, copy_state, copy_tensor, map_state
+from saliency_wrappers.decisions import AgentPass
+from saliency_wrappers.states import StateTree, copy_state, copy_tensor, map_state
 
 LSTMState = tuple[Tensor, Tensor]
 """Hidden and cell state, each `(layers, envs, hidden)`."""

@@ -18,7 +18,8 @@ from saliency_wrappers.agents.base import OnPass, repeat_rows
 from saliency_wrappers.agents.dict_observation import DictObservation
 from saliency_wrappers.agents.image_layout import ImageLayout
 from saliency_wrappers.agents.method_hooks import observe_calls
-from saliency_wrappers.decisions import AgentPass, StateTree
+from saliency_wrappers.decisions import AgentPass
+from saliency_wrappers.states import StateTree
 
 
 class PolicyAdapter(ABC):

@@ -20,11 +20,11 @@ from xaitk_saliency.interfaces.perturb_image import PerturbImage
 from saliency_wrappers.agents import AgentAdapter, as_adapter
 from saliency_wrappers.compute.backends import Backend, Shared, run
 from saliency_wrappers.compute.tasks import BlockTask, Work, initial_state
-from saliency_wrappers.decisions import state_leaves
 from saliency_wrappers.hooks.replay_check import replay
 from saliency_wrappers.saliency.fills import Background, Fills, has_running_background, with_background
 from saliency_wrappers.saliency.fingerprints import agent_fingerprint, method_description
 from saliency_wrappers.saliency.perturbation import PerturbationSaliency, SaliencyMethod, saliency_method
+from saliency_wrappers.states import state_leaves
 from saliency_wrappers.store.files import Location, StoreError
 from saliency_wrappers.store.reader import StoredEpisode
 from saliency_wrappers.store.store import EpisodeStore

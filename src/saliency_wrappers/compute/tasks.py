@@ -7,9 +7,10 @@ from typing import Any
 
 from saliency_wrappers.agents import AgentAdapter
 from saliency_wrappers.compute.backends import Shared
-from saliency_wrappers.decisions import Decision, StateTree
+from saliency_wrappers.decisions import Decision
 from saliency_wrappers.saliency.fingerprints import fingerprint
 from saliency_wrappers.saliency.perturbation import SaliencyMethod, maps_of
+from saliency_wrappers.states import StateTree
 from saliency_wrappers.store.files import Location, StoreError
 from saliency_wrappers.store.reader import StoredBlock, StoredEpisode
 from saliency_wrappers.store.tree_schema import dressed

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from saliency_wrappers.agents import ActingAdapter, AgentAdapter, RecurrentModuleAdapter, UnreadPass, as_adapter
 from saliency_wrappers.agents.base import acts_by_method, advice_for
 from saliency_wrappers.agents.detaching import release_waiting, release_when_unused
-from saliency_wrappers.decisions import AgentPass, StateTree, state_leaves
+from saliency_wrappers.decisions import AgentPass
 from saliency_wrappers.hooks.acting import network_input
 from saliency_wrappers.hooks.decision_window import DecisionWindow
 from saliency_wrappers.hooks.observation_match import ObservationMatch
 from saliency_wrappers.hooks.process import ANOTHER_PROCESS, Process, live_hooks, revive
 from saliency_wrappers.hooks.shared_calls import SharedCalls
 from saliency_wrappers.preprocessing import FramePreprocessor
+from saliency_wrappers.states import StateTree, state_leaves
 
 
 class RecurrentAgentHook:

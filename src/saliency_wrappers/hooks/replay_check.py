@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from saliency_wrappers.agents import AgentAdapter
 from saliency_wrappers.agents.dict_observation import memory_of
-from saliency_wrappers.decisions import AgentPass, Decision, copy_state, state_leaves
+from saliency_wrappers.decisions import AgentPass, Decision
 from saliency_wrappers.preprocessing import FramePreprocessor
+from saliency_wrappers.states import copy_state, state_leaves
 
 Verify = Literal["first", "always", "never"]
 FramesNow = Callable[[], Sequence[NDArray[np.uint8] | None]]

@@ -20,6 +20,7 @@ from saliency_wrappers.recording.explainer import Decided, Explainer, pending
 from saliency_wrappers.recording.store_sink import Capture, Mode, NoCapture, check_mode
 from saliency_wrappers.recording.triggers import Trigger, Triggers
 from saliency_wrappers.saliency.perturbation import SaliencyMethod
+from saliency_wrappers.store.at_exit import call_at_exit
 from saliency_wrappers.store.store import EpisodeStore
 
 _BEGINNING = 64
@@ -60,15 +61,15 @@ class Recording:
             num_envs: how many environments there are: the rows of the agent's passes.
             environments: which of them are recorded. None: all.
             resets_at_once: when a step ends an episode, the environment has begun the next one when the step returns.
-            mode: `"inline"`: maps at the step; `"deferred"`: in blocks; `"capture"`: decisions are stored only.
-            episode_trigger: selects episodes by their number. None: no episode by its number.
-            step_trigger: selects steps by their number since construction. None: no step by its number.
-            verify: which decisions are replayed and compared: `"first"`, `"always"` or `"never"`.
-            require_decision: a step without a decision is an error.
-            on_error: `"raise"`, or `"warn"`.
-            keep: retain the maps for `maps`.
-            block: the most decisions that wait for their maps, in deferred mode.
-            store: where every decision is kept. None: nothing is stored.
+            mode: this and the others are those of `SaliencyRecorder`.
+            episode_trigger: see there.
+            step_trigger: see there.
+            verify: see there.
+            require_decision: see there.
+            on_error: see there.
+            keep: see there.
+            block: see there.
+            store: see there.
             env_spec: what the store is told of the environments.
             first_action: the action that the first logit stands for, as `start` of a `Discrete` space.
         """
@@ -102,6 +103,8 @@ class Recording:
         self._begun = False
         self._running: list[EpisodeClock] = []
         self._window = hook.open_window(num_envs)
+        if store is not None:
+            call_at_exit(self.close)  # the decisions that are held, and their maps
 
     @property
     def enabled(self) -> bool:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saliency_wrappers.agents.base import AgentAdapter, batch_axes
-from saliency_wrappers.decisions import Decision, StateTree, map_state, state_leaves
+from saliency_wrappers.decisions import Decision
 from saliency_wrappers.saliency.policy_scores import centred_logits
+from saliency_wrappers.states import StateTree, map_state, state_leaves
 
 Floats = NDArray[np.float64]
 

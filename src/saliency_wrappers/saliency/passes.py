@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from saliency_wrappers.agents.base import AgentAdapter, batch_axes
-from saliency_wrappers.decisions import StateTree, map_state, state_leaves
 from saliency_wrappers.saliency.incremental.kernels import load_kernels
 from saliency_wrappers.saliency.incremental.masked_input import MaskedInput, rows_of
 from saliency_wrappers.saliency.incremental.parallel import single_torch_thread
@@ -24,6 +23,7 @@ from saliency_wrappers.saliency.incremental.scratch import workspace
 from saliency_wrappers.saliency.incremental.sparse_images import Masked
 from saliency_wrappers.saliency.incremental.tensor import IncrementalBatch, Step
 from saliency_wrappers.saliency.masks import perturbed
+from saliency_wrappers.states import StateTree, map_state, state_leaves
 
 MemoryLayout = Literal["contiguous", "channels_last"]
 

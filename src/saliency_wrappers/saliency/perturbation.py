@@ -17,7 +17,7 @@ from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifier
 from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
 from saliency_wrappers.agents.base import AgentAdapter, split_rows
-from saliency_wrappers.decisions import Array, Decision, SaliencyMaps, map_state
+from saliency_wrappers.decisions import Array, Decision, SaliencyMaps
 from saliency_wrappers.saliency.colour_masks import colour_fills, colour_layers
 from saliency_wrappers.saliency.default_masks import default_perturber
 from saliency_wrappers.saliency.fills import Background, Fills, as_fills
@@ -38,6 +38,7 @@ from saliency_wrappers.saliency.scoring import (
     chosen_scores,
     saliency_map,
 )
+from saliency_wrappers.states import map_state
 
 Weighting = Literal["coverage", "change"]
 

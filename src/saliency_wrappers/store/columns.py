@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saliency_wrappers.decisions import AgentPass, Captured, Decision, StateTree, array_of, plain_action, state_leaves
+from saliency_wrappers.decisions import AgentPass, Captured, Decision, array_of, plain_action
+from saliency_wrappers.states import StateTree, sorted_keys, state_leaves
+from saliency_wrappers.store.state_forms import StateForms
 from saliency_wrappers.store.tree_schema import Structure, dtype_name, structure_of
 from saliency_wrappers.store.zarr_array import ArrayField
 
@@ -57,6 +59,8 @@ class _Column:
         self.field = field
         self.shape, self.dtype = shape, dtype
         self.block = field.empty()
+        self.latest = -1
+        """The last block in which a row was filled in."""
         self._rows = self.block.reshape(field.block, *shape)
         """The same block, with rows of the tensors' own shape."""
 
@@ -119,7 +123,7 @@ class DecisionColumns:
         """Make room for decisions like this one; it is not put in."""
         self._block = block
         self._columns: dict[str, _Column | _LargeColumn] = {}
-        self._states: list[Structure] = []
+        self._states = StateForms()
         self._second_form: int | None = None
         self.outputs: dict[str, str | None] = {}
         """The names of the dtypes of inputs, logits, value and episode_start."""
@@ -144,14 +148,22 @@ class DecisionColumns:
             self._columns["frames"] = self._frames
         self._columns["inputs"] = self._inputs
         self._leaves: list[list[_Column]] = []
+        self._form(first.state, 0)
+
+    @property
+    def states(self) -> list[Structure]:
+        """The forms of the incoming state so far."""
+        return [*self._states.structures]
 
     def filled(self, count: int) -> FilledBlock:
-        """The block of the last of so many decisions, all of which were put in."""
+        """Return the block of the last of so many decisions, all of which were put in."""
         block = (count - 1) // self._block
-        columns = [column for name, column in self._columns.items() if name != STATE_FORM or self._second_form is not None]
+        unused = {column.field.name for columns in self._leaves for column in columns if column.latest != block}
+        unused |= {STATE_FORM} if self._second_form is None else set()
+        columns = [column for name, column in self._columns.items() if name not in unused]
         rows = [(column.field, column.filled(block, count - block * self._block)) for column in columns]
         fields = [column.field for column in self._columns.values()]
-        return FilledBlock(block, count, rows, fields, [*self._states], self._second_form)
+        return FilledBlock(block, count, rows, fields, self.states, self._second_form)
 
     def take(self, index: int, step: int, seen: AgentPass | Decision, action: Any, frame: NDArray[np.uint8] | None) -> Row:
         """At a step: copy a decision, the index-th of the episode.
@@ -196,32 +208,31 @@ class DecisionColumns:
         if self.action == "int64" and all(isinstance(action, int) for action in actions):
             self._actions[0].block[places] = actions
             return
-        leaves = [[torch.tensor(action)] if isinstance(action, int) else list(state_leaves(action)) for action in actions]
-        for one in leaves:
-            if len(one) != len(self._actions):
-                raise ValueError(f"Expected an action of {len(self._actions)} parts, as with the episode's first decision, got {len(one)}.")
-        for column, tensors in zip(self._actions, zip(*leaves, strict=True), strict=True):
+        trees = [torch.tensor(action) if isinstance(action, int) else action for action in actions]
+        for tree in trees:
+            if structure_of(tree) != self.action:
+                raise ValueError(f"Expected an action as with the episode's first decision, {self.action}, got {structure_of(tree)}.")
+        for column, tensors in zip(self._actions, zip(*map(state_leaves, trees), strict=True), strict=True):
             column.put(places, tensors)
 
     def _put_states(self, place: int, states: Sequence[StateTree], block: int) -> None:
-        leaves = [list(state_leaves(state)) for state in states]
-        forms = [self._form(state, one, block) for state, one in zip(states, leaves, strict=True)]
+        forms = [self._form(state, block) for state in states]
         self._forms[place : place + len(forms)] = forms
         for form in set(forms):
             own = [row for row, one in enumerate(forms) if one == form]
+            tensors = [self._states.tensors(states[row], form) for row in own]
             for number, column in enumerate(self._leaves[form]):
-                column.put(place + np.array(own), [leaves[row][number] for row in own])
+                column.put(place + np.array(own), [one[number] for one in tensors])
+                column.latest = block
 
-    def _form(self, state: StateTree, leaves: list[Tensor], block: int) -> int:
-        """Which of the forms a state has; one that none had before is added."""
-        for form, columns in enumerate(self._leaves):
-            if len(columns) == len(leaves) and (leaves or state is self._states[form]):
-                return form
-        form = len(self._states)
-        self._states.append(structure_of(state))
-        self._leaves.append([self._add(f"state.{form}.{index}", leaf) for index, leaf in enumerate(leaves)])
-        if form == 1:
-            self._second_form = block
+    def _form(self, state: StateTree, block: int) -> int:
+        """Return which of the forms a state has; the arrays of a new one are made."""
+        form = self._states.form(state)
+        if form == len(self._leaves):
+            tensors = self._states.tensors(state, form)
+            self._leaves.append([self._add(f"state.{form}.{index}", leaf) for index, leaf in enumerate(tensors)])
+            if form == 1:
+                self._second_form = block
         return form
 
     def _numbers(self, name: str, dtype: str) -> NDArray[Any]:
@@ -255,7 +266,8 @@ def check_shown(frame: Any) -> NDArray[np.uint8]:
 def _action_tree(action: Any) -> StateTree:
     """An action as a tree of tensors."""
     if isinstance(action, dict):
-        return {str(key): _action_tree(part) for key, part in action.items()}
+        return {str(key): _action_tree(action[key]) for key in sorted_keys(action)}
     if isinstance(action, tuple):
         return tuple([_action_tree(part) for part in action])
-    return torch.as_tensor(plain_action(action))
+    plain = plain_action(action)
+    return _action_tree(tuple(plain)) if isinstance(plain, list) else torch.as_tensor(plain)

@@ -5,18 +5,21 @@ What is read is bounded, and stays within the store; `StoreError` says what was 
 
 from __future__ import annotations
 
-import itertools
+import errno
+import importlib
 import os
 import re
-import secrets
+import stat
 from pathlib import Path
 from typing import Any
 
 from gymnasium.error import DependencyNotInstalled
 
+from saliency_wrappers.store.partial_files import partial_path, sweep
+from saliency_wrappers.store.places import parse_place
+
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
-_RUN = secrets.token_hex(8)
-_NUMBERS = itertools.count()
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)  # Windows would change line ends
 
 
@@ -35,15 +38,13 @@ class Location:
             read_only: nothing is written.
 
         Raises:
-            TypeError: neither a path nor a URL.
+            TypeError, ValueError: neither a path nor a URL, see `parse_place`.
         """
-        if not isinstance(place, str | os.PathLike):
-            raise TypeError(f"Expected the path or URL of a store, got {type(place).__name__}.")
-        text = os.fspath(place).removeprefix("file://")
+        where = parse_place(place)
         self.read_only = read_only
-        self.folder: Path | None = None if "://" in text else Path(text).absolute()
+        self.folder: Path | None = where if isinstance(where, Path) else None
         """The local folder. None for a URL."""
-        self.name = text if self.folder is None else str(self.folder)
+        self.name = str(where)
         self._opened: Any = None
         self._inside: set[str] = set()
 
@@ -59,26 +60,26 @@ class Location:
         return self.name.startswith("memory://")
 
     def get(self, key: str, limit: int) -> bytes | None:
-        """The content of a file; None when there is none.
+        """Return the content of a file; None when there is none.
 
         Raises:
-            StoreError: more than `limit` bytes, or a file that lies elsewhere, by a link.
+            StoreError: more than `limit` bytes, a file that lies elsewhere, by a link, or no regular file.
+            OSError: it cannot be read.
         """
+        self._check(key)
+        content = self._get_remote(key, limit) if self.folder is None else _read(f"{self.name}/{key}", limit)
+        if content is not None and len(content) > limit:
+            raise StoreError(f"Expected at most {limit} bytes in {key} of the store {self}, got more.")
+        return content
+
+    def _get_remote(self, key: str, limit: int) -> bytes | None:
         store = self._store
         from zarr.abc.store import RangeByteRequest
         from zarr.core.buffer import default_buffer_prototype
         from zarr.core.sync import sync
 
-        self._check(key)
-        if self.folder is not None and not self.folder.is_dir():
-            return None
         found = sync(store.get(key, default_buffer_prototype(), RangeByteRequest(0, limit + 1)))
-        if found is None:
-            return None
-        content = found.to_bytes()
-        if len(content) > limit:
-            raise StoreError(f"Expected at most {limit} bytes in {key} of the store {self}, got more.")
-        return content
+        return None if found is None else found.to_bytes()
 
     def put(self, key: str, content: bytes) -> None:
         """Write a file, or replace it: whoever reads sees the old content or the new, nothing between.
@@ -99,18 +100,27 @@ class Location:
         sync(self._store.set(key, default_buffer_prototype().buffer.from_bytes(content)))
 
     def names(self, key: str = "") -> list[str]:
-        """The names of the files and folders right under a folder, sorted; none where there is no folder."""
-        from zarr.core.sync import collect_aiterator
-
-        if self.folder is not None and not (self.folder / key).is_dir():
-            return []
+        """Return the names of the files and folders right under a folder, sorted; none where there is no folder."""
         if key:
             self._check(key)
+        if self.folder is not None:
+            try:
+                found = os.listdir(self.folder / key)  # noqa: PTH208 - names, without a Path for each
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+            return sorted(name for name in found if _KEY.fullmatch(name))
+        from zarr.core.sync import collect_aiterator
+
         try:
             found = collect_aiterator(self._store.list_dir(key))
         except FileNotFoundError:
             return []
         return sorted(name for name in found if _KEY.fullmatch(name))
+
+    def sweep(self, key: str = "") -> None:
+        """Remove what killed writers left half written right under a folder; another live writer's files stay."""
+        if self.folder is not None and not self.read_only:
+            sweep(f"{self.name}/{key}" if key else self.name)
 
     def size(self) -> int:
         """How many bytes all of it takes; 0 where it cannot be told."""
@@ -126,13 +136,17 @@ class Location:
             self._opened = self._open()
         return self._opened
 
-    def _open(self) -> Any:
+    def require_zarr(self) -> None:
+        """Raise `DependencyNotInstalled` when Zarr is not installed."""
         try:
-            from zarr.storage import FsspecStore, LocalStore
+            importlib.import_module("zarr.storage")
         except ImportError as error:
             raise DependencyNotInstalled('Stores need Zarr: pip install "saliency_wrappers[store]".') from error
-        if self.folder is not None:
-            return LocalStore(self.folder, read_only=self.read_only)
+
+    def _open(self) -> Any:
+        self.require_zarr()
+        from zarr.storage import FsspecStore
+
         try:
             return FsspecStore.from_url(self.name, read_only=self.read_only)
         except ImportError as error:
@@ -145,7 +159,7 @@ class Location:
         folder, _, name = f"{self.name}/{key}".rpartition("/")
         if folder not in self._inside:
             self._enter(folder)
-        partial = f"{folder}/.{name}.{_RUN}-{os.getpid()}-{next(_NUMBERS)}.partial"  # not one of `names`; nobody else's, on any machine
+        partial = partial_path(folder, name)
         try:
             _write(partial, content)
             os.replace(partial, f"{folder}/{name}")  # noqa: PTH105 - a Path takes longer to make than the call
@@ -165,13 +179,16 @@ class Location:
                 Path(folder).mkdir()
             except FileExistsError:
                 self._check(folder[len(self.name) + 1 :])
+                sweep(folder)
         self._inside.add(folder)
 
     def _check(self, key: str) -> None:
-        """Keys are made here, but what lies under them may come from a stranger."""
+        """Refuse a key that leads out of the store: keys are made here, but what lies under them is untrusted."""
         self._check_name(key)
-        if self.folder is not None and not (self.folder / key).resolve().is_relative_to(self.folder.resolve()):
-            raise StoreError(f"Expected {key} within the store {self}, but a link leads out of it.")
+        if self.folder is not None:
+            root = os.path.realpath(self.folder)
+            if not os.path.realpath(f"{root}/{key}").startswith(root if root.endswith(os.sep) else root + os.sep):
+                raise StoreError(f"Expected {key} within the store {self}, but a link leads out of it.")
 
     def _check_name(self, key: str) -> None:
         if not _KEY.fullmatch(key):
@@ -186,3 +203,21 @@ def _write(path: str, content: bytes) -> None:
             written += os.write(file, memoryview(content)[written:])
     finally:
         os.close(file)
+
+
+def _read(path: str, limit: int) -> bytes | None:
+    """Read at most one byte more than `limit` of a regular file; None when there is none. A FIFO or device is never waited for."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - at every chunk
+            raise StoreError(f"Expected a regular file, got something else: {path}.")
+        file = os.open(path, _READ)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise StoreError(f"Expected a regular file, got a link to itself: {path}.") from error
+        raise
+    with open(file, "rb") as opened:  # noqa: PTH123 - a descriptor
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise StoreError(f"Expected a regular file, got something else: {path}.")
+        return opened.read(limit + 1)

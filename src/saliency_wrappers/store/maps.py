@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from saliency_wrappers.decisions import Array, SaliencyMaps
 from saliency_wrappers.store.exclusive import exclusive
 from saliency_wrappers.store.files import Location, StoreError
-from saliency_wrappers.store.header import GROUP, LARGEST_JSON, attributes, write_group
+from saliency_wrappers.store.header import GROUP, LARGEST_ARRAY_JSON, attributes, write_group
 from saliency_wrappers.store.zarr_array import ArrayField, read_metadata
 
 MAPS = "maps"
@@ -54,7 +54,7 @@ class MapLayer:
     def marked(self, block: int) -> NDArray[np.bool_]:
         """`(block,)` bool: the marks alone, without reading the maps."""
         content = self._location.get(f"{self._group}/{self._done.key(block)}", self._done.most_bytes)
-        return self._done.empty() if content is None else self._done.decode(content, self._place(self._done, block))
+        return self._done.empty() if content is None else self._done.decode(content, block, self._place(self._done, block))
 
     def read(self, block: int) -> list[SaliencyMaps | None]:
         """The maps of a block's decisions; None where there are none.
@@ -88,9 +88,9 @@ class MapLayer:
                 chunk[~done] = ABSENT
                 for row, one in zip(rows, maps, strict=True):
                     chunk[row] = _map(one, head, field.shape)
-                self._location.put(f"{self._group}/{field.key(block)}", field.encode(chunk))
+                self._location.put(f"{self._group}/{field.key(block)}", field.encode(chunk, block))
             done[list(rows)] = True
-            self._location.put(f"{self._group}/{self._done.key(block)}", self._done.encode(done))
+            self._location.put(f"{self._group}/{self._done.key(block)}", self._done.encode(done, block))
 
     def _content(self, block: int) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None, NDArray[np.float32] | None]:
         """What is there of a block: which rows, `(block,)` bool, and the maps of both heads; None and False where nothing is."""
@@ -131,12 +131,12 @@ class MapLayer:
         if field is None:
             return None
         content = self._location.get(f"{self._group}/{field.key(block)}", field.most_bytes)
-        return field.decode(content, self._place(field, block))
+        return field.decode(content, block, self._place(field, block))
 
     def _field(self, head: str) -> ArrayField | None:
         if self._fields.get(head) is None:
             place = f"{self._group}/{head}/{GROUP}"
-            content = self._location.get(place, LARGEST_JSON)
+            content = self._location.get(place, LARGEST_ARRAY_JSON)
             self._fields[head] = None
             if content is not None:
                 self._fields[head], self._enlarged = read_metadata(head, content, f"{place} in {self._location}")

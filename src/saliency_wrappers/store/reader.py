@@ -1,6 +1,6 @@
 """Reading recorded episodes: `StoredEpisode` is one, `StoredBlock` one chunk's worth of it, `StoredDecision` one decision.
 
-What is read comes, perhaps, from a stranger: everything is checked against the episode's header, and nothing of it is ever executed.
+Stored data is untrusted: everything is checked against the episode's header, memory is bounded by the files' sizes, nothing is executed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saliency_wrappers.decisions import Decision, SaliencyMaps, StateTree
+from saliency_wrappers.decisions import Decision, SaliencyMaps
 from saliency_wrappers.preprocessing import FramePreprocessor
+from saliency_wrappers.states import StateTree
+from saliency_wrappers.store.checks import ReadBudget, check_field
 from saliency_wrappers.store.columns import STATE_FORM
 from saliency_wrappers.store.files import Location, StoreError
-from saliency_wrappers.store.header import GROUP, LARGEST_JSON, EpisodeHeader, attributes
+from saliency_wrappers.store.header import GROUP, LARGEST_ARRAY_JSON, EpisodeHeader, attributes
 from saliency_wrappers.store.maps import MAPS, MapLayer
 from saliency_wrappers.store.tree_schema import check_structure, rebuilt
 from saliency_wrappers.store.writer import LENGTH
@@ -35,6 +37,8 @@ class StoredEpisode:
         self.name = name
         self._location = location
         self._fields: dict[str, ArrayField] = {}
+        self._finished: EpisodeHeader | None = None
+        """The header, when it will not change any more."""
 
     def __repr__(self) -> str:
         return f"StoredEpisode({self.name!r}, {len(self)} decisions)"
@@ -56,16 +60,20 @@ class StoredEpisode:
     @cached_property
     def exists(self) -> bool:
         """Whether it is an episode: a group of ours."""
-        found = attributes(self._location, self.name)
+        found = attributes(self._location, self.name, verify=False)  # told when it is read
         return found is not None and "states" in found
 
     @property
     def header(self) -> EpisodeHeader:
         """What is known besides the decisions, as it is now."""
+        if self._finished is not None:
+            return self._finished
         found = attributes(self._location, self.name)
         if found is None:
             raise StoreError(f"Expected an episode {self.name} in the store {self._location}, found none.")
-        return EpisodeHeader.read(found, f"the episode {self.name} of {self._location}")
+        header = EpisodeHeader.read(found, f"the episode {self.name} of {self._location}")
+        self._finished = header if header.decisions is not None else None
+        return header
 
     @cached_property
     def block(self) -> int:
@@ -78,12 +86,29 @@ class StoredEpisode:
         return self.header.frame_preprocessor
 
     def __len__(self) -> int:
-        """How many decisions are there now; more may follow while it is recorded."""
+        """How many decisions are there now; more may follow while it is recorded.
+
+        Raises:
+            StoreError: the length is damaged, or another one than the header of a finished episode says.
+        """
+        length = self._length()
+        header = self.header
+        if length is None and not header.complete and header.decisions is None:
+            return 0
+        if header.decisions is not None and length != header.decisions:  # read once more: it may have grown before the header was read
+            length = self._length()
+        if length is None or header.decisions not in (None, length):
+            found = "no length" if length is None else f"a length of {length}"
+            expected = "a length" if header.decisions is None else f"{header.decisions} decisions"
+            raise StoreError(f"Expected {expected} in the finished episode {self.name} of {self._location}, got {found}.")
+        return length
+
+    def _length(self) -> int | None:
         key = f"{self.name}/{LENGTH.key(0)}"
         content = self._location.get(key, LENGTH.most_bytes)
         if content is None:
-            return 0
-        length = int(LENGTH.decode(content, f"{key} in {self._location}")[0])
+            return None
+        length = int(LENGTH.decode(content, 0, f"{key} in {self._location}")[0])
         if not 0 <= length <= LARGEST_LENGTH:
             raise StoreError(f"Expected at most {LARGEST_LENGTH} decisions in {self.name} of {self._location}, got {length}.")
         return length
@@ -143,19 +168,23 @@ class StoredEpisode:
                 if maps is not None and start <= decision.step and (end is None or decision.step < end):
                     yield decision, maps
 
-    def chunk(self, name: str, index: int, rows: int) -> NDArray[Any]:
-        """The first rows of a field's block; `StoreError` when they are not there, or not as they were written."""
+    def chunk(self, name: str, index: int, rows: int, budget: ReadBudget) -> NDArray[Any]:
+        """Return the first rows of a field's block; `StoreError` when they are not there, or not as they were written."""
         field = self._field(name, index * self.block + rows)
         key = f"{self.name}/{field.key(index)}"
-        return field.decode(self._location.get(key, field.most_bytes), f"{key} in {self._location}")[:rows]
+        place = f"{key} in {self._location}"
+        content = self._location.get(key, field.most_bytes)
+        budget.take(field.nbytes, 0 if content is None else len(content), place)
+        return field.decode(content, index, place)[:rows]
 
     def _field(self, name: str, rows: int) -> ArrayField:
         if name not in self._fields:
             place = f"{self.name}/{name}/{GROUP}"
-            content = self._location.get(place, LARGEST_JSON)
+            content = self._location.get(place, LARGEST_ARRAY_JSON)
             if content is None:
                 raise StoreError(f"An array is missing: {place} in {self._location}.")
             field, there = read_metadata(name, content, f"{place} in {self._location}")
+            check_field(field, self.header, f"{place} in {self._location}")
             if there < rows or field.block != self.block:
                 raise StoreError(f"Expected {rows} rows in blocks of {self.block} in {place} of {self._location}, got {there} in {field}.")
             self._fields[name] = field
@@ -179,6 +208,7 @@ class StoredBlock:
         self._episode = episode
         self._header = header
         self._read: dict[str, NDArray[Any]] = {}
+        self._budget = ReadBudget()
 
     @property
     def steps(self) -> NDArray[np.int64]:
@@ -193,7 +223,7 @@ class StoredBlock:
     def field(self, name: str) -> NDArray[Any]:
         """`(rows, ...)`: a field of its decisions."""
         if name not in self._read:
-            self._read[name] = self._episode.chunk(name, self.index, self.rows)
+            self._read[name] = self._episode.chunk(name, self.index, self.rows, self._budget)
         return self._read[name]
 
     def decision(self, row: int) -> Decision:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import secrets
 import time
+import warnings
 from html import escape
 from typing import Any
 
 from saliency_wrappers.store.background import Background
 from saliency_wrappers.store.files import Location, StoreError
-from saliency_wrappers.store.header import GROUP, attributes, write_group
+from saliency_wrappers.store.header import GROUP, LARGEST_BLOCK, attributes, write_group
 from saliency_wrappers.store.reader import StoredEpisode
 from saliency_wrappers.store.writer import EpisodeWriter
+
+_SWEPT = 64
+"""How many of the latest episodes are searched for half-written files when a store is opened to be written."""
 
 
 class EpisodeStore:
@@ -38,14 +42,15 @@ class EpisodeStore:
             DependencyNotInstalled: Zarr, or what the URL needs, is not installed.
             StoreError: something else lies there, or a store of a newer version.
         """
-        if isinstance(block, bool) or not isinstance(block, int) or block < 2:
-            raise ValueError(f"Expected block to be an integer of 2 or more, got {block!r}.")
+        if isinstance(block, bool) or not isinstance(block, int) or not 2 <= block <= LARGEST_BLOCK:
+            raise ValueError(f"Expected block to be an integer of 2 or more, at most {LARGEST_BLOCK}, got {block!r}.")
         self._prepare(Location(place, read_only=False), frames, block)
         if attributes(self.location) is None:
             found = self.location.names()
             if found and attributes(self.location) is None:  # asked again: another process may have made it meanwhile
                 raise StoreError(f"Expected a store or an empty folder, got {self.location} with {found[0]} in it.")
             write_group(self.location, "", {})
+        self._sweep()
 
     @staticmethod
     def open(place: str | os.PathLike[str]) -> EpisodeStore:
@@ -68,6 +73,7 @@ class EpisodeStore:
         return EpisodeStore(store) if isinstance(store, str | os.PathLike) else store
 
     def _prepare(self, location: Location, frames: bool, block: int) -> None:
+        location.require_zarr()
         self.location = location
         self.frames = frames
         self.block = block
@@ -90,19 +96,35 @@ class EpisodeStore:
 
     @property
     def episodes(self) -> list[StoredEpisode]:
-        """Those that have decisions, in the order in which their recordings began."""
-        names = [name for name in self.location.names() if name != GROUP]
-        found = [StoredEpisode(self.location, name) for name in names]
-        return [episode for episode in found if episode.exists]
+        """The episodes with decisions, in the order in which their recordings began; one warning names foreign or damaged groups."""
+        found: list[StoredEpisode] = []
+        foreign: list[str] = []
+        for name in self.location.names():
+            if name == GROUP:
+                continue
+            episode = StoredEpisode(self.location, name)
+            try:
+                if episode.exists:
+                    found.append(episode)
+            except StoreError as error:
+                foreign.append(f"{name} ({error})")
+        if foreign:
+            more = f", and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+            warnings.warn(f"Not read, being no episodes or damaged: {', '.join(foreign[:3])}{more}.", stacklevel=2)
+        return found
 
     def episode(self, which: int | str) -> StoredEpisode:
-        """One of them, by its index or its name; `ValueError` when there is none."""
+        """Return one of them, by its index or its name; `ValueError` when there is none, `StoreError` when its group is damaged."""
+        if isinstance(which, str) and which in self.location.names():
+            episode = StoredEpisode(self.location, which)
+            if which != GROUP and episode.exists:
+                return episode
         episodes = self.episodes
-        names = [episode.name for episode in episodes]
         if isinstance(which, str):
-            if which not in names:
-                raise ValueError(f"Expected the name of an episode in the store {self}, one of {names}, got {which!r}.")
-            return episodes[names.index(which)]
+            names = [episode.name for episode in episodes]
+            raise ValueError(  # noqa: TRY004 - a string is of the right type
+                f"Expected the name of an episode in the store {self}, one of {names}, got {which!r}."
+            )
         if not -len(episodes) <= which < len(episodes):
             raise ValueError(f"Expected the index of an episode in the store {self}, which has {len(episodes)}, got {which}.")
         return episodes[which]
@@ -123,6 +145,13 @@ class EpisodeStore:
     def close(self) -> None:
         """Wait for what is being written. Its episodes are closed by whoever began them; more can be begun."""
         self._background.close()
+
+    def _sweep(self) -> None:
+        """Remove what killed writers left half written in the latest episodes; older ones are looked at when they are written to."""
+        self.location.sweep()
+        for name in [name for name in self.location.names() if name != GROUP][-_SWEPT:]:
+            for part in ("", *self.location.names(name)):
+                self.location.sweep(f"{name}/{part}" if part else name)
 
     def __enter__(self) -> EpisodeStore:
         return self

@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saliency_wrappers.decisions import AgentPass, Decision, SaliencyMaps
+from saliency_wrappers.store.at_exit import call_at_exit
 from saliency_wrappers.store.background import Background
 from saliency_wrappers.store.columns import STATE_FORM, DecisionColumns, FilledBlock, Row
 from saliency_wrappers.store.files import Location
-from saliency_wrappers.store.header import GROUP, EpisodeHeader, write_group
+from saliency_wrappers.store.header import GROUP, EpisodeHeader, check_readable, optional_fields, write_group
 from saliency_wrappers.store.maps import MapLayer
+from saliency_wrappers.store.tree_schema import Structure
 from saliency_wrappers.store.zarr_array import ArrayField
 
 LENGTH = ArrayField("length", (), "int64", 1)
@@ -47,6 +49,7 @@ class EpisodeWriter:
         self.name = name
         self._rows = _Rows(location, name, background, block, frames, known)
         self._finalizer = weakref.finalize(self, self._rows.close)
+        call_at_exit(self._rows.close)
         # At every step: as attributes they are called at once.
         self.decide = self._rows.decide
         """`append` before the environment steps: its step, and the reward follows by `reward`. Returns its row; steps may be left out."""
@@ -90,8 +93,13 @@ class EpisodeWriter:
         Raises:
             OSError: something could not be written; the episode ends with what was.
         """
-        if self._finalizer.detach() is not None:
-            self._rows.close(complete, learned)
+        if self._finalizer.alive:
+            try:
+                self._rows.close(complete, learned)
+            except Exception:
+                self._finalizer.detach()
+                raise
+            self._finalizer.detach()  # not when it was interrupted: then it can be closed again
 
     def __enter__(self) -> EpisodeWriter:
         return self
@@ -104,39 +112,49 @@ class _Rows:
     """The blocks of an episode. Apart from the writer, so that they can be written when the writer is gone."""
 
     def __init__(self, location: Location, name: str, background: Background, block: int, frames: bool, known: dict[str, Any]) -> None:
-        self.count = 0
         self._files = _EpisodeFiles(location, name, block, frames, known)
         self._background = background
         self._block, self._frames = block, frames
         self._columns: DecisionColumns | None = None
         self._decided: Row | None = None
         """The decision whose reward is not known yet."""
-        self._rows: list[tuple[Row, float]] = []
-        """Those that are not handed over yet."""
-        self._put = 0
-        """How many were handed over."""
+        self._pending: tuple[int, list[tuple[Row, float]]] = 0, []
+        """How many decisions were handed over, and the others: one attribute, so that an interrupt falls before or after a change."""
         self._failure: Exception | None = None
         self._told = False
         self._explained: _ExplainedBlock | None = None
         self._process = os.getpid()
+
+    @property
+    def count(self) -> int:
+        """How many decisions there are."""
+        put, rows = self._pending
+        return put + len(rows)
 
     def decide(self, step: int, decision: AgentPass | Decision, action: Any, frame: NDArray[np.uint8] | None = None) -> int:
         if self._failure is not None:
             self._raise_failure()
         if self._decided is not None:
             self.reward(np.nan)
+        put, rows = self._pending
+        index = put + len(rows)
+        if rows and index % self._block == 0:  # handing them over was interrupted
+            self._hand_over()
         columns = self._columns or DecisionColumns(self._block, self._frames, decision, action, frame)
-        self._decided = columns.take(self.count, step, decision, action, frame)
-        self._columns = columns  # of the first decision that could be taken
-        return self.count
+        taken = columns.take(index, step, decision, action, frame)
+        if self._columns is None:
+            self._files.check(columns)
+            self._columns = columns  # of the first decision that could be taken
+        self._decided = taken
+        return index
 
     def reward(self, reward: float) -> None:
-        if self._decided is None:
+        decided, self._decided = self._decided, None
+        if decided is None:
             raise ValueError("Expected one reward after each decision, got one without.")
-        self._rows.append((self._decided, reward))
-        self._decided = None
-        self.count += 1
-        if self.count % self._block == 0:
+        put, rows = self._pending
+        rows.append((decided, reward))
+        if (put + len(rows)) % self._block == 0:
             self._hand_over()
 
     def explain(self, row: int, maps: SaliencyMaps, fingerprint: str, method: dict[str, Any]) -> None:
@@ -146,8 +164,7 @@ class _Rows:
             self._hand_over_maps()
         if self._explained is None:
             self._explained = _ExplainedBlock(block, fingerprint, method)
-        self._explained.rows.append(place)
-        self._explained.maps.append(maps)
+        self._explained.maps.append((place, maps))
 
     def flush(self) -> None:
         if self._told:
@@ -165,35 +182,28 @@ class _Rows:
         self._hand_over()
         self._hand_over_maps()
         self._do(lambda: self._files.finish(columns, complete, learned))
-        self._columns = None
         self._wait()
+        self._columns = None
 
     def _hand_over(self) -> None:
-        columns, rows = self._columns, self._rows
+        """Hand over what is pending. Repeating it after an interrupt does the same again."""
+        columns, (put, rows) = self._columns, self._pending
         if columns is None or not rows:
             return
-        self._rows = []
-        before, error = self._put, None
-        try:
-            columns.put(before, rows)
-            self._put += len(rows)
-        except (TypeError, ValueError):  # one by one it shows which; those before it are written
-            try:
-                for row in rows:
-                    columns.put(self._put, [row])
-                    self._put += 1
-            except (TypeError, ValueError) as found:
-                error = found
-        if self._put > before:
-            block = columns.filled(self._put)
+        taken, error = _fill(columns, put, rows)
+        if taken:
+            block = columns.filled(put + taken)
             self._do(lambda: self._files.write(columns, block))
         if error is not None:
             self._do(partial(_fail, error))
+        self._pending = put + len(rows), []
 
     def _hand_over_maps(self) -> None:
-        explained, self._explained, count = self._explained, None, self.count
+        explained, count = self._explained, self.count
         if explained is not None:
-            self._do(lambda: self._files.write_maps(explained, count))
+            written = replace(explained, maps=[*explained.maps])
+            self._do(lambda: self._files.write_maps(written, count))
+            self._explained = None
 
     def _do(self, work: Any) -> None:
         def job() -> None:
@@ -217,6 +227,19 @@ class _Rows:
             raise (OSError if isinstance(error, OSError) else RuntimeError)(text) from error
 
 
+def _fill(columns: DecisionColumns, put: int, rows: list[tuple[Row, float]]) -> tuple[int, Exception | None]:
+    """Put rows in, and return how many could be; the first that could not ends the episode."""
+    try:
+        columns.put(put, rows)
+    except (TypeError, ValueError):  # one by one it shows which; those before it are written
+        for taken, row in enumerate(rows):
+            try:
+                columns.put(put + taken, [row])
+            except (TypeError, ValueError) as error:
+                return taken, error
+    return len(rows), None
+
+
 def _fail(error: Exception) -> None:
     raise error
 
@@ -228,8 +251,8 @@ class _ExplainedBlock:
     block: int
     fingerprint: str
     method: dict[str, Any]
-    rows: list[int] = field(default_factory=list[int])
-    maps: list[SaliencyMaps] = field(default_factory=list[SaliencyMaps])
+    maps: list[tuple[int, SaliencyMaps]] = field(default_factory=list[tuple[int, SaliencyMaps]])
+    """Each with its decision's place in the block."""
 
 
 class _EpisodeFiles:
@@ -237,7 +260,8 @@ class _EpisodeFiles:
 
     def __init__(self, location: Location, name: str, block: int, frames: bool, known: dict[str, Any]) -> None:
         self.location, self.name = location, name
-        self._block, self._frames, self._known = block, frames, known
+        self._block, self._frames = block, frames
+        self._known = known | optional_fields(known.get("seed"), known.get("env_spec"))
         self._last: FilledBlock | None = None
         """What was written last."""
         self._capacity = 0
@@ -245,36 +269,42 @@ class _EpisodeFiles:
         self._forms = 0
         self._backfilled = False
 
+    def check(self, columns: DecisionColumns) -> None:
+        """See that a reader will accept the header, at the first decision: `StoreError` when not."""
+        check_readable(self._header(columns, columns.states), f"the episode {self.name} of {self.location}")
+
     def write(self, columns: DecisionColumns, block: FilledBlock) -> None:
-        """More decisions; the length comes last."""
-        if self._forms != len(block.states):
-            self._forms = len(block.states)
-            write_group(self.location, self.name, self._header(columns, block).content())
+        """Write more decisions: first the arrays, then the header that announces them, then the length."""
         if block.count > self._capacity or self._fields != len(block.fields):
             while block.count > self._capacity:
                 self._capacity = max(_FIRST_BLOCKS * self._block, 2 * self._capacity)
             self._make_arrays(block.fields, self._capacity)
         if block.second_form is not None and not self._backfilled:
-            self._backfilled = True
             forms = next(one for one in block.fields if one.name == STATE_FORM)
             for before in range(block.second_form):
-                self.location.put(f"{self.name}/{forms.key(before)}", forms.encode(forms.empty()))
+                self.location.put(f"{self.name}/{forms.key(before)}", forms.encode(forms.empty(), before))
+            self._backfilled = True
         for one, rows in block.rows:
-            self.location.put(f"{self.name}/{one.key(block.index)}", one.encode(rows))
-        self.location.put(f"{self.name}/{LENGTH.key(0)}", LENGTH.encode(np.array([block.count])))
+            self.location.put(f"{self.name}/{one.key(block.index)}", one.encode(rows, block.index))
+        if self._forms != len(block.states):
+            write_group(self.location, self.name, self._header(columns, block.states).content())
+            self._forms = len(block.states)
+        self.location.put(f"{self.name}/{LENGTH.key(0)}", LENGTH.encode(np.array([block.count]), 0))
         self._last = block
 
     def write_maps(self, explained: _ExplainedBlock, count: int) -> None:
         """The maps of a block, of an episode of so many decisions by now."""
         layer = MapLayer(self.location, self.name, explained.fingerprint, self._block)
-        layer.write(explained.block, explained.rows, explained.maps, max(count, 1), explained.method)
+        rows, maps = zip(*explained.maps, strict=True)
+        layer.write(explained.block, rows, maps, max(count, 1), explained.method)
 
     def finish(self, columns: DecisionColumns, complete: bool, learned: bool) -> None:
         """The arrays' final length, and what is known in the end; nothing of an episode of which nothing was written."""
         block = self._last
         if block is not None:
             self._make_arrays(block.fields, block.count)
-            write_group(self.location, self.name, replace(self._header(columns, block), complete=complete, learned=learned).content())
+            header = replace(self._header(columns, block.states), complete=complete, learned=learned, decisions=block.count)
+            write_group(self.location, self.name, header.content())
 
     def _make_arrays(self, fields: list[ArrayField], rows: int) -> None:
         for one in fields:
@@ -282,6 +312,6 @@ class _EpisodeFiles:
         self.location.put(f"{self.name}/{LENGTH.name}/{GROUP}", LENGTH.metadata(1))
         self._fields = len(fields)
 
-    def _header(self, columns: DecisionColumns, block: FilledBlock) -> EpisodeHeader:
+    def _header(self, columns: DecisionColumns, states: list[Structure]) -> EpisodeHeader:
         outputs: dict[str, Any] = columns.outputs
-        return EpisodeHeader(block=self._block, frames=self._frames, states=block.states, action=columns.action, **outputs, **self._known)
+        return EpisodeHeader(block=self._block, frames=self._frames, states=states, action=columns.action, **outputs, **self._known)

@@ -15,10 +15,15 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from saliency_wrappers.store import zstd_frames as frames
 from saliency_wrappers.store.files import StoreError
 
 LARGEST_CHUNK = 2**30
 """Bytes of a chunk, decompressed, at most."""
+SMALL_CHUNK = 2**26
+"""Bytes of a chunk, decompressed, that are read whatever the size of its file."""
+LARGEST_RATIO = 2**11
+"""How many times larger than its file a larger chunk may be: what is read is bounded by what is there. Files are padded to it."""
 LARGEST_LENGTH = 2**32
 """Rows of an array, at most."""
 
@@ -44,7 +49,9 @@ class ArrayField:
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
             raise StoreError(f"Expected {self.name} of a dtype among {', '.join(_DTYPES)}, got {self.dtype!r}.")
-        if self.block < 1 or any(size < 1 for size in self.shape) or self.nbytes > LARGEST_CHUNK:
+        if any(size < 1 for size in self.shape):
+            raise StoreError(f"Expected {self.name} with numbers in it, got an empty array of shape {self.shape}.")
+        if self.block < 1 or self.nbytes > LARGEST_CHUNK:
             text = f"{self.block} rows {self.shape} of {self.dtype}"
             raise StoreError(f"Expected a block of {self.name} of at most {LARGEST_CHUNK} bytes, got {text}. Choose a smaller block.")
 
@@ -65,37 +72,51 @@ class ArrayField:
     def _between(self) -> str:
         return self.separator or ("." if self.shape else "/")
 
-    def encode(self, rows: NDArray[Any]) -> bytes:
-        """A chunk as bytes; fewer rows than a block are filled up with zeros."""
+    def encode(self, rows: NDArray[Any], block: int) -> bytes:
+        """Return the chunk of a block as bytes, bound to its place; fewer rows than a block are filled up with zeros."""
         if len(rows) < self.block:
             whole = self.empty()
             whole[: len(rows)] = rows
             rows = whole
         packed = bytes(_zstd().encode(np.ascontiguousarray(rows, _on_disk(self.dtype))))
+        packed += frames.place_frame(self._bound_place(block), padding=self.nbytes // LARGEST_RATIO - len(packed))
         return packed + _checksum(packed)
 
     @property
     def most_bytes(self) -> int:
-        """Of one chunk, compressed: what cannot be made smaller grows a little."""
+        """How many bytes a chunk takes at most, compressed: what cannot be made smaller grows a little."""
         return self.nbytes + self.nbytes // 128 + 1024
 
-    def decode(self, content: bytes | None, place: str) -> NDArray[Any]:
-        """A chunk `(block, *shape)` from its bytes, which should come from `place`.
+    def decode(self, content: bytes | None, block: int, place: str) -> NDArray[Any]:
+        """Return the chunk `(block, *shape)` of a block from its bytes, which were found at `place`.
 
         Raises:
-            StoreError: no bytes, damaged ones, or not as many as the shape says.
+            StoreError: no bytes, damaged ones, another place's, not exactly as many as the shape says, or more than `LARGEST_RATIO`
+                allows.
         """
         if content is None:
             raise StoreError(f"A chunk is missing: {place}.")
         packed, checksum = content[:-_CHECKSUM], content[-_CHECKSUM:]
         if len(content) <= _CHECKSUM or checksum != _checksum(packed):
             raise StoreError(f"A chunk is damaged, its checksum is wrong: {place}.")
+        if frames.content_size(packed) != self.nbytes:
+            raise StoreError(f"A chunk is damaged: expected {self.nbytes} bytes, decompressed, got {frames.content_size(packed)}: {place}.")
+        if self.nbytes > max(SMALL_CHUNK, LARGEST_RATIO * len(content)):
+            raise StoreError(
+                f"Expected a chunk of at most {LARGEST_RATIO} times its file's {len(content)} bytes (or {SMALL_CHUNK} bytes), unpacked, "
+                f"got one of {self.nbytes}: {place}."
+            )
+        if not frames.is_bound_to(packed, self._bound_place(block)):
+            raise StoreError(f"Expected the chunk of this place, got another one's: {place}.")
         rows = np.empty((self.block, *self.shape), _on_disk(self.dtype))
         try:
             _zstd().decode(packed, out=rows)
         except (RuntimeError, ValueError) as error:
             raise StoreError(f"A chunk is damaged: {place}: {error}") from error
         return rows.astype(self.dtype, copy=False)
+
+    def _bound_place(self, block: int) -> str:
+        return f"{self.name}/{block}"
 
     def metadata(self, rows: int) -> bytes:
         """The array's `zarr.json`, for so many rows."""

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from saliency_wrappers.agents import ActingAdapter, AgentAdapter, UnreadPass
 from saliency_wrappers.agents.base import batch_axes
-from saliency_wrappers.decisions import AgentPass, Decision, StateTree, copy_state, map_state, state_leaves
+from saliency_wrappers.decisions import AgentPass, Decision
 from saliency_wrappers.hooks.replay_check import replay
+from saliency_wrappers.states import StateTree, copy_state, map_state, state_leaves
 from saliency_wrappers.testing.agent_snapshot import AgentSnapshot
 
 

@@ -9,9 +9,9 @@ from itertools import count
 from pathlib import Path
 
 try:
-    import fcntl
+    from fcntl import LOCK_EX, LOCK_NB, flock
 except ImportError:  # Windows: claims are seen by this process only
-    fcntl = None
+    flock = None
 
 _claimed: set[tuple[int, int]] = set()
 """Device and inode of every file that this process has claimed."""
@@ -77,10 +77,10 @@ def _claim(path: Path) -> FileClaim | None:
 
 
 def _lock(descriptor: int) -> None:
-    if fcntl is None:
+    if flock is None:
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        flock(descriptor, LOCK_EX | LOCK_NB)
     except BlockingIOError:
         raise
     except OSError:
