@@ -61,15 +61,15 @@ class Recording:
             num_envs: how many environments there are: the rows of the agent's passes.
             environments: which of them are recorded. None: all.
             resets_at_once: when a step ends an episode, the environment has begun the next one when the step returns.
-            mode: this and the others are those of `SaliencyRecorder`.
-            episode_trigger: see there.
-            step_trigger: see there.
-            verify: see there.
-            require_decision: see there.
-            on_error: see there.
-            keep: see there.
-            block: see there.
-            store: see there.
+            mode: `"inline"`: maps at the step; `"deferred"`: in blocks; `"capture"`: decisions are stored only.
+            episode_trigger: selects episodes by their number. None: no episode by its number.
+            step_trigger: selects steps by their number since construction. None: no step by its number.
+            verify: which decisions are replayed and compared: `"first"`, `"always"` or `"never"`.
+            require_decision: a step without a decision is an error.
+            on_error: `"raise"`, or `"warn"`.
+            keep: retain the maps for `maps`.
+            block: the most decisions that wait for their maps, in deferred mode.
+            store: where every decision is kept. None: nothing is stored.
             env_spec: what the store is told of the environments.
             first_action: the action that the first logit stands for, as `start` of a `Discrete` space.
         """

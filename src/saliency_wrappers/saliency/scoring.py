@@ -6,21 +6,24 @@ in `policy_scores`. `change_weighted` is the other way to make a map of scores; 
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from xaitk_saliency.impls.gen_classifier_conf_sal.mc_rise_scoring import MCRISEScoring
 from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifierConfidenceSaliency
 
 from saliency_wrappers.decisions import Array
 from saliency_wrappers.saliency.incremental.kernels import load_kernels
 from saliency_wrappers.saliency.incremental.parallel import parallel_for
 from saliency_wrappers.saliency.masks import Masks
+
+if TYPE_CHECKING:
+    from xaitk_saliency.impls.gen_classifier_conf_sal.mc_rise_scoring import MCRISEScoring
 
 
 def squared_differences(reference: NDArray[Any], perturbed: NDArray[Any]) -> NDArray[np.float64]:
@@ -206,7 +209,7 @@ def saliency_map(
     """
     if isinstance(generator, PerturbationScores) and type(generator).generate is PerturbationScores.generate:
         return generator.weigh(chosen_scores(generator, reference, perturbed, chosen), masks)
-    given = masks.untouched if not isinstance(generator, MCRISEScoring) else _colour_masks(generator, masks)
+    given = _colour_masks(generator, masks) if _is_mc_rise(generator) else masks.untouched
     with np.errstate(divide="ignore", invalid="ignore"):
         generated = np.asarray(generator.generate(reference, perturbed, given.copy()), np.float32)
     shape = masks.coverage.shape
@@ -220,6 +223,12 @@ def saliency_map(
             f"got {generated.shape}."
         )
     return generated
+
+
+def _is_mc_rise(generator: GenerateClassifierConfidenceSaliency) -> TypeGuard[MCRISEScoring]:
+    """Whether a generator is xaitk's `MCRISEScoring`, whose module imports scikit-learn: it is not loaded to find that out."""
+    module = sys.modules.get("xaitk_saliency.impls.gen_classifier_conf_sal.mc_rise_scoring")
+    return module is not None and isinstance(generator, module.MCRISEScoring)
 
 
 def _colour_masks(generator: MCRISEScoring, masks: Masks) -> Array:

@@ -102,7 +102,8 @@ class SaliencyCallback(BaseCallback):
 
         self._on_error = recorded["on_error"]
         self._starts = False
-        recorder: Any = SaliencyVecEnv if isinstance(eval_env, VecEnv) else SaliencyRecorder
+        self._vector = isinstance(eval_env, VecEnv)
+        recorder: Any = SaliencyVecEnv if self._vector else SaliencyRecorder
         self.recorder: Any = recorder(eval_env, self.hook, **recorded)
         self._video: Any = RecordSaliencyVideo(self.recorder, video_folder, **filmed)
         self._prefix = self._video.name_prefix
@@ -133,7 +134,7 @@ class SaliencyCallback(BaseCallback):
         self._video.name_prefix = f"{self._prefix}-{self.num_timesteps}-steps"
         self.recorder.enabled = self._starts = True
         try:
-            rewards = self._play_first() if isinstance(self._video, VecEnv) else self._play()
+            rewards = self._play_first() if self._vector else self._play()
         finally:
             self.recorder.enabled = self._starts = False
             self._stop()
@@ -141,7 +142,7 @@ class SaliencyCallback(BaseCallback):
 
     def _stop(self) -> None:
         if self._video.recording:
-            self._video.stop_recording(*([self._video.filmed[0]] if isinstance(self._video, VecEnv) else []))
+            self._video.stop_recording(*([self._video.filmed[0]] if self._vector else []))
 
     def _play(self) -> list[float]:
         """Play an episode of the environment; its rewards."""
@@ -186,7 +187,7 @@ class SaliencyCallback(BaseCallback):
     def _normalised(self, observation: Any) -> Any:
         """What the model is shown: by the statistics of its `VecNormalize`, if it is trained under one, which do not change."""
         normalize: Any = self.model.get_vec_normalize_env()
-        own = isinstance(self._video, VecEnv) and unwrap_vec_normalize(self._video) is not None
+        own = self._vector and unwrap_vec_normalize(self._video) is not None
         if own or normalize is None or not normalize.norm_obs:
             return observation
         shape = getattr(getattr(normalize.obs_rms, "mean", None), "shape", None)

@@ -9,9 +9,9 @@ from itertools import count
 from pathlib import Path
 
 try:
-    from fcntl import LOCK_EX, LOCK_NB, flock
+    import fcntl
 except ImportError:  # Windows: claims are seen by this process only
-    flock = None
+    fcntl = None
 
 _claimed: set[tuple[int, int]] = set()
 """Device and inode of every file that this process has claimed."""
@@ -77,10 +77,10 @@ def _claim(path: Path) -> FileClaim | None:
 
 
 def _lock(descriptor: int) -> None:
-    if flock is None:
+    if fcntl is None:
         return
     try:
-        flock(descriptor, LOCK_EX | LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError:

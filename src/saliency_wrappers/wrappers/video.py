@@ -54,10 +54,9 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
 
     def __new__(cls, env: Any = None, *args: Any, **options: Any) -> Any:
         """As `pathlib.Path` makes the path that fits, this makes the wrapper that fits."""
-        if cls is RecordSaliencyVideo and isinstance(env, VectorEnv):
-            return RecordVectorSaliencyVideo(env, *args, **options)
         if cls is RecordSaliencyVideo and not isinstance(env, gym.Env):
-            make = getattr(env, "saliency_video_wrapper", None)  # a SaliencyVecEnv of SB3, which this module does not know
+            # The attribute is that of a SaliencyVecEnv of SB3, which this module does not know.
+            make = RecordVectorSaliencyVideo if isinstance(env, VectorEnv) else getattr(env, "saliency_video_wrapper", None)
             if make is not None:
                 return make(env, *args, **options)
         return super().__new__(cls)
