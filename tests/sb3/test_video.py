@@ -68,8 +68,8 @@ def test_the_callback_takes_a_vector_and_films_its_first_environment(n: int, tmp
 
 def test_a_normalised_vector_takes_the_statistics_of_the_training(tmp_path: Path) -> None:
     kwargs = {"normalize_images": False}
-    agent = model(PPO, VecNormalize(DummyVecEnv([Pictures])), policy_kwargs=kwargs, **ROLLOUT)
-    evaluated = VecNormalize(DummyVecEnv([Pictures]), training=False)
+    agent = model(PPO, VecNormalize(VecTransposeImage(DummyVecEnv([Pictures]))), policy_kwargs=kwargs, **ROLLOUT)
+    evaluated = VecNormalize(VecTransposeImage(DummyVecEnv([Pictures])), training=False)
     agent.learn(16, callback=callback(tmp_path, evaluated, recorder_kwargs={**CHEAP, "verify": "never"}))
     np.testing.assert_array_equal(evaluated.obs_rms.mean, agent.get_vec_normalize_env().obs_rms.mean)
 

@@ -196,7 +196,8 @@ def test_a_forgotten_writer_finishes_its_file(tmp_path):
 
 WRITE_AND = """
 import os, signal, sys, time
-from videos import StreamingWriter, gray
+from saliency_wrappers.video.writer import StreamingWriter
+from videos import gray
 writer = StreamingWriter(sys.argv[1], 30)
 shape = (int(sys.argv[2]), int(sys.argv[2]))
 """
