@@ -145,6 +145,7 @@ def test_text_of_a_stranger_is_printed_safely(store: Path, checkpoint: Path) -> 
     for file in store.glob("*/maps/*/zarr.json"):
         group = json.loads(file.read_text())
         group["attributes"]["saliency_wrappers"]["method"] = {"kind": "\x1b[2J"}
+        del group["attributes"]["saliency_wrappers"]["digest"]  # as whoever made the store can
         file.write_text(json.dumps(group))
     for arguments in ([], ["--json"]):
         result = run("inspect", store, *arguments)

@@ -127,7 +127,7 @@ def test_scores_of_colours_refuse_masks_of_other_colours(perturber: Any, k: int,
 
 def test_colour_masks_refuse_maps_for_each_frame():
     adapter, decision = decision_of(6)
-    with pytest.raises(ValueError, match="frames=None with colour masks"):
+    with pytest.raises(ValueError, match="colour masks, whose maps are one for each colour"):
         PerturbationSaliency(grid(3), MCRISEScoring(k=3), frames=2)(adapter, [decision])
 
 
