@@ -54,7 +54,7 @@ class MapLayer:
     def marked(self, block: int) -> NDArray[np.bool_]:
         """`(block,)` bool: the marks alone, without reading the maps."""
         content = self._location.get(f"{self._group}/{self._done.key(block)}", self._done.most_bytes)
-        return self._done.empty() if content is None else self._done.decode(content, block, self._place(self._done, block))
+        return self._done.empty() if content is None else self._done.decode(content, self._place(self._done, block), block)
 
     def read(self, block: int) -> list[SaliencyMaps | None]:
         """The maps of a block's decisions; None where there are none.
@@ -131,7 +131,7 @@ class MapLayer:
         if field is None:
             return None
         content = self._location.get(f"{self._group}/{field.key(block)}", field.most_bytes)
-        return field.decode(content, block, self._place(field, block))
+        return field.decode(content, self._place(field, block), block)
 
     def _field(self, head: str) -> ArrayField | None:
         if self._fields.get(head) is None:

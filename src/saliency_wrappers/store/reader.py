@@ -108,7 +108,7 @@ class StoredEpisode:
         content = self._location.get(key, LENGTH.most_bytes)
         if content is None:
             return None
-        length = int(LENGTH.decode(content, 0, f"{key} in {self._location}")[0])
+        length = int(LENGTH.decode(content, f"{key} in {self._location}", 0)[0])
         if not 0 <= length <= LARGEST_LENGTH:
             raise StoreError(f"Expected at most {LARGEST_LENGTH} decisions in {self.name} of {self._location}, got {length}.")
         return length
@@ -175,7 +175,7 @@ class StoredEpisode:
         place = f"{key} in {self._location}"
         content = self._location.get(key, field.most_bytes)
         budget.take(field.nbytes, 0 if content is None else len(content), place)
-        return field.decode(content, index, place)[:rows]
+        return field.decode(content, place, index)[:rows]
 
     def _field(self, name: str, rows: int) -> ArrayField:
         if name not in self._fields:

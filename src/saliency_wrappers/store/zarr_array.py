@@ -87,8 +87,10 @@ class ArrayField:
         """How many bytes a chunk takes at most, compressed: what cannot be made smaller grows a little."""
         return self.nbytes + self.nbytes // 128 + 1024
 
-    def decode(self, content: bytes | None, block: int, place: str) -> NDArray[Any]:
-        """Return the chunk `(block, *shape)` of a block from its bytes, which were found at `place`.
+    def decode(self, content: bytes | None, place: str, block: int | None = None) -> NDArray[Any]:
+        """Return the chunk `(block, *shape)` from its bytes, which were found at `place`.
+
+        `block` is the index that a chunk bound to its place must carry. None: the place is not checked.
 
         Raises:
             StoreError: no bytes, damaged ones, another place's, not exactly as many as the shape says, or more than `LARGEST_RATIO`
@@ -106,7 +108,7 @@ class ArrayField:
                 f"Expected a chunk of at most {LARGEST_RATIO} times its file's {len(content)} bytes (or {SMALL_CHUNK} bytes), unpacked, "
                 f"got one of {self.nbytes}: {place}."
             )
-        if not frames.is_bound_to(packed, self._bound_place(block)):
+        if block is not None and not frames.is_bound_to(packed, self._bound_place(block)):
             raise StoreError(f"Expected the chunk of this place, got another one's: {place}.")
         rows = np.empty((self.block, *self.shape), _on_disk(self.dtype))
         try:
