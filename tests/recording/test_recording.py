@@ -27,6 +27,7 @@ from saliency_wrappers import (
 from saliency_wrappers.decisions import StepSaliency
 from saliency_wrappers.recording.clock import EpisodeClock
 from saliency_wrappers.recording.recording import Recording
+from saliency_wrappers.recording.store_sink import NoCapture
 
 
 class Method:
@@ -788,3 +789,42 @@ def test_other_patterns_of_scripted_actions_do_not_warn(case: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loop.recording.close()
+
+
+class Sink(NoCapture):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[Any, ...]] = []
+
+    def begin(self, clock: EpisodeClock, seed: int | None) -> None:
+        self.heard.append(("begin", clock.episode, seed))
+
+    def decide(self, clocks: Sequence[EpisodeClock], seen: Any, actions: Sequence[Any], frames: Any) -> None:
+        self.heard.append(("decide", clocks[0].step, actions[0]))
+
+    def advance(self, rewards: Sequence[Any] | None) -> None:
+        self.heard.append(("reward", None if rewards is None else rewards[0]))
+
+    def explained(self, saliency: StepSaliency) -> None:
+        self.heard.append(("maps", saliency.step, saliency.maps is not None))
+
+    def end(self, clocks: Any, complete: bool = False) -> None:
+        self.heard.append(("end", len(list(clocks)), complete))
+
+
+def test_an_attached_sink_is_told_of_every_decision_though_no_trigger_wants_it_until_it_is_detached() -> None:
+    loop, sink = Loop(step_trigger=lambda step: step == 1), Sink()
+    loop.recording.attach(sink)
+    loop.begin()
+    loop.step(3, ended=True)
+    steps = [("decide", 0, 0), ("reward", None), ("decide", 1, 0), ("maps", 1, True), ("reward", None), ("decide", 2, 0), ("reward", None)]
+    assert [one for one in sink.heard if one[0] != "end"] == [("begin", 0, None), *steps]
+    assert ("end", 1, True) in sink.heard
+    loop.recording.detach(sink)
+    loop.recording.detach(sink)
+    before = len(sink.heard)
+    loop.begin()
+    loop.step(2)
+    loop.recording.close()
+    assert len(sink.heard) == before

@@ -470,6 +470,7 @@ def test_a_forked_child_leaves_the_episode_to_its_parent(tmp_path: Path) -> None
 
 def test_the_recorder_stores_every_decision_with_its_reward(tmp_path: Path) -> None:
     env, agent = CountingEnv((5, 3)), CountingAgent()
+    env.get_action_meanings = lambda: ["stay", "left", "right"]  # type: ignore[attr-defined]
     with recorded(
         env, agent, mode="capture", store=EpisodeStore(tmp_path, frames=True, block=4), step_trigger=lambda s: s == 1
     ) as recorder:
@@ -478,6 +479,7 @@ def test_the_recorder_stores_every_decision_with_its_reward(tmp_path: Path) -> N
     assert infos[0][2]["saliency"]["pending"]
     episodes = EpisodeStore.open(tmp_path).episodes
     assert [len(episode) for episode in episodes] == [5, 3]
+    assert [episode.header.action_names for episode in episodes] == [["stay", "left", "right"]] * 2
     for number, episode in enumerate(episodes):
         header = episode.header
         assert (header.episode, header.seed, header.complete, header.learned) == (number, number, True, False)

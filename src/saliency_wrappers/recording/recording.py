@@ -17,7 +17,7 @@ from saliency_wrappers.recording.clock import EpisodeClock, chosen_environments
 from saliency_wrappers.recording.diagnostics import Fault, Wiring
 from saliency_wrappers.recording.error_policy import Failures, MissingDecisionError, OnError
 from saliency_wrappers.recording.explainer import Decided, Explainer, pending
-from saliency_wrappers.recording.store_sink import Capture, Mode, NoCapture, check_mode
+from saliency_wrappers.recording.store_sink import Capture, Captures, Mode, NoCapture, check_mode
 from saliency_wrappers.recording.triggers import Trigger, Triggers
 from saliency_wrappers.saliency.perturbation import SaliencyMethod
 from saliency_wrappers.store.at_exit import call_at_exit
@@ -52,6 +52,7 @@ class Recording:
         store: EpisodeStore | None = None,
         env_spec: Any = None,
         first_action: int = 0,
+        action_names: Sequence[str] | None = None,
     ) -> None:
         """Listen to a hook.
 
@@ -72,6 +73,7 @@ class Recording:
             store: where every decision is kept. None: nothing is stored.
             env_spec: what the store is told of the environments.
             first_action: the action that the first logit stands for, as `start` of a `Discrete` space.
+            action_names: a name for each action, in the order of the logits. None: not known.
         """
         check_mode(mode, store)
         chosen = chosen_environments(environments, num_envs)
@@ -86,7 +88,9 @@ class Recording:
         self._clocks = list(self.clocks.values())
         self.total_steps = 0
         self._resets_at_once = resets_at_once
-        self._first_action = first_action
+        self.first_action = first_action
+        self.env_spec = env_spec
+        self.action_names = None if action_names is None else list(action_names)
         self._triggers = Triggers(episode_trigger, step_trigger)
         self._require_decision = require_decision
         self._check = ReplayCheck(verify)
@@ -96,9 +100,14 @@ class Recording:
         self._consumers: dict[int, list[SaliencyConsumer]] = {index: [] for index in chosen}
         self._kept: dict[tuple[int, int], list[SaliencyMaps]] | None = {} if keep else None
         self._warned: set[Fault] = set()
-        self._capture = NoCapture() if store is None else Capture(store, hook, method, self.failures, num_envs, env_spec)
+        self._stored = NoCapture()
+        if store is not None:
+            self._stored = Capture(store, hook, method, self.failures, num_envs, env_spec, self.action_names)
+        self._capture = self._stored
+        self._attached: list[NoCapture] = []
         self._wants_all = not self._triggers.given
-        self._sees_all = require_decision or store is not None or not self._triggers.given
+        self._stores_all = require_decision or store is not None or not self._triggers.given
+        self._sees_all = self._stores_all
         self._enabled = True
         self._begun = False
         self._running: list[EpisodeClock] = []
@@ -121,6 +130,20 @@ class Recording:
         """Hand an environment's decisions to a consumer, too. With no trigger of its own, only what consumers want is explained."""
         self._consumers[self.clock(environment).environment].append(consumer)
         self._wants_all = False
+
+    def attach(self, sink: NoCapture) -> None:
+        """Tell one more sink of every decision, reward and map; what is explained does not change. It must not raise."""
+        self._attach([*self._attached, sink])
+
+    def detach(self, sink: NoCapture) -> None:
+        """Tell an attached sink of nothing any more. More than once does no harm."""
+        self._attach([one for one in self._attached if one is not sink])
+
+    def _attach(self, sinks: list[NoCapture]) -> None:
+        self._attached = sinks
+        self._capture = Captures([self._stored, *sinks]) if sinks else self._stored
+        self._sees_all = self._stores_all or bool(sinks)
+        self._watch()
 
     def clock(self, environment: int) -> EpisodeClock:
         """The clock of an environment; `ValueError` for one that is not recorded."""
@@ -303,7 +326,7 @@ class Recording:
             return [pending(clock, numbers, actions[clock.environment]) for clock in wanted]
         check_outputs(seen)
         rows = [seen] if self.num_envs == 1 else split_rows(adapter, Decision.by_reference(seen))
-        decided = [Decided.at(clock, rows[clock.environment], actions[clock.environment], adapter, self._first_action) for clock in wanted]
+        decided = [Decided.at(clock, rows[clock.environment], actions[clock.environment], adapter, self.first_action) for clock in wanted]
         return (self._explainer.explain_now if self.mode == "inline" else self._explainer.explain_later)(decided)
 
     def _hand_on(self, saliency: StepSaliency, pending: bool) -> None:

@@ -1,6 +1,6 @@
 """`Capture`: what a recording sees, into a store: every decision before the step, its reward after it, its maps if there are any.
 
-`NoCapture` is the same without a store.
+`NoCapture` is the same without a store, `Captures` several such sinks as one.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from saliency_wrappers.recording.error_policy import Failures
 from saliency_wrappers.recording.numbers import plain_number
 from saliency_wrappers.saliency.fingerprints import KnownAgent, fingerprint, method_description
 from saliency_wrappers.saliency.perturbation import SaliencyMethod
+from saliency_wrappers.store.header import MOST_NAMES
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.store.writer import EpisodeWriter
 
@@ -54,11 +55,62 @@ class NoCapture:
         """All episodes are left."""
 
 
+class Captures(NoCapture):
+    """Several sinks as one: each is told of everything, in order."""
+
+    def __init__(self, sinks: Sequence[NoCapture]) -> None:
+        """Tell these sinks."""
+        self._sinks = tuple(sinks)
+
+    def begin(self, clock: EpisodeClock, seed: int | None) -> None:
+        """Tell every sink."""
+        for sink in self._sinks:
+            sink.begin(clock, seed)
+
+    def decide(self, clocks: Sequence[EpisodeClock], seen: AgentPass, actions: Sequence[Any], frames: FramesNow) -> None:
+        """Tell every sink."""
+        for sink in self._sinks:
+            sink.decide(clocks, seen, actions, frames)
+
+    def advance(self, rewards: Sequence[Any] | None) -> None:
+        """Tell every sink."""
+        for sink in self._sinks:
+            sink.advance(rewards)
+
+    def explained(self, saliency: StepSaliency) -> None:
+        """Tell every sink."""
+        for sink in self._sinks:
+            sink.explained(saliency)
+
+    def flush(self) -> None:
+        """Tell every sink."""
+        for sink in self._sinks:
+            sink.flush()
+
+    def end(self, clocks: Iterable[EpisodeClock], complete: bool = False) -> None:
+        """Tell every sink."""
+        over = list(clocks)
+        for sink in self._sinks:
+            sink.end(over, complete)
+
+    def close(self) -> None:
+        """Close every sink."""
+        for sink in self._sinks:
+            sink.close()
+
+
 class Capture(NoCapture):
     """Writes an episode of the store for each episode of each environment that has decisions. Errors are the recording's to handle."""
 
     def __init__(
-        self, store: EpisodeStore, hook: RecurrentAgentHook, method: SaliencyMethod, failures: Failures, num_envs: int, env_spec: Any = None
+        self,
+        store: EpisodeStore,
+        hook: RecurrentAgentHook,
+        method: SaliencyMethod,
+        failures: Failures,
+        num_envs: int,
+        env_spec: Any = None,
+        action_names: list[str] | None = None,
     ) -> None:
         """Write to a store.
 
@@ -69,9 +121,11 @@ class Capture(NoCapture):
             failures: what becomes of errors.
             num_envs: how many environments the agent acts for in one pass.
             env_spec: Gymnasium's specification of the environments. None: not known.
+            action_names: a name for each action. None: not known.
         """
         self._store, self._hook, self._method, self._failures = store, hook, method, failures
         self._env_spec = spec_content(env_spec)
+        self._action_names = None if action_names is None or len(action_names) > MOST_NAMES else action_names
         self._alone = num_envs == 1
         self._agent = KnownAgent()
         self._open: dict[int, _OpenEpisode] = {}
@@ -159,6 +213,7 @@ class Capture(NoCapture):
             episode=clock.episode,
             seed=self._seeds.pop(clock.environment, None),
             env_spec=self._env_spec,
+            action_names=self._action_names,
             agent=agent,
             preprocessor=None if preprocessor is None else dict(vars(preprocessor)),
         )

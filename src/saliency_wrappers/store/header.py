@@ -27,6 +27,8 @@ LARGEST_BLOCK = 2**20
 """Decisions in a chunk, at most."""
 LARGEST_SPEC = 2**22
 """Bytes of an environment's specification, at most; of a larger one the id is kept."""
+MOST_NAMES = 4096
+"""Names of actions, at most."""
 GROUP = "zarr.json"
 
 _OURS = "saliency_wrappers"
@@ -60,6 +62,8 @@ class EpisodeHeader:
     """Of the reset. None: not known."""
     env_spec: dict[str, Any] | None = None
     """Gymnasium's specification of the environment. None: not known."""
+    action_names: list[str] | None = None
+    """A name for each action, in the order of the logits. None: not known."""
     agent: str | None = None
     """The fingerprint of the agent that acted. None: not known."""
     learned: bool = False
@@ -106,6 +110,9 @@ class EpisodeHeader:
             raise StoreError(f"Expected the agent's fingerprint in {place}, got {str(self.agent)[:80]!r}.")
         if not isinstance(self.env_spec, dict | None) or not isinstance(self.states, list) or not 1 <= len(self.states) <= MOST_FORMS:
             raise StoreError(f"Expected an environment's specification and 1 to {MOST_FORMS} forms of state in {place}.")
+        names: Any = self.action_names
+        if names is not None and not (isinstance(names, list) and len(names) <= MOST_NAMES and all(isinstance(one, str) for one in names)):
+            raise StoreError(f"Expected at most {MOST_NAMES} names of actions in {place}, got {str(names)[:80]!r}.")
         for name in ("inputs", "logits", "value", "episode_start"):
             dtype = getattr(self, name)
             if not isinstance(dtype, str) and (dtype is not None or name in ("inputs", "logits")):

@@ -19,7 +19,7 @@ from saliency_wrappers.recording.recording import Mode, OnError, Recording, Trig
 from saliency_wrappers.saliency.masks import Fill
 from saliency_wrappers.saliency.perturbation import SaliencyMethod, saliency_method
 from saliency_wrappers.store.store import EpisodeStore
-from saliency_wrappers.wrappers.actions import first_action
+from saliency_wrappers.wrappers.actions import action_names, first_action
 from saliency_wrappers.wrappers.kinds import is_env_pool, other_kind
 
 
@@ -113,9 +113,8 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
         gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, hook=hook, **parts, **options)
         gym.Wrapper.__init__(self, env)
         self.hook = hook
-        self.recording = Recording(
-            hook, saliency_method(**parts), env_spec=env.spec, first_action=first_action(env.action_space), **options
-        )
+        known: dict[str, Any] = {"first_action": first_action(env.action_space), "action_names": action_names(env.unwrapped)}
+        self.recording = Recording(hook, saliency_method(**parts), env_spec=env.spec, **known, **options)
 
     @property
     def enabled(self) -> bool:
