@@ -246,7 +246,7 @@ def test_the_rest_of_a_dictionary_goes_with_the_decision() -> None:
     assert decision.state.observation["speed"].tolist() == [[1.5, -1], [2.5, -2], [3.5, -3]]
     for i, row in enumerate(split_rows(adapter, decision)):
         assert row.state.observation["fuel"].tolist() == [10 * (i + 1)]  # type: ignore[union-attr]
-        np.testing.assert_allclose(adapter.evaluate(row.inputs, row.state, None)[0], logits[i : i + 1].detach(), rtol=1e-5)
+        np.testing.assert_allclose(adapter.evaluate(row.inputs, row.state, None)[0], logits[i : i + 1].detach(), rtol=1e-5, atol=1e-6)
         repeated = adapter.repeat_state(row.state, 4)
         assert [leaf.shape for leaf in repeated.observation.values()] == [(4, 2), (4,)]  # type: ignore[union-attr]
     assert len(PerturbationSaliency()(adapter, [decision])) == 3

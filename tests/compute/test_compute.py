@@ -399,4 +399,4 @@ def test_hooked_agents_travel(tiny: tuple[Path, Any]) -> None:
     assert done.explained == 16
     method = FEW_MASKS
     for stored, maps in EpisodeStore.open(store).episodes[0].maps():
-        same(maps, method(as_adapter(agent), [stored.decision])[0])
+        same(maps, method(as_adapter(agent), [stored.decision])[0], tolerance=1e-4)  # each process chooses its path by measurement

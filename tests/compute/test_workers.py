@@ -35,6 +35,11 @@ def is_alive(process: int) -> bool:
         return False
 
 
+def shared_folders(process: int) -> list[Path]:
+    """The folders in shared memory that the process made for its workers."""
+    return [*Path("/dev/shm").glob(f"*folder_{process}_*")]
+
+
 @pytest.mark.timeout(240)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="processes are found in /proc")
 def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
@@ -47,8 +52,7 @@ def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     workers = [int(file.stem) for file in tmp_path.glob("*.worker")]
     assert workers
     end = time.monotonic() + 60  # far less than the ten minutes that the tasks would take
-    while any(map(is_alive, workers)) and time.monotonic() < end:
+    while (any(map(is_alive, workers)) or shared_folders(parent.pid)) and time.monotonic() < end:
         time.sleep(0.05)
     assert not any(map(is_alive, workers))
-    if Path("/dev/shm").is_dir():
-        assert not [*Path("/dev/shm").glob(f"*folder_{parent.pid}_*")]
+    assert not shared_folders(parent.pid)
