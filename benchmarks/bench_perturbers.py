@@ -20,7 +20,7 @@ from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
 from saliency_wrappers import Decision, PerturbationSaliency, as_adapter
 from saliency_wrappers.cli.perturbers import named_perturber
-from saliency_wrappers.saliency.perturbation import SaliencyMethod
+from saliency_wrappers.saliency.method import SaliencyMethod
 
 SIZES = (42, 84, 168)
 """Heights and widths of the images that growth is measured on."""

@@ -24,7 +24,7 @@ from reporting import FOLDER, markdown, milliseconds, say, thread_counts, times,
 from torch import nn
 
 from saliency_wrappers import Decision, PerturbationSaliency, SaliencyMaps, as_adapter
-from saliency_wrappers.saliency.perturbation import PRESETS
+from saliency_wrappers.saliency.presets import PRESETS
 
 CODE_OF_2018 = "code of 2018"
 PUBLISHED = "published application"

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from saliency_wrappers import Decision, SaliencyMaps
 from saliency_wrappers.agents import AgentAdapter
+from saliency_wrappers.saliency.method import SaliencyMethod
 from saliency_wrappers.saliency.paths import Plan
-from saliency_wrappers.saliency.perturbation import SaliencyMethod
 
 Array = NDArray[np.float32]
 Difference = Callable[[Array, Array], float]

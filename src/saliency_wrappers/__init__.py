@@ -15,8 +15,9 @@ from saliency_wrappers.recording.error_policy import MissingDecisionError
 from saliency_wrappers.saliency.fills import Background, ChannelMean, Noise
 from saliency_wrappers.saliency.masks import GaussianBlur, SlidingDisc
 from saliency_wrappers.saliency.memory_share import MemoryShare, memory_share
+from saliency_wrappers.saliency.method import SaliencyMethod
 from saliency_wrappers.saliency.objects import LeaveOneOut, ObjectExplanation, ObjectShapley
-from saliency_wrappers.saliency.perturbation import PerturbationSaliency, SaliencyMethod
+from saliency_wrappers.saliency.perturbation import PerturbationSaliency
 from saliency_wrappers.saliency.perturbers import Searchlight
 from saliency_wrappers.saliency.policy_scores import (
     SARFA,

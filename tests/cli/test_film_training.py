@@ -21,7 +21,7 @@ from saliency_wrappers.cli.game_objects import boxes_mask, moving_objects, movin
 from saliency_wrappers.cli.perturbers import named_perturber
 from saliency_wrappers.cli.takes import mass_fraction, record_take, sequence, side_by_side
 from saliency_wrappers.models.networks import BabyA3CGRU
-from saliency_wrappers.saliency.perturbation import saliency_method
+from saliency_wrappers.saliency.presets import saliency_method
 from saliency_wrappers.video.film import Painter
 from saliency_wrappers.video.overlay import Drawing
 

@@ -11,13 +11,15 @@ import pytest
 import torch
 from tiny_agents import TinyLSTM, images, seeded
 from torch import Tensor, nn
+from xaitk_saliency import PerturbImage
 from xaitk_saliency.impls.perturb_image.sliding_window import SlidingWindow
 
 from saliency_wrappers import Decision, PerturbationSaliency, as_adapter
 from saliency_wrappers.agents import RecurrentModuleAdapter
 from saliency_wrappers.saliency import paths
 from saliency_wrappers.saliency.agent_memo import AgentMemo
-from saliency_wrappers.saliency.dense_tuning import DenseSetting, DenseTuner
+from saliency_wrappers.saliency.dense_tuning import DenseSetting, DenseTuner, run_densely
+from saliency_wrappers.saliency.passes import Perturbation, joinable
 
 PATHS = ("plain", "incremental", "auto")
 WINDOWS = SlidingWindow((3, 3), (2, 2))
@@ -88,6 +90,80 @@ def test_a_decision_with_few_masks_is_compared_with_its_recorded_outputs():
     with pytest.warns(UserWarning, match="depend on the other inputs"):
         (made,) = PerturbationSaliency(windows)(adapter, [decision])
     np.testing.assert_allclose(made.actor, expected.actor, rtol=0, atol=1e-6 * expected.actor.max())
+
+
+class SumOfRowsBehind(TinyLSTM):
+    """The last row is never influenced."""
+
+    def forward(self, inputs: tuple[Tensor, Any]) -> tuple[Tensor, Tensor, Any]:
+        value, logits, state = super().forward(inputs)
+        return value, logits.flip(0).cumsum(0).flip(0), state
+
+
+class RelativeToTheFirst(TinyLSTM):
+    """Row 0 is never influenced, and neither is any other by its neighbours."""
+
+    def forward(self, inputs: tuple[Tensor, Any]) -> tuple[Tensor, Tensor, Any]:
+        value, logits, state = super().forward(inputs)
+        return value, logits + 3 * (logits - logits[:1]), state
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("masks", [1, 4, 9])
+@pytest.mark.parametrize("kind", [MeanOfBatch, SumOfRowsBefore, SumOfRowsBehind, RelativeToTheFirst, BatchValue])
+def test_a_decision_with_few_masks_shows_rows_that_influence_one_another(kind: type[TinyLSTM], masks: int, path: Any):
+    module, size = seeded(kind), {1: 12, 4: 6, 9: 4}[masks]
+    adapter, decision, windows = RecurrentModuleAdapter(module), decision_of(module), SlidingWindow((size, size), (size, size))
+    (expected,) = PerturbationSaliency(windows, path="plain", batch_size=1)(adapter, [decision])
+    with pytest.warns(UserWarning, match="depend on the other inputs"):
+        (made,) = PerturbationSaliency(windows, path=path)(adapter, [decision])
+    np.testing.assert_allclose(made.actor, expected.actor, rtol=0, atol=1e-6 * expected.actor.max())
+
+
+def test_a_batch_behind_the_first_one_is_compared_too(monkeypatch: pytest.MonkeyPatch):
+    class MixesLargeOutputs(TinyLSTM):
+        """Only a batch with an input of mean 0.9 or more is mixed."""
+
+        def forward(self, inputs: tuple[Tensor, Any]) -> tuple[Tensor, Tensor, Any]:
+            value, logits, state = super().forward(inputs)
+            bright = inputs[0].mean(dim=(1, 2, 3)).max() > 0.75
+            return value, logits + bright * logits.mean(0), state
+
+    class BrightAtTheEnd(PerturbImage):
+        """80 masks, of which only the last one shows the bright fill everywhere."""
+
+        def perturb(self, ref_image: Any) -> Any:
+            masks = np.ones((80, *ref_image.shape[:2]), np.float32)
+            for i, mask in enumerate(masks):
+                mask.flat[i] = 0
+            masks[-1] = 0.1
+            return masks
+
+        def get_config(self) -> dict[str, Any]:
+            return {}
+
+    monkeypatch.setattr(DenseTuner, "best", lambda *_: DenseSetting(41, "contiguous"))
+    module = seeded(MixesLargeOutputs)
+    adapter, decision = RecurrentModuleAdapter(module), decision_of(module)
+    (expected,) = PerturbationSaliency(BrightAtTheEnd(), fill=1.0, path="plain", batch_size=1)(adapter, [decision])
+    method = PerturbationSaliency(BrightAtTheEnd(), fill=1.0, path="plain")
+    monkeypatch.setattr(method._evaluation._probe, "_few", 1000)  # the probe sees the last row, too
+    with pytest.warns(UserWarning, match="depend on the other inputs"):
+        (made,) = method(adapter, [decision])
+    np.testing.assert_allclose(made.actor, expected.actor, rtol=0, atol=1e-6 * expected.actor.max())
+
+
+@pytest.mark.parametrize("size", [16, 19, 40, 100, 300])
+def test_the_comparison_costs_at_most_one_row_in_fifty(size: int):
+    module = seeded(Counting)
+    decision = decision_of(module)
+    module.batches.clear()
+    inputs, replaced = decision.inputs, torch.rand(290, 1, 12, 12)
+    perturbation = Perturbation(inputs, -inputs[0], replaced, replaced[:, 0] > 0, decision.state, None)
+    outputs, witnesses = run_densely(RecurrentModuleAdapter(module), perturbation, DenseSetting(size, "contiguous"))
+    assert len(outputs[0]) == len(perturbation.rows) == 290
+    assert sum(module.batches) == 290 + len(witnesses[0]) - 1 <= 290 * 1.02
+    assert len(witnesses[0]) == min(len(module.batches), 1 + 290 // 50)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -161,6 +237,40 @@ def test_decisions_with_memories_of_different_lengths_get_batches_of_their_own(p
     for one, decision in zip(method(adapter, decisions), decisions, strict=True):
         (expected,) = method(adapter, [decision])
         np.testing.assert_allclose(one.actor, expected.actor, rtol=0, atol=1e-5 * expected.actor.max())
+
+
+class NamedState(TinyLSTM):
+    """Its memory is a mapping."""
+
+    def initial_state(self, n: int) -> dict[str, Tensor]:
+        return {"h": torch.zeros(n, 8), "c": torch.zeros(n, 8)}
+
+    def forward(self, inputs: tuple[Tensor, Any]) -> tuple[Tensor, Tensor, Any]:
+        x, state = inputs
+        value, logits, (h, c) = super().forward((x, (state["h"], state["c"])))
+        return value, logits, {"h": h, "c": c}
+
+
+def test_memories_with_keys_in_another_order_are_joined_by_key():
+    module = seeded(NamedState)
+    adapter, decisions = RecurrentModuleAdapter(module), list[Decision]()
+    for seed, keys in enumerate(("hc", "ch", "hc")):
+        x, memory = images(seed=seed), {key: torch.full((1, 8), {"h": 0.5, "c": -0.3}[key] * (1 + seed)) for key in keys}
+        with torch.no_grad():
+            value, logits, _ = module((x, memory))
+        decisions.append(Decision(x, memory, logits, value))
+    method = PerturbationSaliency(WINDOWS, path="incremental")
+    expected = [method(adapter, [decision])[0] for decision in decisions]
+    for one, other in zip(method(adapter, decisions), expected, strict=True):
+        np.testing.assert_allclose(one.actor, other.actor, rtol=0, atol=1e-5 * other.actor.max())
+    first, second = (_perturbation(decision) for decision in decisions[:2])
+    assert joinable(adapter, first, second)
+    assert not joinable(adapter, first, _perturbation(Decision(decisions[0].inputs, {"h": torch.zeros(1, 8)}, logits, value)))
+
+
+def _perturbation(decision: Decision) -> Perturbation:
+    replaced = torch.zeros(1, 1, 12, 12)
+    return Perturbation(decision.inputs, decision.inputs[0], replaced, replaced[:, 0] > 0, decision.state, None)
 
 
 @pytest.mark.parametrize("path", PATHS)

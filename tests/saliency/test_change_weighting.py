@@ -29,7 +29,7 @@ from saliency_wrappers import (
 from saliency_wrappers.saliency.fills import FILLS, as_fills
 from saliency_wrappers.saliency.fingerprints import fingerprint, method_description
 from saliency_wrappers.saliency.masks import Masks
-from saliency_wrappers.saliency.perturbation import PRESETS, saliency_method
+from saliency_wrappers.saliency.presets import PRESETS, saliency_method
 from saliency_wrappers.saliency.scoring import change_weighted
 
 DISC = SlidingDisc(radius=1, stride=3, sigma=1.5)

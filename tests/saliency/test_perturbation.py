@@ -30,7 +30,9 @@ from xaitk_saliency.impls.perturb_image.sliding_window import SlidingWindow
 from saliency_wrappers.agents import RecurrentModuleAdapter, as_adapter
 from saliency_wrappers.decisions import Decision, SaliencyMaps
 from saliency_wrappers.saliency.masks import GaussianBlur, SlidingDisc
-from saliency_wrappers.saliency.perturbation import PRESETS, PerturbationSaliency, SaliencyMethod, _moved, saliency_method
+from saliency_wrappers.saliency.method import SaliencyMethod
+from saliency_wrappers.saliency.perturbation import PerturbationSaliency, _moved
+from saliency_wrappers.saliency.presets import PRESETS, saliency_method
 from saliency_wrappers.saliency.scoring import GridSquaredDifference, SquaredDifference
 from saliency_wrappers.states import StateTree, map_state
 

@@ -17,7 +17,7 @@ from saliency_wrappers.decisions import Decision
 from saliency_wrappers.models.checkpoints import load_checkpoint
 from saliency_wrappers.models.networks import BabyA3CGRU, GreydanusLSTM
 from saliency_wrappers.preprocessing import FramePreprocessor
-from saliency_wrappers.saliency.perturbation import PRESETS
+from saliency_wrappers.saliency.presets import PRESETS
 
 pytestmark = pytest.mark.timeout(600)  # half a minute of work, which a busy machine stretches
 

@@ -17,7 +17,7 @@ from saliency_wrappers.faithfulness.evaluation import evaluate as measure
 from saliency_wrappers.saliency.fills import Background
 from saliency_wrappers.saliency.fingerprints import agent_fingerprint
 from saliency_wrappers.saliency.method import SaliencyMethod
-from saliency_wrappers.saliency.perturbation import PRESETS
+from saliency_wrappers.saliency.presets import PRESETS
 from saliency_wrappers.store.reader import StoredEpisode
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.store.tree_schema import dressed

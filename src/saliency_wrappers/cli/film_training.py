@@ -17,7 +17,7 @@ from saliency_wrappers.cli.player import check_agent, load_agent, make_game
 from saliency_wrappers.cli.takes import Take, record_take, sequence, side_by_side
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.preprocessing import PREPROCESSORS
-from saliency_wrappers.saliency.perturbation import PRESETS
+from saliency_wrappers.saliency.presets import PRESETS
 from saliency_wrappers.video.film import Painter
 from saliency_wrappers.video.overlay import STYLES, Drawing, Frame, Scale
 from saliency_wrappers.video.writer import StreamingWriter

@@ -24,7 +24,7 @@ from saliency_wrappers.models.checkpoints import load_checkpoint, load_pretraine
 from saliency_wrappers.models.networks import AtariLSTM
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.recording.recording import Mode
-from saliency_wrappers.saliency.perturbation import SaliencyMethod
+from saliency_wrappers.saliency.method import SaliencyMethod
 from saliency_wrappers.video.film import Painter
 from saliency_wrappers.video.overlay import Drawing, Frame, Scale
 from saliency_wrappers.video.writer import StreamingWriter

@@ -30,7 +30,7 @@ from saliency_wrappers.cli.perturbers import PERTURBERS
 from saliency_wrappers.compute.backends import Backend
 from saliency_wrappers.compute.compute import ComputedSaliency, DamagedEpisodesError, compute_saliency
 from saliency_wrappers.decisions import SaliencyMaps, StepSaliency, row_of
-from saliency_wrappers.saliency.perturbation import PRESETS
+from saliency_wrappers.saliency.presets import PRESETS
 from saliency_wrappers.store.files import StoreError
 from saliency_wrappers.store.reader import StoredDecision, StoredEpisode
 from saliency_wrappers.store.store import EpisodeStore

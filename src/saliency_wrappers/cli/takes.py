@@ -19,7 +19,7 @@ from saliency_wrappers.cli.game_objects import Mask, boxes_mask, moving_objects,
 from saliency_wrappers.decisions import Array, SaliencyMaps, StepSaliency
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.preprocessing import FramePreprocessor
-from saliency_wrappers.saliency.perturbation import SaliencyMethod
+from saliency_wrappers.saliency.method import SaliencyMethod
 from saliency_wrappers.video.film import Painter
 from saliency_wrappers.video.overlay import Frame
 from saliency_wrappers.wrappers.recorder import SaliencyRecorder

@@ -23,7 +23,9 @@ from saliency_wrappers.compute.tasks import BlockTask, Work, initial_state
 from saliency_wrappers.hooks.replay_check import replay
 from saliency_wrappers.saliency.fills import Background, Fills, has_running_background, with_background
 from saliency_wrappers.saliency.fingerprints import agent_fingerprint, method_description
-from saliency_wrappers.saliency.perturbation import PerturbationSaliency, SaliencyMethod, saliency_method
+from saliency_wrappers.saliency.method import SaliencyMethod
+from saliency_wrappers.saliency.perturbation import PerturbationSaliency
+from saliency_wrappers.saliency.presets import saliency_method
 from saliency_wrappers.states import state_leaves
 from saliency_wrappers.store.files import Location, StoreError
 from saliency_wrappers.store.reader import StoredEpisode

@@ -9,7 +9,7 @@ from saliency_wrappers.agents import AgentAdapter
 from saliency_wrappers.compute.backends import Shared
 from saliency_wrappers.decisions import Decision
 from saliency_wrappers.saliency.fingerprints import fingerprint
-from saliency_wrappers.saliency.perturbation import SaliencyMethod, maps_of
+from saliency_wrappers.saliency.method import SaliencyMethod, maps_of
 from saliency_wrappers.states import StateTree
 from saliency_wrappers.store.files import Location, StoreError
 from saliency_wrappers.store.reader import StoredBlock, StoredEpisode

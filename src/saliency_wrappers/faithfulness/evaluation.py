@@ -18,7 +18,8 @@ from saliency_wrappers.faithfulness.scorecard import Scorecard
 from saliency_wrappers.saliency.fills import Background, has_running_background, with_background
 from saliency_wrappers.saliency.masks import Fill, GaussianBlur
 from saliency_wrappers.saliency.method import SaliencyMethod, maps_of
-from saliency_wrappers.saliency.perturbation import PerturbationSaliency, saliency_method
+from saliency_wrappers.saliency.perturbation import PerturbationSaliency
+from saliency_wrappers.saliency.presets import saliency_method
 
 Floats = NDArray[np.float64]
 Ratio = tuple[Floats, Floats]

@@ -24,7 +24,7 @@ from saliency_wrappers.decisions import (
 from saliency_wrappers.hooks.replay_check import replay_held
 from saliency_wrappers.recording.clock import EpisodeClock
 from saliency_wrappers.recording.error_policy import Failures
-from saliency_wrappers.saliency.perturbation import SaliencyMethod, maps_of
+from saliency_wrappers.saliency.method import SaliencyMethod, maps_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from saliency_wrappers.recording.error_policy import Failures, MissingDecisionEr
 from saliency_wrappers.recording.explainer import Decided, Explainer, pending
 from saliency_wrappers.recording.store_sink import Capture, Captures, Mode, NoCapture, check_mode
 from saliency_wrappers.recording.triggers import Trigger, Triggers
-from saliency_wrappers.saliency.perturbation import SaliencyMethod
+from saliency_wrappers.saliency.method import SaliencyMethod
 from saliency_wrappers.store.at_exit import call_at_exit
 from saliency_wrappers.store.store import EpisodeStore
 

@@ -22,7 +22,7 @@ from saliency_wrappers.recording.clock import EpisodeClock
 from saliency_wrappers.recording.error_policy import Failures
 from saliency_wrappers.recording.numbers import plain_number
 from saliency_wrappers.saliency.fingerprints import KnownAgent, fingerprint, method_description
-from saliency_wrappers.saliency.perturbation import SaliencyMethod
+from saliency_wrappers.saliency.method import SaliencyMethod
 from saliency_wrappers.store.header import MOST_NAMES
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.store.writer import EpisodeWriter

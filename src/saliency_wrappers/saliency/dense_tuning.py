@@ -10,7 +10,7 @@ import torch
 
 from saliency_wrappers.agents.base import AgentAdapter
 from saliency_wrappers.saliency.agent_memo import AgentMemo
-from saliency_wrappers.saliency.passes import MemoryLayout, Outputs, Perturbation, Segment, dense_pass, joined
+from saliency_wrappers.saliency.passes import MemoryLayout, Outputs, Perturbation, Segment, dense_pass, joined, witnessed_pass
 
 _SMALLEST = 16
 """Rows of the smallest batch that is tried."""
@@ -31,6 +31,10 @@ _LONG = 1.0
 """Seconds that one measurement takes at most: where all masks take longer, only a part of them is measured, in batches of no more."""
 
 
+_WITNESS = 50
+"""For so many rows the untouched input is run once more, to see whether the rows of a batch influence one another."""
+
+
 @dataclass(frozen=True)
 class DenseSetting:
     """How a dense pass is run."""
@@ -40,11 +44,34 @@ class DenseSetting:
     layout: MemoryLayout
 
 
-def run_densely(adapter: AgentAdapter, perturbation: Perturbation, setting: DenseSetting) -> Outputs:
-    """The outputs of all rows of a perturbation, in equal batches of at most `setting.size` rows."""
+def run_densely(
+    adapter: AgentAdapter, perturbation: Perturbation, setting: DenseSetting, limit: int | None = None
+) -> tuple[Outputs, Outputs]:
+    """Run all rows of a perturbation in equal batches of at most `setting.size` rows.
+
+    Args:
+        adapter: the agent's.
+        perturbation: what to run it on.
+        setting: size and memory layout of the batches.
+        limit: batches never have more rows than this. None: no limit.
+
+    Returns:
+        The outputs of all rows, and those of the untouched input in several of the batches, of one row each: in the first one, and, as an
+        additional row, in as many others as cost no more than one row in `_WITNESS`.
+    """
     rows = perturbation.rows
     parts = torch.tensor_split(rows, -(-len(rows) // setting.size))
-    return joined([dense_pass(adapter, Segment(perturbation, part), setting.layout) for part in parts])
+    spaced = torch.linspace(1, len(parts) - 1, min(len(parts) - 1, len(rows) // _WITNESS)).long().tolist()
+    made, witnesses = list[Outputs](), list[Outputs]()
+    for i, part in enumerate(parts):
+        segment = Segment(perturbation, part)
+        if i == 0 or (i in spaced and (limit is None or len(part) < limit)):
+            outputs, witness = witnessed_pass(adapter, segment, setting.layout)
+            witnesses.append(witness)
+        else:
+            outputs = dense_pass(adapter, segment, setting.layout)
+        made.append(outputs)
+    return joined(made), joined(witnesses)
 
 
 class DenseTuner:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from saliency_wrappers.agents import AgentAdapter
 from saliency_wrappers.saliency.fills import Fills, as_fills
 from saliency_wrappers.saliency.masks import GaussianBlur
-from saliency_wrappers.saliency.perturbation import PRESETS, PerturbationSaliency, SaliencyMethod
+from saliency_wrappers.saliency.method import SaliencyMethod
+from saliency_wrappers.saliency.perturbation import PerturbationSaliency
+from saliency_wrappers.saliency.presets import PRESETS
 
 _WRAPPERS = ("_orig_mod.", "module.")
 """What `torch.compile` and `DataParallel` put before the names of weights."""

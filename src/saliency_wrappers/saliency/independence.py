@@ -18,7 +18,7 @@ from saliency_wrappers.saliency.dense_tuning import seconds_of
 from saliency_wrappers.saliency.passes import Outputs, Perturbation, Segment, dense_pass, joined
 
 FEW = 16
-"""Rows of a decision that is not worth a probe: it is compared with its recorded outputs only."""
+"""Decisions of 3 to 16 rows are not probed on the dense path: there the untouched input has a row before and one behind it."""
 
 _ROWS = 8
 """How many rows are run together and one by one."""
@@ -35,35 +35,36 @@ class Probed:
 
 
 class BatchProbe:
-    """Runs a few rows together and one by one at the first decision; compares each later decision with its recorded outputs."""
+    """Runs a few rows together and one by one at the first decision; compares each decision with its recorded outputs."""
 
-    def __init__(self, batch_size: int | None) -> None:
-        """Run at most `batch_size` rows together. None: no limit."""
-        self._batch_size = batch_size
+    def __init__(self, batch_size: int | None, few: int = FEW) -> None:
+        """Run at most `batch_size` rows together (None: no limit). Decisions of 3 to `few` rows are not probed."""
+        self._batch_size, self._few = batch_size, few
         self._probed: AgentMemo[Probed] = AgentMemo()
 
     def __call__(self, adapter: AgentAdapter, perturbation: Perturbation) -> Probed:
         """Probe an agent once for each form of its inputs."""
         found = self._probed.get(adapter, _key(perturbation))
-        if found is None and (len(perturbation.rows) <= FEW or self._batch_size == 1):
+        if found is None and (2 < len(perturbation.rows) <= self._few or len(perturbation.rows) == 1 or self._batch_size == 1):
             return Probed(coupled=False, row_seconds=0.0)
         if found is None:
             found = self._find(adapter, perturbation)
             self._remember(adapter, perturbation, found)
         return found
 
-    def check(self, adapter: AgentAdapter, perturbation: Perturbation, outputs: Outputs) -> bool:
-        """Whether row 0 of a batched pass is the decision by itself; where it is not, the agent counts as coupled from now on.
+    def check(self, adapter: AgentAdapter, perturbation: Perturbation, witnesses: Outputs) -> bool:
+        """Whether the untouched input has its own outputs in every batch; where it has not, the agent counts as coupled from now on.
 
-        The recorded outputs are compared first, which takes no pass; only where they differ the decision is run by itself.
+        Args:
+            adapter: the agent's.
+            perturbation: what was run.
+            witnesses: the outputs of the untouched input in each batch, or in several of them, `(k, ...)`. They are compared with the
+                recorded outputs first, which takes no pass; where they differ, the input is run by itself.
         """
-        first: Outputs = outputs[0][:1], None if outputs[1] is None else outputs[1][:1]
         recorded = perturbation.recorded
-        if (
-            recorded is None
-            or same_outputs(first, recorded)
-            or same_outputs(first, dense_pass(adapter, Segment(perturbation, perturbation.rows[:1])))
-        ):
+        if recorded is not None and same_outputs(witnesses, recorded):
+            return True
+        if same_outputs(witnesses, dense_pass(adapter, Segment(perturbation, perturbation.rows[:1]))):
             return True
         self._remember(adapter, perturbation, Probed(True, self(adapter, perturbation).row_seconds))
         return False
@@ -98,7 +99,7 @@ def _key(perturbation: Perturbation) -> tuple[object, ...]:
 
 
 def same_outputs(outputs: Outputs, expected: Outputs) -> bool:
-    """Whether outputs are the same but for rounding."""
+    """Whether outputs are the same but for rounding. Expected outputs of one row are compared with every row."""
     scales = [_scale(one) for one in expected if one is not None]
     for one, other in zip(outputs, expected, strict=True):
         if one is None or other is None:
@@ -106,6 +107,7 @@ def same_outputs(outputs: Outputs, expected: Outputs) -> bool:
                 return False
             continue
         one, other = one.reshape(len(one), -1).float(), other.reshape(len(other), -1).to(one.device).float()
+        other = other.expand(len(one), -1) if len(other) == 1 else other
         tolerance = _rounding(outputs[0]) * (_scale(other) + 0.1 * min(1.0, max(scales)))
         if one.shape != other.shape or not torch.allclose(one, other, rtol=0, atol=tolerance, equal_nan=True):
             return False

@@ -5,6 +5,7 @@ An object is what differs from a background. A coalition of objects is an input 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -94,8 +95,8 @@ class ObjectExplanation:
         return np.asarray(np.append(0.0, self.phi)[self.segments] * share, np.float32)
 
 
-class ObjectMethod:
-    """What `ObjectShapley` and `LeaveOneOut` share: objects, coalitions and maps."""
+class ObjectMethod(ABC):
+    """Base class of `ObjectShapley` and `LeaveOneOut`: objects, coalitions and maps."""
 
     def __init__(
         self,
@@ -147,8 +148,9 @@ class ObjectMethod:
         ]
         return made[0], made[1] if len(made) > 1 else None
 
+    @abstractmethod
     def _shares(self, game: Game, n: int) -> Shares:
-        raise NotImplementedError
+        """Return the part of each of n objects in the worth of all of them."""
 
     def _maps(self, adapter: AgentAdapter, decision: Decision, detail: SaliencyMaps | None) -> SaliencyMaps:
         actor, critic = self.explain(adapter, decision)

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from saliency_wrappers.saliency.incremental.scratch import workspace
 from saliency_wrappers.saliency.incremental.sparse_images import Masked
 from saliency_wrappers.saliency.incremental.tensor import IncrementalBatch, Step
 from saliency_wrappers.saliency.masks import perturbed
-from saliency_wrappers.states import StateTree, map_state, state_leaves
+from saliency_wrappers.states import StateTree, map_state, state_leaves, structure
 
 MemoryLayout = Literal["contiguous", "channels_last"]
 
@@ -85,8 +85,38 @@ class Segment:
 
 def dense_pass(adapter: AgentAdapter, segment: Segment, layout: MemoryLayout = "contiguous") -> Outputs:
     """Run the agent on whole images in a memory layout; one that flattens them by `view` does not run on `"channels_last"`."""
+    one = segment.perturbation
+    return _evaluated(adapter, one, perturbed_images(segment, out=_empty(len(segment.rows), one.inputs, layout)))
+
+
+def witnessed_pass(adapter: AgentAdapter, segment: Segment, layout: MemoryLayout = "contiguous") -> tuple[Outputs, Outputs]:
+    """Run the agent as `dense_pass` does, with the untouched input in the middle of the batch.
+
+    An agent that mixes the rows of a batch changes the outputs of some rows only, the later ones for example: those in the middle have rows
+    before and behind them. The untouched input changes places with the image in the middle; a segment without row 0 gets one image more.
+
+    Returns:
+        The outputs of the segment's rows, in their order, and those of the untouched input, of one row.
+    """
     one, n = segment.perturbation, len(segment.rows)
-    images = perturbed_images(segment, out=_empty(n, one.inputs, layout))
+    middle, has_input = n // 2, int(segment.rows[0]) == 0
+    images = _empty(n if has_input else n + 1, one.inputs, layout)
+    perturbed_images(segment, out=images[:n])
+    spare = 0 if has_input else n
+    images[spare] = images[middle]
+    images[middle] = one.inputs[0]
+    made = [None if output is None else output.clone() for output in _evaluated(adapter, one, images)]
+    witness = [None if output is None else output[middle : middle + 1].clone() for output in made]
+    for output, untouched in zip(made, witness, strict=True):
+        if output is not None and untouched is not None:
+            output[middle] = output[spare]
+            output[spare] = untouched[0]
+    logits, value = (None if output is None else output[:n] for output in made)
+    return (cast(Tensor, logits), value), (cast(Tensor, witness[0]), witness[1])
+
+
+def _evaluated(adapter: AgentAdapter, one: Perturbation, images: Tensor) -> Outputs:
+    n = len(images)
     start = None if one.episode_start is None else one.episode_start.expand(n)
     return adapter.evaluate(images, adapter.repeat_state(one.state, n), start)
 
@@ -140,7 +170,7 @@ def joinable(adapter: AgentAdapter, one: Perturbation, other: Perturbation) -> b
     """Whether rows of two decisions can be run in one batch: inputs and states of one form, and states with known batch axes."""
     if _tensor_form(one.inputs) != _tensor_form(other.inputs) or (one.episode_start is None) != (other.episode_start is None):
         return False
-    if _state_form(one.state) != _state_form(other.state):
+    if structure(one.state) != structure(other.state) or _devices(one.state) != _devices(other.state):
         return False
     try:
         return one.state is None or len(batch_axes(adapter)) == len(list(state_leaves(one.state)))
@@ -154,17 +184,12 @@ def joined(parts: Sequence[Outputs]) -> Outputs:
     return torch.cat([logits for logits, _ in parts]), torch.cat(values) if values else None
 
 
+def _devices(state: StateTree) -> list[torch.device]:
+    return [leaf.device for leaf in state_leaves(state)]
+
+
 def _tensor_form(tensor: Tensor) -> tuple[object, ...]:
     return tuple(tensor.shape), tensor.dtype, tensor.device
-
-
-def _state_form(state: StateTree) -> object:
-    """Types, keys, shapes and dtypes of a state, to be compared with another's."""
-    if state is None or isinstance(state, Tensor):
-        return None if state is None else _tensor_form(state)
-    if isinstance(state, Mapping):
-        return type(state), [(key, _state_form(branch)) for key, branch in state.items()]
-    return type(state), [_state_form(branch) for branch in state]
 
 
 def _masked(segments: Sequence[Segment]) -> Masked:

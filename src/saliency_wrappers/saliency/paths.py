@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from saliency_wrappers.agents.base import AgentAdapter
 from saliency_wrappers.saliency.agent_memo import AgentMemo
 from saliency_wrappers.saliency.dense_tuning import DenseTuner, run_densely, seconds_of
 from saliency_wrappers.saliency.incremental.tensor import Step
-from saliency_wrappers.saliency.independence import BatchProbe, one_at_a_time
+from saliency_wrappers.saliency.independence import FEW, BatchProbe, one_at_a_time
 from saliency_wrappers.saliency.passes import Outputs, Perturbation, Segment, compiled_pass, dense_pass, incremental_pass, joinable, joined
 from saliency_wrappers.saliency.suitability import Suitability
 
@@ -102,7 +103,8 @@ class Evaluation:
         self.path: PathChoice = path
         self.batch_size = batch_size
         self._tuner = DenseTuner(batch_size)
-        self._probe = BatchProbe(batch_size)
+        # The incremental path keeps the untouched input in the first row of a batch, which some kinds of coupling spare.
+        self._probe = BatchProbe(batch_size, few=2 if path == "incremental" else FEW)
         self._suitability = Suitability(batch_size)
         self._choices: AgentMemo[_Choice] = AgentMemo()
         self._announced: AgentMemo[bool] = AgentMemo()
@@ -117,8 +119,7 @@ class Evaluation:
             done = {i: self._densely(adapter, perturbations[i]) for i in dense}
             others = [i for i in range(len(perturbations)) if i not in dense]
             done.update(zip(others, self._incrementally(adapter, [perturbations[i] for i in others]), strict=True))
-            batched = [self.batch_size != 1 and reason != _COUPLED for reason in reasons]
-            return [self._independent(adapter, one, done[i]) if batched[i] else done[i] for i, one in enumerate(perturbations)]
+            return [self._independent(adapter, one, *done[i]) for i, one in enumerate(perturbations)]
 
     def plan(self, adapter: AgentAdapter, perturbation: Perturbation) -> Plan:
         """How the outputs of a perturbation are computed; runs the agent once to see what it asks for."""
@@ -213,29 +214,33 @@ class Evaluation:
                 " x ".join(map(str, perturbation.inputs.shape[1:])),
             )
 
-    def _independent(self, adapter: AgentAdapter, perturbation: Perturbation, outputs: Outputs) -> Outputs:
-        """The outputs as they are, or run again one by one where the rows of a batch turn out to influence one another."""
-        if len(perturbation.rows) == 1:
+    def _independent(self, adapter: AgentAdapter, perturbation: Perturbation, outputs: Outputs, witnesses: Outputs | None) -> Outputs:
+        """Return the outputs, run again one by one where the rows of a batch turn out to influence one another."""
+        if witnesses is None or len(perturbation.rows) == 1:
             return outputs
-        found = self._probe(adapter, perturbation).coupled or not self._probe.check(adapter, perturbation, outputs)
+        found = self._probe(adapter, perturbation).coupled or not self._probe.check(adapter, perturbation, witnesses)
         return one_at_a_time(adapter, perturbation) if found else outputs
 
-    def _densely(self, adapter: AgentAdapter, perturbation: Perturbation) -> Outputs:
+    def _densely(self, adapter: AgentAdapter, perturbation: Perturbation) -> tuple[Outputs, Outputs | None]:
+        """Return the outputs, and those of the untouched input in several batches; None where rows were run one at a time."""
         if self.batch_size == 1 or self._probe(adapter, perturbation).coupled:
-            return one_at_a_time(adapter, perturbation)
-        return run_densely(adapter, perturbation, self._tuner.best(adapter, perturbation))
+            return one_at_a_time(adapter, perturbation), None
+        return run_densely(adapter, perturbation, self._tuner.best(adapter, perturbation), self.batch_size)
 
-    def _incrementally(self, adapter: AgentAdapter, perturbations: Sequence[Perturbation]) -> list[Outputs]:
+    def _incrementally(self, adapter: AgentAdapter, perturbations: Sequence[Perturbation]) -> list[tuple[Outputs, Outputs]]:
+        """Return the outputs of each perturbation, and those of its untouched input in every batch."""
         parts: dict[int, list[Outputs]] = {id(one): [] for one in perturbations}
+        witnesses: dict[int, list[Outputs]] = {id(one): [] for one in perturbations}
         for segments in self._batches(adapter, perturbations):
             logits, values = incremental_pass(adapter, segments)
             begin = 0
             for one in segments:
                 # Row 0 leads each segment; it is an output of the first one only.
                 part = slice(begin + bool(parts[id(one.perturbation)]), begin + len(one.rows))
-                parts[id(one.perturbation)].append((logits[part], None if values is None else values[part]))
+                parts[id(one.perturbation)].append(_rows_between(logits, values, part))
+                witnesses[id(one.perturbation)].append(_rows_between(logits, values, slice(begin, begin + 1)))
                 begin += len(one.rows)
-        return [joined(parts[id(one)]) for one in perturbations]
+        return [(joined(parts[id(one)]), joined(witnesses[id(one)])) for one in perturbations]
 
     def _batches(self, adapter: AgentAdapter, perturbations: Sequence[Perturbation]) -> Iterator[list[Segment]]:
         """Segments to be run together: as many as stay within `batch_size` rows and `_positions` changed pixels."""
@@ -259,6 +264,11 @@ class Evaluation:
         parts = max(1, -(-int(counts.sum()) // _positions(perturbation)), limited)
         for own, count in zip(rows[1:].tensor_split(parts), counts[1:].tensor_split(parts), strict=True):
             yield Segment(perturbation, torch.cat([rows[:1], own])), int(count.sum())
+
+
+def _rows_between(logits: Tensor, values: Tensor | None, part: slice) -> Outputs:
+    """Return the outputs of some rows."""
+    return logits[part], None if values is None else values[part]
 
 
 def _choice_key(perturbation: Perturbation) -> tuple[object, ...]:

@@ -1,12 +1,9 @@
-"""`PerturbationSaliency`: from decisions to maps, in one batched pass for actor and critic. `saliency_method` makes one from a preset.
-
-A `SaliencyMethod` is anything that turns decisions into maps. Nothing here knows of environments.
-"""
+"""`PerturbationSaliency`: computes the maps of actor and critic from the same batched passes over perturbed inputs."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Literal, cast
 
@@ -20,15 +17,12 @@ from saliency_wrappers.agents.base import AgentAdapter, split_rows
 from saliency_wrappers.decisions import Array, Decision, SaliencyMaps
 from saliency_wrappers.saliency.colour_masks import colour_fills, colour_layers
 from saliency_wrappers.saliency.default_masks import default_perturber
-from saliency_wrappers.saliency.fills import Background, Fills, as_fills
+from saliency_wrappers.saliency.fills import Fills, as_fills
 from saliency_wrappers.saliency.incremental.parallel import single_torch_thread
-from saliency_wrappers.saliency.masks import GaussianBlur, MaskCache, Masks, SlidingDisc, filled
-from saliency_wrappers.saliency.method import SaliencyMethod as SaliencyMethod
-from saliency_wrappers.saliency.method import maps_of as maps_of
+from saliency_wrappers.saliency.masks import GaussianBlur, MaskCache, Masks, filled
 from saliency_wrappers.saliency.passes import Perturbation, change_by_frame
 from saliency_wrappers.saliency.paths import Evaluation, PathChoice, Plan
 from saliency_wrappers.saliency.perturbed_outputs import PerturbedOutputs, of_every_mask
-from saliency_wrappers.saliency.policy_scores import KLDivergence
 from saliency_wrappers.saliency.scoring import (
     GridSquaredDifference,
     PerturbationScores,
@@ -236,58 +230,6 @@ class PerturbationSaliency:
         if not torch.isfinite(inputs).all():
             raise ValueError("Expected a finite network input, got NaN or infinity.")
         return inputs
-
-
-PRESETS: dict[str, Callable[[], PerturbationSaliency]] = {
-    "xaitk": PerturbationSaliency,
-    "greydanus2018": lambda: PerturbationSaliency(
-        perturber=SlidingDisc(radius=1, stride=5, sigma=5), saliency_gen=GridSquaredDifference(stride=5), fill=GaussianBlur(sigma=3)
-    ),
-    "change_weighted": lambda: PerturbationSaliency(saliency_gen=KLDivergence(), weighting="change"),
-    "change_weighted_two_fills": lambda: PerturbationSaliency(
-        saliency_gen=KLDivergence(), fill=(GaussianBlur(sigma=3), Background()), weighting="change"
-    ),
-}
-"""Named methods: `"xaitk"`, the published application's; `"greydanus2018"`, the paper's own code; `"change_weighted"`, the masks of
-`"xaitk"` with KL divergences weighted by change; `"change_weighted_two_fills"`, the same with a blur and a background as fills, which takes
-twice the passes. Its background is the running median of the inputs; give `fill=(GaussianBlur(3), Background(episode))` for a fixed one."""
-
-
-def saliency_method(
-    method: str | SaliencyMethod = "xaitk",
-    perturber: PerturbImage | None = None,
-    saliency_gen: GenerateClassifierConfidenceSaliency | None = None,
-    fill: Fills | None = None,
-) -> SaliencyMethod:
-    """A preset by its name, or a method as it is; the parts that are given replace the method's own.
-
-    Raises:
-        ValueError: no preset of this name.
-        TypeError: neither a name nor a method, or parts for a method that has none.
-    """
-    if isinstance(method, str):
-        if method not in PRESETS:
-            raise ValueError(f"Expected a saliency method or the name of one, one of {sorted(PRESETS)}, got {method!r}.")
-        method = PRESETS[method]()
-    # xaitk's parts can be called too, and so can a class.
-    if not callable(method) or isinstance(method, PerturbImage | GenerateClassifierConfidenceSaliency | type):
-        raise TypeError(f"Expected a saliency method or the name of one, got {type(method).__name__}.")
-    if perturber is None and saliency_gen is None and fill is None:
-        return method
-    if not isinstance(method, PerturbationSaliency):
-        raise TypeError(f"perturber, saliency_gen and fill are parts of a PerturbationSaliency; {type(method).__name__} has none.")
-    return PerturbationSaliency(
-        method.perturber if perturber is None else perturber,
-        method.saliency_gen if saliency_gen is None else saliency_gen,
-        method.fill if fill is None else fill,
-        method.tolerance,
-        method.batch_size,
-        method.device,
-        method.path,
-        method.frames,
-        method.weighting,
-        method.critic_gen if saliency_gen is None else None,
-    )
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:

@@ -7,6 +7,7 @@ Which to take: `KLDivergence`, `TotalVariation` and squared differences say what
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -102,8 +103,9 @@ class ActionScores(PolicyScores):
             raise ValueError(f"Expected an action of 0 to {every.shape[1] - 1}, got {self.action}.")
         return every[:, self.action]
 
+    @abstractmethod
     def _every(self, reference: Floats, perturbed: Floats) -> Floats:
-        raise NotImplementedError
+        """Return the scores `(n, actions)` float64 of logits `(actions,)` and `(n, actions)`."""
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's argument."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from saliency_wrappers.agents.base import AgentAdapter
 from saliency_wrappers.saliency.agent_memo import AgentMemo
 from saliency_wrappers.saliency.incremental.tensor import Step
-from saliency_wrappers.saliency.passes import Perturbation, Segment, dense_pass, incremental_pass
+from saliency_wrappers.saliency.passes import Perturbation, Segment, incremental_pass, witnessed_pass
 
 _ROWS = 8
 """How many rows are run on both paths."""
@@ -46,7 +46,7 @@ class Suitability:
         perturbation = replace(perturbation, changed=exact)  # what the tolerance leaves out would tell them apart, too
         picked = perturbation.rows[torch.linspace(0, len(perturbation.rows) - 1, self._rows).long().unique()]
         segment = Segment(perturbation, picked)
-        expected, steps = dense_pass(adapter, segment), list[Step]()
+        (expected, _), steps = witnessed_pass(adapter, segment), list[Step]()
         try:
             outputs = incremental_pass(adapter, [segment], steps)
         except Exception as error:

@@ -17,7 +17,8 @@ from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.hooks.replay_check import Verify
 from saliency_wrappers.recording.recording import Mode, OnError, Recording, Trigger
 from saliency_wrappers.saliency.masks import Fill
-from saliency_wrappers.saliency.perturbation import SaliencyMethod, saliency_method
+from saliency_wrappers.saliency.method import SaliencyMethod
+from saliency_wrappers.saliency.presets import saliency_method
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.wrappers.actions import first_action
 

@@ -18,7 +18,9 @@ from saliency_wrappers.agents import as_adapter
 from saliency_wrappers.decisions import Array, Decision, SaliencyMaps
 from saliency_wrappers.saliency.fingerprints import agent_fingerprint
 from saliency_wrappers.saliency.masks import Fill, GaussianBlur
-from saliency_wrappers.saliency.perturbation import PRESETS, PerturbationSaliency, maps_of, saliency_method
+from saliency_wrappers.saliency.method import maps_of
+from saliency_wrappers.saliency.perturbation import PerturbationSaliency
+from saliency_wrappers.saliency.presets import PRESETS, saliency_method
 from saliency_wrappers.states import StateTree
 from saliency_wrappers.store.reader import StoredDecision, StoredEpisode
 from saliency_wrappers.store.tree_schema import dressed

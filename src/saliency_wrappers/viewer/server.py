@@ -16,7 +16,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from saliency_wrappers.saliency.perturbation import PRESETS
+from saliency_wrappers.saliency.presets import PRESETS
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.viewer.encoding import encode_maps
 from saliency_wrappers.viewer.episodes import block_count, episode_numbers, episode_row, frames_of_block, maps_of_block
