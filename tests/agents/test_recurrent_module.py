@@ -6,17 +6,14 @@ import contextlib
 import copy
 import io
 import pickle
-import random
 import re
 import subprocess
 import sys
 import threading
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
 from tiny_agents import TinyGRU, TinyLSTM, images, seeded
@@ -25,11 +22,11 @@ from torch import Tensor, nn
 from saliency_wrappers.agents import ActingAdapter, AgentAdapter, RecurrentModuleAdapter, UnreadPass, as_adapter
 from saliency_wrappers.agents.base import batch_axes, split_rows
 from saliency_wrappers.agents.module_hooks import undisturbed
-from saliency_wrappers.decisions import AgentPass, Decision
+from saliency_wrappers.decisions import Decision
 from saliency_wrappers.hooks.replay_check import replay
 from saliency_wrappers.models.networks import AtariLSTM, BabyA3CGRU, GreydanusLSTM
-from saliency_wrappers.states import StateTree, map_state
-from saliency_wrappers.testing.adapter_contract import AdapterContractError, _check_numbers, check_adapter
+from saliency_wrappers.states import StateTree
+from saliency_wrappers.testing.adapter_contract import check_adapter
 
 
 class InPlaceLSTM(TinyLSTM):
@@ -180,6 +177,9 @@ def test_where_the_initial_state_is_not_known_states_are_repeated_along_their_fi
 
 
 def test_the_input_range_is_the_classes_or_given():
+    class NarrowRange(RecurrentModuleAdapter):
+        input_range = (0.0, 0.5)
+
     module = nn.Identity()
     assert RecurrentModuleAdapter(module).input_range == (0.0, 1.0)
     assert NarrowRange(module).input_range == (0.0, 0.5)
@@ -661,296 +661,3 @@ def test_initial_states_that_do_not_grow_are_refused(tiny_lstm: TinyLSTM):
     tiny_lstm.initial_state = lambda n: torch.zeros(1, 8)  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"Expected initial_state\(n\) to grow with n along one axis .* got \[\(\(1, 8\), \(1, 8\)\)\]"):
         split_rows(as_adapter(tiny_lstm), a_batch(2, torch.zeros(2, 8)))
-
-
-# What the contract test catches
-
-
-class DropsState(RecurrentModuleAdapter):
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return super().evaluate(inputs, self.initial_state(len(inputs)), episode_start)
-
-
-class CapturesNoState(RecurrentModuleAdapter):
-    def incoming(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AgentPass | None:
-        return AgentPass(args[0][0], map_state(torch.zeros_like, args[0][1]), None, None)
-
-
-class CannotBeRead(RecurrentModuleAdapter):
-    def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
-        raise ValueError("no way")
-
-
-class CapturesStateThatCameOut(RecurrentModuleAdapter):
-    def attach(self, on_pass: Callable[[AgentPass], None]) -> Callable[[], None]:
-        def after(module: nn.Module, args: Any, output: Any) -> None:
-            value, logits, state = output
-            on_pass(AgentPass(args[0][0], state, logits, value))
-
-        return self.module.register_forward_hook(after).remove
-
-
-class Noisy(RecurrentModuleAdapter):
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        logits, value = super().evaluate(inputs, state, episode_start)
-        return logits + 1e-3 * torch.rand(()), value
-
-
-class NoisyValue(RecurrentModuleAdapter):
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        logits, value = super().evaluate(inputs, state, episode_start)
-        return logits, value + 1e-3 * torch.rand(())  # type: ignore[operator]
-
-
-class SeesEvaluate(RecurrentModuleAdapter):
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        with torch.no_grad():
-            value, logits, _ = self.module((inputs, state))
-        return logits, value
-
-
-class SeesNothing(RecurrentModuleAdapter):
-    def attach(self, on_pass: Callable[[AgentPass], None]) -> Callable[[], None]:
-        return lambda: None
-
-
-class NeverDetaches(RecurrentModuleAdapter):
-    def attach(self, on_pass: Callable[[AgentPass], None]) -> Callable[[], None]:
-        super().attach(on_pass)
-        return lambda: None
-
-
-class MutatesBuffers(RecurrentModuleAdapter):
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        self.module.passes += 1
-        return super().evaluate(inputs, state, episode_start)
-
-
-class MutatesInputs(RecurrentModuleAdapter):
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        outputs = super().evaluate(inputs, state, episode_start)
-        if episode_start is not None and not episode_start.any():
-            inputs.mul_(0.5)
-        return outputs
-
-
-class MutatesState(RecurrentModuleAdapter):
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        outputs = super().evaluate(inputs, state, episode_start)
-        if len(inputs) == 1:
-            map_state(lambda leaf: leaf.mul_(1.000001), state)
-        return outputs
-
-
-class LeavesTrainingOff(RecurrentModuleAdapter):
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        self.module.train(not self.module.training)
-        return super().evaluate(inputs, state, episode_start)
-
-
-class DrawsAtRandom(RecurrentModuleAdapter):
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        torch.rand(1)
-        return super().evaluate(inputs, state, episode_start)
-
-
-class DrawsFromNumPy(RecurrentModuleAdapter):
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        np.random.rand()  # noqa: NPY002
-        return super().evaluate(inputs, state, episode_start)
-
-
-class DrawsFromPython(RecurrentModuleAdapter):
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        random.random()
-        return super().evaluate(inputs, state, episode_start)
-
-
-class ChangesWeights(RecurrentModuleAdapter):
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        outputs = super().evaluate(inputs, state, episode_start)
-        if episode_start is not None and not episode_start.any():
-            with torch.no_grad():
-                self.module.conv.bias += 1e-6
-        return outputs
-
-
-class KeepsWhatCameOut(RecurrentModuleAdapter):
-    """Leaves its last outputs in an attribute, as modules that keep their own state do."""
-
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        outputs = super().evaluate(inputs, state, episode_start)
-        self.module.remembered = [outputs[0].clone()]
-        return outputs
-
-
-class CountsInAnObject(RecurrentModuleAdapter):
-    """Changes an object that is an attribute, as the distribution of a policy is."""
-
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        self.module.lstm.counter.count += 1
-        return super().evaluate(inputs, state, episode_start)
-
-
-class CutsDownToIntegers(RecurrentModuleAdapter):
-    input_range = (0.0, 255.0)
-
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return super().evaluate(inputs.to(torch.uint8).float(), state, episode_start)
-
-
-class TakesIntegersOnly(RecurrentModuleAdapter):
-    input_range = (0.0, 255.0)
-
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        if not torch.equal(inputs, inputs.round()):
-            raise TypeError("no image")
-        return super().evaluate(inputs, state, episode_start)
-
-
-class NotANumberInBetween(RecurrentModuleAdapter):
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        logits, value = super().evaluate(inputs, state, episode_start)
-        return torch.where(inputs.amax() < 0.8, torch.nan, logits), value
-
-
-class TilesState(RecurrentModuleAdapter):
-    def repeat_state(self, state: StateTree, n: int) -> StateTree:
-        return map_state(lambda leaf: leaf.repeat(n, 1), state)
-
-
-class RepeatsAlongTheWrongAxis(RecurrentModuleAdapter):
-    def repeat_state(self, state: StateTree, n: int) -> StateTree:
-        return map_state(lambda leaf: leaf.repeat_interleave(n, dim=1), state)
-
-
-class ForgetsHalfTheState(RecurrentModuleAdapter):
-    def repeat_state(self, state: StateTree, n: int) -> StateTree:
-        return super().repeat_state(state[0], n)  # type: ignore[index]
-
-
-class DependsOnNeighbours(RecurrentModuleAdapter):
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        logits, value = super().evaluate(inputs, state, episode_start)
-        return logits + logits.mean(dim=0) - logits[0] if len(logits) > 1 else logits, value
-
-
-class ValueDependsOnNeighbours(RecurrentModuleAdapter):
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        logits, value = super().evaluate(inputs, state, episode_start)
-        return logits, value - value.mean() if len(logits) > 1 else value  # type: ignore[operator, union-attr]
-
-
-class FlatLogits(RecurrentModuleAdapter):
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        logits, value = super().evaluate(inputs, state, episode_start)
-        return logits.flatten(), value
-
-
-class OneValueForAll(RecurrentModuleAdapter):
-    def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        logits, value = super().evaluate(inputs, state, episode_start)
-        return logits, value.mean()  # type: ignore[union-attr]
-
-
-class BackwardRange(RecurrentModuleAdapter):
-    input_range = (1.0, 0.0)
-
-
-class NarrowRange(RecurrentModuleAdapter):
-    input_range = (0.0, 0.5)
-
-
-class InitialStateOfOneRow(RecurrentModuleAdapter):
-    """Relies on broadcasting, which cells forbid but for one row."""
-
-    def initial_state(self, n: int) -> StateTree:
-        return None if n > 2 else (torch.zeros(1, 8), torch.zeros(1, 8))
-
-
-@pytest.mark.parametrize(
-    ("broken", "message"),
-    [
-        (DropsState, r"replaying a pass gives its outputs\. Replaying the decision gave other logits"),
-        (CapturesNoState, r"replaying a pass gives its outputs\. Replaying the decision gave other logits"),
-        (CapturesStateThatCameOut, "evaluate is not seen as a pass of the agent"),
-        (Noisy, "evaluate is deterministic: the same call gave other logits"),
-        (NoisyValue, "evaluate is deterministic: the same call gave other values"),
-        (SeesEvaluate, "evaluate is not seen as a pass of the agent"),
-        (SeesNothing, "every acting pass is seen: 3 were made, 0 seen"),
-        (CannotBeRead, "every acting pass can be read, got passes that could not be captured: no way"),
-        (NeverDetaches, "after detaching no pass is seen"),
-        (MutatesBuffers, "evaluate leaves weights and buffers as they are"),
-        (MutatesInputs, "evaluate leaves its inputs as they are"),
-        (MutatesState, "evaluate leaves its state as it is"),
-        (LeavesTrainingOff, "evaluate leaves the training flags as they are"),
-        (DrawsAtRandom, "evaluate leaves torch's random state as it is"),
-        (DrawsFromNumPy, "evaluate leaves NumPy's random state as it is"),
-        (DrawsFromPython, "evaluate leaves Python's random state as it is"),
-        (ChangesWeights, r"evaluate leaves weights and buffers as they are, it changed conv\.bias"),
-        (KeepsWhatCameOut, "evaluate leaves the agent's attributes as they are, it changed remembered"),
-        (CountsInAnObject, r"evaluate leaves the agent's attributes as they are, it changed lstm\.counter"),
-        (CutsDownToIntegers, "evaluate does not cut perturbed inputs, which are floating-point numbers, down to integers"),
-        (TakesIntegersOnly, r"evaluate takes any number in 0\.0\.\.255\.0, got TypeError: no image"),
-        (NotANumberInBetween, r"evaluate gives no NaN for inputs in 0\.0\.\.1\.0"),
-        (TilesState, r"repeat_state\(state, 3\) repeats each row three times in a row along the batch axis"),
-        (RepeatsAlongTheWrongAxis, r"along the batch axis, got \[\(2, 24\), \(2, 24\)\] from \[\(2, 8\), \(2, 8\)\]"),
-        (ForgetsHalfTheState, r"along the batch axis, got \[\(6, 8\)\] from \[\(2, 8\), \(2, 8\)\]"),
-        (DependsOnNeighbours, "the rows beside it do not change a row's logits"),
-        (ValueDependsOnNeighbours, "the rows beside it do not change a row's value"),
-        (FlatLogits, r"evaluate gives logits \(n, num_actions\), got \(9,\) for n=3"),
-        (OneValueForAll, r"evaluate gives one value a row, got \(\)"),
-        (BackwardRange, r"input_range is \(low, high\) with low < high, got \(1\.0, 0\.0\)"),
-        (NarrowRange, r"inputs lie in 0\.0\.\.0\.5, got 0\.\d+\.\.0\.9\d*"),
-        (InitialStateOfOneRow, r"Expected initial_state\(n\) to grow with n along one axis of each tensor"),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-def test_the_contract_test_says_what_a_broken_adapter_breaks(broken: type[RecurrentModuleAdapter], message: str, tiny_lstm: TinyLSTM):
-    tiny_lstm.register_buffer("passes", torch.zeros(()), persistent=False)
-    tiny_lstm.remembered = []
-    tiny_lstm.lstm.counter = types.SimpleNamespace(count=0)
-    inputs = images(3)
-    with pytest.raises(AdapterContractError, match=message):
-        check_adapter(broken(tiny_lstm), (255 * inputs).round() if broken.input_range == (0, 255) else inputs)
-
-
-def test_integers_and_the_same_numbers_in_floating_point_are_the_same_to_an_adapter(tiny_lstm: TinyLSTM):
-    class SeesNoDifference(RecurrentModuleAdapter):
-        input_range = (0.0, 255.0)
-
-        def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-            return super().evaluate(inputs.float() / (255 if inputs.dtype == torch.uint8 else 1), state, episode_start)
-
-        def act(self, inputs: Tensor, state: StateTree) -> tuple[Tensor, StateTree]:
-            return super().act(inputs.float() / 255, state)
-
-    with pytest.raises(AdapterContractError, match=r"the same for torch\.uint8 as for the same numbers in torch\.float32"):
-        _check_numbers(SeesNoDifference(tiny_lstm), (255 * images(3)).to(torch.uint8))
-
-
-def test_a_contract_test_needs_two_inputs_and_a_way_to_act(tiny_lstm: TinyLSTM):
-    with pytest.raises(ValueError, match=r"Expected at least two inputs \(n, C, h, w\), got \(1, 1, 12, 12\)"):
-        check_adapter(as_adapter(tiny_lstm), images(1))
-    with pytest.raises(ValueError, match=r"Expected at least two inputs \(n, C, h, w\), got \(2, 12\)"):
-        check_adapter(as_adapter(tiny_lstm), torch.zeros(2, 12))
-    with pytest.raises(TypeError, match=r"Expected play=\.\.\., a function that makes the agent act"):
-        check_adapter(Passive(tiny_lstm), images(2))
-
-
-class Passive:
-    """An adapter that cannot act by itself."""
-
-    input_range = (0.0, 1.0)
-
-    def __init__(self, module: nn.Module) -> None:
-        self._inner = RecurrentModuleAdapter(module)
-        self.evaluate, self.attach = self._inner.evaluate, self._inner.attach
-        self.initial_state, self.repeat_state = self._inner.initial_state, self._inner.repeat_state
-
-
-def test_the_contract_test_leaves_the_agent_as_it_was(tiny_lstm: TinyLSTM):
-    tiny_lstm.train()
-    before = snapshot(tiny_lstm)
-    check_adapter(as_adapter(tiny_lstm), images(3))
-    assert_unchanged(tiny_lstm, before)

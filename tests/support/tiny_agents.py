@@ -7,21 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saliency_wrappers.testing import TinyAgent
 
-class TinyLSTM(nn.Module):
+
+class TinyLSTM(TinyAgent):
     """A user's agent in the published form, with nothing but an `nn.LSTMCell`: `(n, channels, 12, 12)` in, three actions out."""
-
-    def __init__(self, num_actions: int = 3, channels: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, 4, 3, stride=2, padding=1)
-        self.lstm = nn.LSTMCell(4 * 6 * 6, 8)
-        self.critic_linear = nn.Linear(8, 1)
-        self.actor_linear = nn.Linear(8, num_actions)
-
-    def forward(self, inputs: tuple[Tensor, Any]) -> tuple[Tensor, Tensor, Any]:
-        x, state = inputs
-        hx, cx = self.lstm(torch.tanh(self.conv(x)).flatten(1), state)
-        return self.critic_linear(hx), self.actor_linear(hx), (hx, cx)
 
 
 class TinyGRU(nn.Module):
