@@ -14,6 +14,7 @@ import ale_py
 import gymnasium as gym
 import numpy as np
 import torch
+from bench_agent import load_other
 from numpy.typing import NDArray
 
 from saliency_wrappers import (
@@ -25,7 +26,6 @@ from saliency_wrappers import (
     ObjectShapley,
     PerturbationSaliency,
     as_adapter,
-    load_checkpoint,
     load_pretrained,
     memory_share,
 )
@@ -113,10 +113,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     settings = parser.parse_args()
-    if settings.checkpoint is None:
-        agent, preprocessor = load_pretrained(f"ALE/{settings.game}-v5")
-    else:
-        agent, preprocessor = load_checkpoint(settings.checkpoint), FramePreprocessor.named("greydanus2018")
+    agent, preprocessor = load_pretrained(f"ALE/{settings.game}-v5") if settings.checkpoint is None else load_other(settings.checkpoint)
     report(as_adapter(agent), *play(settings.game, agent, preprocessor, settings.seed, settings.steps), settings.decisions)
 
 

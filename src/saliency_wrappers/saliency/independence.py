@@ -18,7 +18,7 @@ from saliency_wrappers.saliency.dense_tuning import seconds_of
 from saliency_wrappers.saliency.passes import Outputs, Perturbation, Segment, dense_pass, joined
 
 FEW = 16
-"""Decisions of 3 to 16 rows are not probed on the dense path: there the untouched input has a row before and one behind it."""
+"""Decisions of so few rows are not probed on the dense path, where the untouched input is in the middle of the batch: it shows enough."""
 
 _ROWS = 8
 """How many rows are run together and one by one."""
@@ -38,14 +38,14 @@ class BatchProbe:
     """Runs a few rows together and one by one at the first decision; compares each decision with its recorded outputs."""
 
     def __init__(self, batch_size: int | None, few: int = FEW) -> None:
-        """Run at most `batch_size` rows together (None: no limit). Decisions of 3 to `few` rows are not probed."""
+        """Run at most `batch_size` rows together (None: no limit). Decisions of at most `few` rows are not probed."""
         self._batch_size, self._few = batch_size, few
         self._probed: AgentMemo[Probed] = AgentMemo()
 
     def __call__(self, adapter: AgentAdapter, perturbation: Perturbation) -> Probed:
         """Probe an agent once for each form of its inputs."""
         found = self._probed.get(adapter, _key(perturbation))
-        if found is None and (2 < len(perturbation.rows) <= self._few or len(perturbation.rows) == 1 or self._batch_size == 1):
+        if found is None and (len(perturbation.rows) <= self._few or self._batch_size == 1):
             return Probed(coupled=False, row_seconds=0.0)
         if found is None:
             found = self._find(adapter, perturbation)

@@ -104,7 +104,7 @@ class Evaluation:
         self.batch_size = batch_size
         self._tuner = DenseTuner(batch_size)
         # The incremental path keeps the untouched input in the first row of a batch, which some kinds of coupling spare.
-        self._probe = BatchProbe(batch_size, few=2 if path == "incremental" else FEW)
+        self._probe = BatchProbe(batch_size, few=1 if path == "incremental" else FEW)
         self._suitability = Suitability(batch_size)
         self._choices: AgentMemo[_Choice] = AgentMemo()
         self._announced: AgentMemo[bool] = AgentMemo()
