@@ -34,7 +34,7 @@ from saliency_wrappers.store.reader import StoredDecision, StoredEpisode
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.video.overlay import draw
 from saliency_wrappers.viewer.export import show
-from saliency_wrappers.viewer.server import view
+from saliency_wrappers.viewer.server import Viewer, view
 from saliency_wrappers.wrappers.recorder import SaliencyRecorder
 from saliency_wrappers.wrappers.vector.recorder import VectorSaliencyRecorder
 from saliency_wrappers.wrappers.vector.video import RecordVectorSaliencyVideo
@@ -91,6 +91,7 @@ __all__ = [
     "UnsafeCheckpointError",
     "ValueDifference",
     "VectorSaliencyRecorder",
+    "Viewer",
     "as_adapter",
     "compute_saliency",
     "draw",

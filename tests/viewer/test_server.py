@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import struct
 import sys
 import urllib.parse
@@ -16,8 +14,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from asking import ask, post
 from browser import HOSTILE, write_store
 from click.testing import CliRunner
+from counting import CountingAgent, CountingEnv, play, recorded
 from gymnasium.error import DependencyNotInstalled
 
 from saliency_wrappers import EpisodeStore, PerturbationSaliency, SaliencyMaps, view
@@ -39,59 +39,52 @@ def served(filled: tuple[Path, Any]) -> Iterator[Viewer]:
         yield viewer
 
 
-def ask(viewer: Viewer, path: str, method: str = "GET", body: Any = None, **headers: str) -> tuple[int, bytes]:
-    """A request with exactly these headers; the path is taken under the token unless it begins with a slash."""
-    token = urllib.parse.urlparse(viewer.url).path
-    connection = http.client.HTTPConnection("127.0.0.1", viewer.port, timeout=60)
-    content = None if body is None else json.dumps(body).encode()
-    connection.putrequest(method, path if path.startswith("/") else token + path, skip_host=True, skip_accept_encoding=True)
-    for name, value in {"Host": f"127.0.0.1:{viewer.port}", **headers}.items():
-        connection.putheader(name.replace("_", "-"), value)
-    if content is not None:
-        connection.putheader("Content-Length", str(len(content)))
-    connection.endheaders(content)
-    response = connection.getresponse()
-    status, answer = response.status, response.read()
-    connection.close()
-    return status, answer
+@pytest.fixture(scope="module")
+def live() -> Iterator[Viewer]:
+    recorder = recorded(CountingEnv((5,)), agent := CountingAgent())
+    with Viewer(recorder) as viewer:
+        play(recorder, agent)
+        yield viewer
 
 
-def post(viewer: Viewer, path: str, body: Any) -> tuple[int, Any]:
-    status, answer = ask(viewer, path, "POST", body, Origin=f"http://127.0.0.1:{viewer.port}", Content_Type="application/json")
-    return status, json.loads(answer) if status == 200 else answer.decode()
+@pytest.fixture(params=["served", "live"])
+def guarded(request: pytest.FixtureRequest) -> Viewer:
+    return request.getfixturevalue(request.param)
 
 
-def test_the_address_is_of_this_machine_only_and_holds_a_token(served: Viewer) -> None:
-    parts = urllib.parse.urlparse(served.url)
+def test_the_address_is_of_this_machine_only_and_holds_a_token(guarded: Viewer) -> None:
+    parts = urllib.parse.urlparse(guarded.url)
     assert parts.hostname == "127.0.0.1"
     assert len(parts.path.strip("/")) >= 32
-    assert ask(served, "")[0] == 200
+    assert ask(guarded, "")[0] == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/data/store", "/wrong/data/store", "/page.js", "//data/store"])
-def test_without_the_token_there_is_nothing(served: Viewer, path: str) -> None:
-    assert ask(served, path)[0] == 404
+@pytest.mark.parametrize(
+    "path", ["/", "/data/store", "/wrong/data/store", "/page.js", "//data/store", "/data/news-0-0-0-0-0", "/data/episode-0"]
+)
+def test_without_the_token_there_is_nothing(guarded: Viewer, path: str) -> None:
+    assert ask(guarded, path)[0] == 404
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1", "127.0.0.1:1"])
-def test_another_host_name_is_refused(served: Viewer, host: str) -> None:
-    assert ask(served, "data/store", Host=host)[0] == 403
+def test_another_host_name_is_refused(guarded: Viewer, host: str) -> None:
+    assert ask(guarded, "data/store", Host=host)[0] == 403
 
 
 @pytest.mark.parametrize(
     "headers", [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"}, {"Sec_Fetch_Site": "same-site"}]
 )
-def test_another_origin_is_refused(served: Viewer, headers: dict[str, str]) -> None:
-    assert ask(served, "data/store", **headers)[0] == 403
+def test_another_origin_is_refused(guarded: Viewer, headers: dict[str, str]) -> None:
+    assert ask(guarded, "data/store", **headers)[0] == 403
 
 
-def test_a_question_needs_the_pages_own_origin_json_and_a_small_body(served: Viewer) -> None:
-    own = f"http://127.0.0.1:{served.port}"
+def test_a_question_needs_the_pages_own_origin_json_and_a_small_body(guarded: Viewer) -> None:
+    own = f"http://127.0.0.1:{guarded.port}"
     body = {"episode": 0, "row": 0}
-    assert ask(served, "ask", "POST", body, Content_Type="application/json")[0] == 403
-    assert ask(served, "ask", "POST", body, Origin=own, Content_Type="text/plain")[0] == 403
-    assert ask(served, "ask", "POST", "x" * 70_000, Origin=own, Content_Type="application/json")[0] == 413
-    assert ask(served, "ask", "PUT", body, Origin=own)[0] == 405
+    assert ask(guarded, "ask", "POST", body, Content_Type="application/json")[0] == 403
+    assert ask(guarded, "ask", "POST", body, Origin=own, Content_Type="text/plain")[0] == 403
+    assert ask(guarded, "ask", "POST", "x" * 70_000, Origin=own, Content_Type="application/json")[0] == 413
+    assert ask(guarded, "ask", "PUT", body, Origin=own)[0] == 405
 
 
 @pytest.mark.parametrize(
@@ -108,10 +101,12 @@ def test_a_question_needs_the_pages_own_origin_json_and_a_small_body(served: Vie
         "/etc/passwd",
         "data/frames-0-..%2f1",
         "page.js%00.css",
+        "data/news-0-0-0-0-..%2f",
+        "data/news--1-0-0-0-0",
     ],
 )
-def test_paths_reach_no_other_file(served: Viewer, path: str) -> None:
-    assert ask(served, path)[0] == 404
+def test_paths_reach_no_other_file(guarded: Viewer, path: str) -> None:
+    assert ask(guarded, path)[0] == 404
 
 
 @pytest.mark.parametrize("path", ["data/episode-9", "data/frames-0-99", "data/maps-0-7-0", "data/maps-9-0-0"])

@@ -30,6 +30,11 @@ class Collector:
         self._env = SaliencyRecorder(env, hook, mode="capture", store=store)
 
     @property
+    def recorder(self) -> SaliencyRecorder[Any, Any]:
+        """What records the decisions."""
+        return self._env
+
+    @property
     def files(self) -> list[Path]:
         """The store's folder, if it has one."""
         return [] if self.store.location.folder is None else [self.store.location.folder]

@@ -166,6 +166,11 @@ class Player:
         )
 
     @property
+    def recorder(self) -> SaliencyRecorder[Any, Any]:
+        """What records the decisions."""
+        return self._recorder
+
+    @property
     def explained(self) -> int:
         """How many decisions have their maps."""
         return self._pictures.count

@@ -46,6 +46,7 @@ from saliency_wrappers.recording.recording import Mode
 from saliency_wrappers.saliency.presets import PRESETS, saliency_method
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.video.overlay import STYLES, Scale
+from saliency_wrappers.viewer.server import view as start_viewer
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class RecordOptions:
     panels: bool
     strip: bool
     zoom: int
+    live: bool
+    browser: bool
     progress: bool
 
     @property
@@ -143,6 +146,8 @@ def main() -> None:
 @click.option("--panels/--no-panels", default=False, help="Frame, actor and critic side by side.")
 @click.option("--strip/--no-strip", default=False, help="Value and action probabilities below the frame.")
 @click.option("--zoom", type=click.IntRange(1, LARGEST_SIDE), default=1, help="Enlarge every pixel.")
+@click.option("--live", is_flag=True, help="Also serve a page to this machine that follows the recording; closing it stops nothing.")
+@click.option("--browser/--no-browser", default=True, help="Open the page of --live in the browser.")
 @click.option("--progress/--no-progress", default=True, help="Progress on stderr.")
 def record(**options: Any) -> None:
     """Play ENV_ID and film what the agent looks at.
@@ -185,7 +190,7 @@ def _record(options: RecordOptions) -> None:
     with failures(Failed):
         player = Player(env, hook, options.cameras, method, options.mode) if store is None else Collector(env, hook, store)
         try:
-            with player:
+            with player, _page(options, player):
                 for episode in range(options.episodes):
                     with _progress(options, episode) as watch:
                         player.play(options.seed + episode, options.steps, options.greedy, watch)
@@ -194,6 +199,17 @@ def _record(options: RecordOptions) -> None:
     missing = [file.name for file in player.files if not file.exists()]
     if missing:
         raise Failed(f"Not every episode was long enough for all that was asked for. Missing: {', '.join(missing)}.")
+
+
+@contextmanager
+def _page(options: RecordOptions, player: Player | Collector) -> Generator[None]:
+    """Serve the page of --live meanwhile."""
+    if not options.live:
+        yield
+        return
+    with start_viewer(player.recorder, browser=options.browser) as viewer:
+        click.echo(f"page: {viewer.url}")
+        yield
 
 
 def _check(options: RecordOptions) -> None:

@@ -102,7 +102,8 @@ class Recording:
         self._warned: set[Fault] = set()
         self._stored = NoCapture()
         if store is not None:
-            self._stored = Capture(store, hook, method, self.failures, num_envs, env_spec, self.action_names)
+            known: dict[str, Any] = {"action_names": self.action_names, "first_action": first_action}
+            self._stored = Capture(store, hook, method, self.failures, num_envs, env_spec, **known)
         self._capture = self._stored
         self._attached: list[NoCapture] = []
         self._wants_all = not self._triggers.given

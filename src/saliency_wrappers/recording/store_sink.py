@@ -111,6 +111,7 @@ class Capture(NoCapture):
         num_envs: int,
         env_spec: Any = None,
         action_names: list[str] | None = None,
+        first_action: int = 0,
     ) -> None:
         """Write to a store.
 
@@ -122,9 +123,11 @@ class Capture(NoCapture):
             num_envs: how many environments the agent acts for in one pass.
             env_spec: Gymnasium's specification of the environments. None: not known.
             action_names: a name for each action. None: not known.
+            first_action: the action that the first logit stands for.
         """
         self._store, self._hook, self._method, self._failures = store, hook, method, failures
         self._env_spec = spec_content(env_spec)
+        self._first_action = first_action
         self._action_names = None if action_names is None or len(action_names) > MOST_NAMES else action_names
         self._alone = num_envs == 1
         self._agent = KnownAgent()
@@ -214,6 +217,7 @@ class Capture(NoCapture):
             seed=self._seeds.pop(clock.environment, None),
             env_spec=self._env_spec,
             action_names=self._action_names,
+            first_action=self._first_action,
             agent=agent,
             preprocessor=None if preprocessor is None else dict(vars(preprocessor)),
         )

@@ -64,6 +64,8 @@ class EpisodeHeader:
     """Gymnasium's specification of the environment. None: not known."""
     action_names: list[str] | None = None
     """A name for each action, in the order of the logits. None: not known."""
+    first_action: int = 0
+    """The action that the first logit stands for."""
     agent: str | None = None
     """The fingerprint of the agent that acted. None: not known."""
     learned: bool = False
@@ -110,9 +112,7 @@ class EpisodeHeader:
             raise StoreError(f"Expected the agent's fingerprint in {place}, got {str(self.agent)[:80]!r}.")
         if not isinstance(self.env_spec, dict | None) or not isinstance(self.states, list) or not 1 <= len(self.states) <= MOST_FORMS:
             raise StoreError(f"Expected an environment's specification and 1 to {MOST_FORMS} forms of state in {place}.")
-        names: Any = self.action_names
-        if names is not None and not (isinstance(names, list) and len(names) <= MOST_NAMES and all(isinstance(one, str) for one in names)):
-            raise StoreError(f"Expected at most {MOST_NAMES} names of actions in {place}, got {str(names)[:80]!r}.")
+        self._check_actions(place)
         for name in ("inputs", "logits", "value", "episode_start"):
             dtype = getattr(self, name)
             if not isinstance(dtype, str) and (dtype is not None or name in ("inputs", "logits")):
@@ -123,6 +123,13 @@ class EpisodeHeader:
             raise StoreError(f"Expected at most {_MOST_LEAVES} tensors in {place}.")
         if self.preprocessor is not None:
             _preprocessor(self.preprocessor, place)
+
+    def _check_actions(self, place: str) -> None:
+        if type(self.first_action) is not int or abs(self.first_action) >= 2**63:
+            raise StoreError(f"Expected the first action as an integer in {place}, got {str(self.first_action)[:80]!r}.")
+        names: Any = self.action_names
+        if names is not None and not (isinstance(names, list) and len(names) <= MOST_NAMES and all(isinstance(one, str) for one in names)):
+            raise StoreError(f"Expected at most {MOST_NAMES} names of actions in {place}, got {str(names)[:80]!r}.")
 
 
 def write_group(location: Location, key: str, content: dict[str, Any]) -> None:

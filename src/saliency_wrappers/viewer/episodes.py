@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.store.files import StoreError
 from saliency_wrappers.store.reader import StoredBlock, StoredEpisode
 from saliency_wrappers.store.tree_schema import rebuilt
@@ -27,13 +28,14 @@ def episode_numbers(index: int, episode: StoredEpisode) -> dict[str, Any]:
     header = episode.header
     numbers: dict[str, Any] = {**_row(index, episode, blocks), "block": episode.block, "picture": _picture(episode, blocks)}
     numbers["steps"] = [step for block in blocks for step in block.steps.tolist()]
-    numbers["rewards"] = [_number(reward) for block in blocks for reward in block.field("reward").tolist()]
-    numbers["logits"] = [[_number(logit) for logit in row] for block in blocks for row in _rows(block, "logits", header.logits)]
+    numbers["rewards"] = [number_of_page(reward) for block in blocks for reward in block.field("reward").tolist()]
+    numbers["logits"] = [[number_of_page(logit) for logit in row] for block in blocks for row in _rows(block, "logits", header.logits)]
     value = header.value
-    numbers["values"] = None if value is None else [_number(row[0]) for block in blocks for row in _rows(block, "value", value)]
+    numbers["values"] = None if value is None else [number_of_page(row[0]) for block in blocks for row in _rows(block, "value", value)]
     actions = [block.action(row) for block in blocks for row in range(block.rows)]
-    numbers["actions"] = [action if isinstance(action, int) else str(action) for action in actions]
+    numbers["actions"] = [action_of_page(action) for action in actions]
     numbers["discrete"] = all(isinstance(action, int) for action in actions)
+    numbers["action_names"], numbers["first_action"] = header.action_names, header.first_action
     numbers["layers"] = [{"fingerprint": name, "name": str(about.get("name", "?"))} for name, about in episode.methods.items()]
     return numbers
 
@@ -53,6 +55,30 @@ def maps_of_block(episode: StoredEpisode, layer: int, index: int, *, small: bool
     return encode_maps(episode.layer(fingerprint).read(index)[:rows], small=small)
 
 
+def number_of_page(value: float) -> float | None:
+    """Return seven significant digits, as many as a float32 has. None for NaN and infinity."""
+    return float(f"{value:.7g}") if math.isfinite(value) else None
+
+
+def action_of_page(action: Any) -> int | str:
+    """Return an action as the page shows it: a whole number, or at most 200 letters."""
+    return action if isinstance(action, int) else str(action)[:200]
+
+
+def picture_of_page(size: tuple[int, ...], input_size: tuple[int, int] | None, preprocessor: FramePreprocessor | None) -> dict[str, Any]:
+    """Return the size of the picture, the size of the network input (None when it is no image), and where that lies in the picture.
+
+    Args:
+        size: of the picture, `(H, W)`.
+        input_size: of the network input, `(h, w)`. None: it is no image.
+        preprocessor: tells which part of the frame the agent gets. None: all of it.
+    """
+    covered = np.ones(size, np.bool_) if preprocessor is None else preprocessor.covers((size[0], size[1]))
+    rows, columns = np.flatnonzero(covered.any(axis=1)), np.flatnonzero(covered.any(axis=0))
+    box = [int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1]
+    return {"height": int(size[0]), "width": int(size[1]), "box": box, "input": None if input_size is None else [*input_size]}
+
+
 def block_count(episode: StoredEpisode) -> int:
     """Return how many blocks of decisions an episode has now."""
     return -(-len(episode) // episode.block)
@@ -67,7 +93,7 @@ def _row(index: int, episode: StoredEpisode, blocks: list[StoredBlock]) -> dict[
         "environment": _environment(header.env_spec),
         "seed": header.seed,
         "decisions": len(rewards),
-        "return": _number(sum(reward for reward in rewards if math.isfinite(reward))),
+        "return": number_of_page(sum(reward for reward in rewards if math.isfinite(reward))),
         "complete": header.complete,
     }
 
@@ -83,24 +109,15 @@ def _rows(block: StoredBlock, name: str, dtype: str) -> list[list[float]]:
     return tensor.float().reshape(block.rows, -1).tolist()
 
 
-def _number(value: float) -> float | None:
-    """Seven significant digits, as many as a float32 has. None for NaN and infinity."""
-    return float(f"{value:.7g}") if math.isfinite(value) else None
-
-
 def _picture(episode: StoredEpisode, blocks: list[StoredBlock]) -> dict[str, Any] | None:
-    """Size of the frame, size of the network input, where it lies in the frame. None for inputs that are no images."""
-    if not blocks or blocks[0].field("inputs").ndim != 4:
+    """None when there are no frames and the network inputs are no images."""
+    if not blocks:
         return None
-    height, width = blocks[0].field("inputs").shape[-2:]
-    size, box = (height, width), [0, 0, height, width]
+    inputs = blocks[0].field("inputs")
+    size = (int(inputs.shape[-2]), int(inputs.shape[-1])) if inputs.ndim == 4 else None
     if episode.header.frames:
-        size = blocks[0].field("frames").shape[1:3]
-        preprocessor = episode.preprocessor
-        covered = np.ones(size, np.bool_) if preprocessor is None else preprocessor.covers(size)
-        rows, columns = np.flatnonzero(covered.any(axis=1)), np.flatnonzero(covered.any(axis=0))
-        box = [int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1]
-    return {"height": int(size[0]), "width": int(size[1]), "box": box, "input": [int(height), int(width)]}
+        return picture_of_page(blocks[0].field("frames").shape[1:3], size, episode.preprocessor)
+    return None if size is None else picture_of_page(size, size, None)
 
 
 def _input_pictures(inputs: NDArray[Any]) -> list[NDArray[np.uint8]]:

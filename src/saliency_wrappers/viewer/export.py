@@ -16,7 +16,7 @@ from pathlib import Path
 from saliency_wrappers.store.reader import StoredEpisode
 from saliency_wrappers.viewer.episodes import block_count, episode_numbers, episode_row, frames_of_block, maps_of_block
 
-MODULES = ("source.js", "numbers.js", "picture.js", "curves.js", "what_if.js", "page.js")
+MODULES = ("source.js", "numbers.js", "picture.js", "curves.js", "charts.js", "episode_list.js", "what_if.js", "live.js", "page.js")
 """In the order in which one may use the other."""
 _IMPORT = re.compile(r"^import .*?;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
@@ -102,7 +102,7 @@ def _episode(index: int, episode: StoredEpisode) -> Iterator[str]:
         return
     for block in range(block_count(episode)):
         yield _bytes(f"frames-{index}-{block}", frames_of_block(episode, block, small=True))
-        for layer in range(len(numbers["layers"])):
+        for layer in range(len(numbers["layers"]) if numbers["picture"]["input"] is not None else 0):
             yield _bytes(f"maps-{index}-{layer}-{block}", maps_of_block(episode, layer, block, small=True))
 
 

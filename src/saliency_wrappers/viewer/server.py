@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
@@ -9,37 +10,35 @@ import socket
 import threading
 import time
 import webbrowser
-from contextlib import suppress
-from dataclasses import asdict
-from functools import lru_cache
+from collections.abc import Callable
 from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from saliency_wrappers.saliency.presets import PRESETS
+from saliency_wrappers.recording.recording import Recording
 from saliency_wrappers.store.store import EpisodeStore
-from saliency_wrappers.viewer.encoding import encode_maps
-from saliency_wrappers.viewer.episodes import block_count, episode_numbers, episode_row, frames_of_block, maps_of_block
-from saliency_wrappers.viewer.export import MODULES, asset
 from saliency_wrappers.viewer.guard import Guard
-from saliency_wrappers.viewer.questions import Interrogation, Question
+from saliency_wrappers.viewer.live import LiveEpisodes
+from saliency_wrappers.viewer.pages import LivePages, StoredPages, page, page_file
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from saliency_wrappers.store.reader import StoredEpisode
-
 _STARTUP_SECONDS = 30.0
-_HEAD = '<link rel="stylesheet" href="page.css">'
-_SCRIPT = '<script type="module" src="page.js"></script>'
+_WAIT_SECONDS = 1.0
+"""So long a question for news waits for some."""
+_FAREWELL_SECONDS = 1.5
+"""So long an open page has to hear that the recording ended."""
+_LAST_PICTURE_SECONDS = 0.3
+"""So long it has to read the last picture."""
 
 
-def view(store: EpisodeStore | str | os.PathLike[str], agent: Any = None, *, port: int = 0, browser: bool = True) -> Viewer:
-    """Serve the page of a store to this machine, and open it in the browser.
+def view(source: Any, agent: Any = None, *, port: int = 0, browser: bool = True) -> Viewer:
+    """Serve the page of a store or of a running recorder to this machine, and open it in the browser.
 
     Args:
-        store: the store, its path or its URL.
+        source: an `EpisodeStore`, its path or its URL; or a recorder, see `Viewer`.
         agent: answers "what if": an `nn.Module`, or whatever `as_adapter` takes. None: the page shows what was recorded only.
         port: on 127.0.0.1. 0: any free one.
         browser: whether to open the address in the default browser.
@@ -51,31 +50,45 @@ def view(store: EpisodeStore | str | os.PathLike[str], agent: Any = None, *, por
         DependencyNotInstalled: Starlette or uvicorn is not installed.
         FileNotFoundError: no store is there.
         OSError: the port is taken.
+        TypeError, ValueError: `source` is neither a store nor a recorder, or a recorder came with an agent.
     """
-    opened = store if isinstance(store, EpisodeStore) else EpisodeStore.open(store)
-    viewer = Viewer(opened, agent, port)
+    viewer = Viewer(source, agent, port)
     if browser:
         webbrowser.open(viewer.url)
     return viewer
 
 
 class Viewer:
-    """A running server of one store's page; loopback only, behind a random token."""
+    """A running server of the page of one store, or of one recorder; loopback only, behind a random token.
 
-    def __init__(self, store: EpisodeStore, agent: Any = None, port: int = 0) -> None:
+    With a recorder (`SaliencyRecorder`, `VectorSaliencyRecorder`, `SaliencyVecEnv`, or a wrapper around one) the page follows what is
+    recorded: the present decision, the curves so far, the last episodes. Which decisions are explained does not change. Numbers are kept
+    of every decision; pictures only while a page is open, and at most a fifth of the time goes into them. A closed page stops nothing::
+
+        env = SaliencyRecorder(env, hook)
+        with Viewer(env) as viewer:
+            print(viewer.url)
+            ...  # the loop
+    """
+
+    def __init__(self, source: Any, agent: Any = None, port: int = 0) -> None:
         """Start to serve; the arguments are those of `view`."""
         uvicorn = _uvicorn()
+        pages, self._recording = _pages_of(source, agent)
+        self._live = pages.live
         token = secrets.token_urlsafe(24)
         self._socket = socket.create_server(("127.0.0.1", port))
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/{token}/"
         """The page's address. Who knows it can read the store."""
-        application = Guard(_application(_Pages(store, agent), token), token, self.port)
+        application = Guard(_application(pages, token), token, self.port)
         options: dict[str, Any] = {"log_level": "error", "access_log": False, "lifespan": "off", "ws": "none", "server_header": False}
-        self._server = uvicorn.Server(uvicorn.Config(application, **options))
+        self._server = uvicorn.Server(uvicorn.Config(application, timeout_graceful_shutdown=3, **options))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True, name="saliency-viewer")
         self._thread.start()
         self._wait_until_started()
+        if self._recording is not None and self._live is not None:
+            self._recording.attach(self._live)
 
     def __repr__(self) -> str:
         return f"Viewer({self.url!r})"
@@ -90,7 +103,13 @@ class Viewer:
             self._thread.join(0.5)
 
     def close(self) -> None:
-        """Stop serving; a second call does nothing."""
+        """Stop serving; a second call does nothing. The recorder goes on."""
+        if self._recording is not None and self._live is not None:
+            self._recording.detach(self._live)
+            self._live.close()
+            if self._live.watched and self._live.told_end.wait(_FAREWELL_SECONDS):
+                time.sleep(_LAST_PICTURE_SECONDS)
+            self._recording = None
         self._server.should_exit = True
         self._thread.join(10)
         self._socket.close()
@@ -109,121 +128,81 @@ class Viewer:
             time.sleep(0.01)
 
 
-class _Pages:
-    """Answers the page's requests from a store and an agent."""
-
-    def __init__(self, store: EpisodeStore, agent: Any) -> None:
-        self._store = store
-        self._interrogation = None if agent is None else Interrogation(agent)
-        self._episode = lru_cache(maxsize=64)(self._find)
-        if self._interrogation is not None:
-            threading.Thread(target=self._warm_up, daemon=True, name="saliency-viewer-warm-up").start()
-
-    def page(self, request: Request) -> Response:
-        from starlette.responses import HTMLResponse
-
-        return HTMLResponse(asset("page.html").replace("<!-- head -->", _HEAD).replace("<!-- script -->", _SCRIPT))
-
-    def file(self, request: Request) -> Response:
-        from starlette.responses import PlainTextResponse
-
-        name = request.path_params["name"]
-        if name not in (*MODULES, "page.css"):
-            return PlainTextResponse("Not found.", 404)
-        return PlainTextResponse(asset(name), media_type="text/css" if name.endswith(".css") else "text/javascript")
-
-    def store(self, request: Request) -> Response:
-        rows = [episode_row(index, episode) for index, episode in enumerate(self._store.episodes)]
-        return _json({"episodes": rows, "agent": self._interrogation is not None, "methods": sorted(PRESETS)})
-
-    def episode(self, request: Request) -> Response:
-        index = request.path_params["episode"]
-        return _json(episode_numbers(index, self._episode(index)))
-
-    def frames(self, request: Request) -> Response:
-        episode = self._episode(request.path_params["episode"])
-        return _binary(frames_of_block(episode, self._block(episode, request)))
-
-    def maps(self, request: Request) -> Response:
-        episode, layer = self._episode(request.path_params["episode"]), request.path_params["layer"]
-        if not 0 <= layer < len(episode.methods):
-            raise ValueError(f"Expected maps of a method from 0 to {len(episode.methods) - 1}, got {layer}.")
-        return _binary(maps_of_block(episode, layer, self._block(episode, request)))
-
-    def ask(self, request: Request, content: dict[str, Any]) -> Response:
-        interrogation, episode = self._asked(content)
-        return _json(asdict(interrogation.ask(episode, Question.parse(content))))
-
-    def explain(self, request: Request, content: dict[str, Any]) -> Response:
-        interrogation, episode = self._asked(content)
-        row = Question.parse({"row": content.get("row", 0)}).row
-        return _binary(encode_maps([interrogation.maps(episode, row, str(content.get("method")))]))
-
-    def _asked(self, content: dict[str, Any]) -> tuple[Interrogation, StoredEpisode]:
-        if self._interrogation is None:
-            raise ValueError("Expected an agent to ask: start the viewer with one, view(store, agent).")
-        index = content.get("episode")
-        if type(index) is not int:
-            raise ValueError(f"Expected the index of an episode, got {index!r}.")
-        return self._interrogation, self._episode(index)
-
-    def _warm_up(self) -> None:
-        with suppress(ValueError, RuntimeError, OSError):  # whoever asks is told
-            if self._interrogation is not None and self._store.episodes:
-                self._interrogation.warm_up(self._store.episodes[0])
-
-    def _find(self, index: int) -> StoredEpisode:
-        if index < 0:
-            raise ValueError(f"Expected the index of an episode, got {index}.")
-        return self._store.episode(index)
-
-    def _block(self, episode: StoredEpisode, request: Request) -> int:
-        block = request.path_params["block"]
-        if not 0 <= block < block_count(episode):
-            raise ValueError(f"Expected a block from 0 to {block_count(episode) - 1}, got {block}.")
-        return block
+def _pages_of(source: Any, agent: Any) -> tuple[StoredPages | LivePages, Recording | None]:
+    recording = None if isinstance(source, str | os.PathLike | EpisodeStore) else _recording_of(source)
+    if recording is None:
+        return StoredPages(source if isinstance(source, EpisodeStore) else EpisodeStore.open(source), agent), None
+    if agent is not None:
+        raise ValueError("Expected no agent with a recorder: while it records, its agent is busy. Open its store for questions.")
+    return LivePages(LiveEpisodes(recording)), recording
 
 
-def _application(pages: _Pages, token: str) -> Any:
+def _recording_of(recorder: Any) -> Recording:
+    beneath = recorder
+    while beneath is not None:
+        found = vars(beneath).get("recording") if hasattr(beneath, "__dict__") else None
+        if isinstance(found, Recording):
+            return found
+        known = getattr(beneath, "__dict__", {})
+        beneath = known.get("env", known.get("venv"))
+    recorders = "SaliencyRecorder, VectorSaliencyRecorder or SaliencyVecEnv"
+    raise TypeError(f"Expected a store, its path, or a recorder ({recorders}), got {type(recorder).__name__}.")
+
+
+def _application(pages: StoredPages | LivePages, token: str) -> Any:
     from starlette.applications import Starlette
-    from starlette.concurrency import run_in_threadpool
-    from starlette.responses import PlainTextResponse
+    from starlette.responses import HTMLResponse, PlainTextResponse
     from starlette.routing import Mount, Route
 
-    async def post(request: Request) -> Response:
-        content = json.loads(await request.body())
-        if not isinstance(content, dict):
-            return PlainTextResponse("Expected a JSON object.", 400)
-        answer = pages.ask if request.url.path.endswith("/ask") else pages.explain
-        return await run_in_threadpool(answer, request, content)
+    def start(request: Request) -> Response:
+        return HTMLResponse(page())
+
+    def file(request: Request) -> Response:
+        return page_file(request.path_params["name"])
 
     async def failed(request: Request, error: Exception) -> Response:
         return PlainTextResponse(str(error), 400)
 
     routes = [
-        Route("/", pages.page),
+        Route("/", start),
         Route("/data/store", pages.store),
         Route("/data/episode-{episode:int}", pages.episode),
         Route("/data/frames-{episode:int}-{block:int}", pages.frames),
         Route("/data/maps-{episode:int}-{layer:int}-{block:int}", pages.maps),
-        Route("/ask", post, methods=["POST"]),
-        Route("/explain", post, methods=["POST"]),
-        Route("/{name}", pages.file),
+        Route("/ask", _posted(pages.ask), methods=["POST"]),
+        Route("/explain", _posted(pages.explain), methods=["POST"]),
+        *([Route("/data/news-{environment:int}-{after:int}-{rows:int}-{listed:int}-{stamp:int}", _news(pages))] if pages.live else []),
+        Route("/{name}", file),
     ]
     handlers: dict[Any, Any] = dict.fromkeys((ValueError, RuntimeError, OSError), failed)
     return Starlette(routes=[Mount(f"/{token}", routes=routes)], exception_handlers=handlers)
 
 
-def _json(content: Any) -> Response:
-    from starlette.responses import Response
+def _posted(answer: Callable[[dict[str, Any]], Response]) -> Any:
+    from starlette.concurrency import run_in_threadpool
+    from starlette.responses import PlainTextResponse
 
-    return Response(json.dumps(content, separators=(",", ":")), media_type="application/json")
+    async def post(request: Request) -> Response:
+        content = json.loads(await request.body())
+        if not isinstance(content, dict):
+            return PlainTextResponse("Expected a JSON object.", 400)
+        return await run_in_threadpool(answer, content)
+
+    return post
 
 
-def _binary(content: bytes) -> Response:
-    from starlette.responses import Response
+def _news(pages: Any) -> Any:
+    """Answers at once when there is something new, else within a second. `after` is the number of the page's episode and 1, or 0."""
 
-    return Response(content, media_type="application/octet-stream")
+    async def news(request: Request) -> Response:
+        known = request.path_params
+        limit = time.monotonic() + _WAIT_SECONDS
+        while pages.live.stamp == known["stamp"] and time.monotonic() < limit:
+            await asyncio.sleep(0.02)
+        index = known["after"] - 1 if known["after"] else None
+        return pages.news(known["environment"], index, known["rows"], known["listed"])
+
+    return news
 
 
 def _uvicorn() -> Any:

@@ -6,10 +6,12 @@ const LEFT = 56;
 
 export class Curve {
   // `lines` is a list of {name, numbers, colour}; `jump(row)` is called for a click.
-  constructor(parent, title, lines, jump) {
+  constructor(parent, title, lines, jump, fixed = null) {
+    this.fixed = fixed;
     this.title = title;
     this.lines = lines;
     this.count = lines[0].numbers.length;
+    this.said = [];
     this.figure = parent.appendChild(document.createElement("figure"));
     this.caption = this.figure.appendChild(document.createElement("figcaption"));
     this.canvas = this.figure.appendChild(document.createElement("canvas"));
@@ -30,6 +32,14 @@ export class Curve {
     this.resize();
   }
 
+  // The same lines with other numbers.
+  update(lines) {
+    this.lines = lines;
+    this.count = lines[0].numbers.length;
+    this.range();
+    this.drawStill();
+  }
+
   rowAt(event) {
     const shown = this.canvas.getBoundingClientRect();
     const place = (event.clientX - shown.left - LEFT) / Math.max(1, shown.width - LEFT - 4);
@@ -47,6 +57,10 @@ export class Curve {
   }
 
   range() {
+    if (this.fixed) {
+      [this.low, this.high] = this.fixed;
+      return;
+    }
     let [low, high] = [Infinity, -Infinity];
     for (const { numbers } of this.lines) {
       for (const number of numbers) {
@@ -71,6 +85,7 @@ export class Curve {
   drawStill() {
     const context = this.still.getContext("2d");
     const style = getComputedStyle(document.documentElement);
+    [this.dim, this.cursor] = ["--dim", "--cursor"].map((name) => style.getPropertyValue(name));
     context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     context.clearRect(0, 0, ...this.size);
     context.font = "11px system-ui, sans-serif";
@@ -83,36 +98,49 @@ export class Curve {
     for (const line of this.lines) this.drawLine(context, line.numbers, style.getPropertyValue(line.colour));
   }
 
+  // Of more numbers than the chart has pixels, each pixel's column shows the lowest and the highest.
   drawLine(context, numbers, colour) {
     context.strokeStyle = colour;
     context.lineWidth = 1.3;
     context.beginPath();
+    const together = Math.max(1, Math.floor(numbers.length / (2 * this.size[0])));
     let down = false;
-    numbers.forEach((number, row) => {
-      if (number === null || !Number.isFinite(number)) {
-        down = false;
-        return;
-      }
-      if (down) context.lineTo(this.x(row), this.y(number));
-      else context.moveTo(this.x(row), this.y(number));
+    const point = (row) => {
+      if (down) context.lineTo(this.x(row), this.y(numbers[row]));
+      else context.moveTo(this.x(row), this.y(numbers[row]));
       down = true;
-    });
+    };
+    for (let first = 0; first < numbers.length; first += together) {
+      let [low, high] = [-1, -1];
+      for (let row = first; row < Math.min(first + together, numbers.length); row += 1) {
+        if (numbers[row] === null || !Number.isFinite(numbers[row])) {
+          down = false;
+          continue;
+        }
+        if (low < 0 || numbers[row] < numbers[low]) low = row;
+        if (high < 0 || numbers[row] > numbers[high]) high = row;
+      }
+      if (low >= 0) point(Math.min(low, high));
+      if (low !== high) point(Math.max(low, high));
+    }
     context.stroke();
   }
 
   show(row, bookmarks) {
     const context = this.canvas.getContext("2d");
-    const style = getComputedStyle(document.documentElement);
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     context.drawImage(this.still, 0, 0);
     context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
-    context.fillStyle = style.getPropertyValue("--dim");
+    context.fillStyle = this.dim;
     for (const mark of bookmarks) context.fillRect(this.x(mark) - 0.5, this.size[1] - 7, 2, 7);
-    context.fillStyle = style.getPropertyValue("--cursor");
+    context.fillStyle = this.cursor;
     context.fillRect(this.x(row) - 0.5, 0, 1.5, this.size[1]);
-    this.lines.forEach((line, i) => (this.texts[i].textContent = `${line.name} ${short(line.numbers[row])}`));
-    const numbers = this.lines.map((line) => `${line.name} ${short(line.numbers[row])}`).join(", ");
-    this.canvas.setAttribute("aria-label", `${this.title} over ${this.count} decisions. At decision ${row}: ${numbers}`);
+    const numbers = this.lines.map((line) => `${line.name} ${short(line.numbers[row])}`);
+    numbers.forEach((text, i) => {
+      if (this.said[i] !== text) this.texts[i].textContent = text;
+    });
+    this.said = numbers;
+    this.canvas.setAttribute("aria-label", `${this.title} over ${this.count} decisions. At decision ${row}: ${numbers.join(", ")}`);
   }
 }

@@ -1,16 +1,20 @@
 // The page: shows one episode at a time, and ties pictures, curves, bookmarks and questions to one decision.
 import { EpisodeSource, exported, readJson } from "./source.js";
-import { advantages, entropyOf, jumps, largest, returnsSoFar, short, softmax } from "./numbers.js";
+import { short, softmax } from "./numbers.js";
 import { PALETTES, Picture } from "./picture.js";
-import { Curve, LINE_COLOURS } from "./curves.js";
+import { actionName, actionTaken, chartsOf, found, showCharts } from "./charts.js";
+import { EpisodeList } from "./episode_list.js";
 import { WhatIf } from "./what_if.js";
+import { Live } from "./live.js";
 
 const at = (name) => document.getElementById(name);
-const COLUMNS = [["index", "No."], ["environment", "Environment"], ["decisions", "Decisions"], ["return", "Return"], ["seed", "Seed"], ["complete", "Complete"]];
-const view = { row: 0, source: null, numbers: null, pictures: [], curves: [], bookmarks: [], live: null, playing: false, shown: -1, frames: 0 };
+const BOOKMARKS_APART = 2000; // milliseconds between two searches for bookmarks while a recording runs
+const view = { row: 0, source: null, numbers: null, pictures: [], curves: [], bookmarks: [], anew: null, playing: false, frames: 0 };
+const analysed = { at: 0, took: 0, marked: 0 };
 let store = null;
 let whatIf = null;
-let order = { column: "index", down: false };
+let list = null;
+let live = null;
 
 function failed(error) {
   at("error").hidden = false;
@@ -19,40 +23,90 @@ function failed(error) {
 
 async function begin() {
   store = await readJson("store");
-  whatIf = new WhatIf(store, () => ({ episode: view.numbers.index, row: view.row, discrete: view.numbers.discrete }), select, showLive);
+  whatIf = new WhatIf(store, () => ({ numbers: view.numbers, row: view.row }), select, showAnew);
+  list = new EpisodeList(at("columns"), at("episodes"), Boolean(store.live), (index) => chosen(index).catch(failed));
   at("pictures").classList.toggle("asking", store.agent);
   listen();
-  showList();
+  list.show(store.episodes, null);
+  if (store.live) return followLive();
   if (!store.episodes.length) at("about").textContent = "The store has no episodes yet.";
   else await open(store.episodes[0].index);
 }
 
+async function chosen(index) {
+  live?.follow(false);
+  await open(index);
+}
+
 async function open(index) {
-  view.source?.close();
   const numbers = await readJson(`episode-${index}`);
-  const source = new EpisodeSource(numbers);
-  Object.assign(view, { numbers, source, row: 0, live: null, bookmarks: [], playing: false });
-  at("play").textContent = "Play";
+  view.source?.close();
+  analysed.marked = 0;
+  const source = new EpisodeSource(numbers, Boolean(live));
+  Object.assign(view, { numbers, source, row: 0, anew: null, bookmarks: [], playing: false });
+  if (!live) at("play").textContent = "Play";
   at("scrubber").max = Math.max(0, numbers.decisions - 1);
   fillLayers();
   makePictures();
   analyse();
-  showList();
+  list.show(store.episodes, index);
   about();
-  await go(0);
+  await go(live?.following ? numbers.show : 0);
   document.body.dataset.ready = index;
-  if (numbers.picture) source.readAll(view.row, (part) => view.source === source && about(part)).then(redraw, failed);
+  if (numbers.picture && !live) source.readAll(view.row, (part) => view.source === source && about(part)).then(redraw, failed);
 }
 
 function about(part = 1) {
   const { numbers } = view;
   const reading = part < 1 && !exported ? ` Reading ${Math.round(100 * part)} %.` : "";
   const seed = numbers.seed === null ? "" : `, seed ${numbers.seed}`;
-  at("about").textContent = `${numbers.environment}${seed}: ${numbers.decisions} decisions, return ${short(numbers.return)}.${reading}`;
+  const which = live ? `, ${numbers.name}` : "";
+  at("about").textContent = `${numbers.environment}${which}${seed}: ${numbers.decisions} decisions, return ${short(numbers.return)}.${reading}`;
+}
+
+function followLive() {
+  const { environments, num_envs: count, mode, method } = store.live;
+  at("about").setAttribute("aria-live", "off");
+  at("live").hidden = false;
+  at("speed-label").hidden = true;
+  at("environment").replaceChildren(...environments.map((index) => new Option(`${index} of ${count}`, index)));
+  at("environment-label").hidden = count === 1;
+  at("environment").addEventListener("input", () => (live.another(), live.follow(true)));
+  const note = { capture: "The recorder keeps decisions and makes no maps.", deferred: "Maps are made in blocks: the picture is a block behind." }[mode];
+  const vector = count > 1 ? ` Environments ${environments.join(", ")} of ${count} are recorded; one is shown at a time.` : "";
+  at("live-note").textContent = `${note ?? `Maps by ${method}, as the recorder makes them.`}${vector}`;
+  live = new Live({
+    numbers: () => view.numbers,
+    environment: () => at("environment").value,
+    open,
+    append,
+    list: (episodes) => list.show((store.episodes = episodes), view.numbers?.index ?? null),
+    jump: go,
+    say: (text, following) => {
+      at("live-state").textContent = text;
+      at("play").hidden = following === null;
+      at("play").textContent = following ? "Pause" : "Follow";
+    },
+  });
+  if (!store.episodes.length) at("about").textContent = "Waiting for the first decision.";
+  return live.run();
+}
+
+// More decisions of the episode that is shown.
+function append(more) {
+  const { numbers } = view;
+  for (const key of ["steps", "rewards", "logits", "values", "actions", "memory", "confidence", "objects"]) if (numbers[key] && more[key]) numbers[key].push(...more[key]);
+  numbers.discrete &&= more.actions.every(Number.isInteger);
+  numbers.decisions = numbers.steps.length;
+  const listed = store.episodes.find((episode) => episode.index === numbers.index);
+  for (const one of [numbers, listed]) if (one) Object.assign(one, { return: more.return, complete: more.complete, decisions: numbers.decisions });
+  at("scrubber").max = Math.max(0, numbers.decisions - 1);
+  about();
+  if (performance.now() - analysed.at > 6 * analysed.took) analyse();
 }
 
 function fillLayers() {
-  const options = view.numbers.layers.map((layer, i) => new Option(`${layer.name} (${layer.fingerprint.slice(0, 8)})`, i));
+  const options = view.numbers.layers.map((layer, i) => new Option(layer.fingerprint ? `${layer.name} (${layer.fingerprint.slice(0, 8)})` : layer.name, i));
   at("layer").replaceChildren(...options, new Option("none", ""));
   at("compare").replaceChildren(new Option("nothing", ""), ...options.map((option) => option.cloneNode(true)));
   at("layer").selectedIndex = 0;
@@ -64,7 +118,7 @@ function makePictures() {
   parent.replaceChildren();
   const { picture } = view.numbers;
   if (!picture) {
-    parent.textContent = "The network input is no image: only the curves are shown.";
+    parent.textContent = "There is no picture to show: the network input is no image, and frames were not kept.";
     view.pictures = [];
     return;
   }
@@ -81,77 +135,30 @@ function makePictures() {
 }
 
 function analyse() {
+  const began = performance.now();
   const { numbers } = view;
-  const { advantage, toGo } = advantages(numbers.rewards, numbers.values, numbers.complete, Number(at("gamma").value), Number(at("lambda").value));
-  at("curves").replaceChildren();
-  const line = (name, data, i = 0) => ({ name, numbers: data, colour: LINE_COLOURS[i % LINE_COLOURS.length] });
-  const charts = [["Value", [...(numbers.values ? [line("value", numbers.values)] : []), line("return to go", toGo, 1)]],
-    ["Reward", [line("reward", numbers.rewards), line("return", returnsSoFar(numbers.rewards), 1)]]];
-  if (numbers.discrete && numbers.logits.length) {
-    const probabilities = numbers.logits.map(softmax);
-    charts.push(["Action probabilities", probabilities[0].map((_, action) => line(`action ${action}`, probabilities.map((row) => row[action]), action))]);
-    charts.push(["Entropy", [line("entropy", probabilities.map(entropyOf), 2)]]);
-  }
-  if (advantage) charts.push(["Advantage", [line("advantage", advantage, 3)]]);
-  view.curves = numbers.decisions ? charts.map(([title, lines]) => new Curve(at("curves"), title, lines, go)) : [];
-  const own = view.bookmarks.filter((mark) => mark.kind === "yours");
-  const found = [];
-  if (advantage) for (const row of largest(advantage.map(Math.abs), 5)) found.push({ row, kind: "advantage" });
-  if (numbers.values) for (const row of largest(jumps(numbers.values), 5)) found.push({ row, kind: "surprise" });
-  view.bookmarks = [...found, ...own];
+  const { charts, advantage } = chartsOf(numbers, Number(at("gamma").value), Number(at("lambda").value));
+  view.curves = numbers.decisions ? showCharts(at("curves"), view.curves, charts, move) : showCharts(at("curves"), [], [], move);
+  Object.assign(analysed, { at: performance.now(), took: performance.now() - began });
+  if (live?.following && numbers.decisions > 1 && performance.now() - analysed.marked < BOOKMARKS_APART) return;
+  analysed.marked = performance.now();
+  view.bookmarks = [...found(numbers, advantage), ...view.bookmarks.filter((mark) => mark.kind === "yours")];
   showBookmarks();
+  if (live) list.show(store.episodes, numbers.index);
 }
 
 function showBookmarks() {
+  const focused = at("bookmarks").contains(document.activeElement) ? document.activeElement.textContent : null;
   view.bookmarks.sort((a, b) => a.row - b.row);
   at("bookmarks").replaceChildren(...view.bookmarks.map((mark) => {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = `${mark.row} ${mark.kind}`;
-    button.addEventListener("click", () => go(mark.row));
+    button.addEventListener("click", () => move(mark.row));
     mark.button = button;
-    return Object.assign(document.createElement("li"), {}).appendChild(button).parentNode;
+    return document.createElement("li").appendChild(button).parentNode;
   }));
-}
-
-function showList() {
-  at("columns").replaceChildren(...COLUMNS.map(([key, title]) => {
-    const cell = document.createElement("th");
-    cell.scope = "col";
-    cell.setAttribute("aria-sort", order.column === key ? (order.down ? "descending" : "ascending") : "none");
-    const button = cell.appendChild(document.createElement("button"));
-    button.type = "button";
-    button.textContent = `${title}${order.column === key ? (order.down ? " ↓" : " ↑") : ""}`;
-    button.addEventListener("click", () => {
-      order = { column: key, down: order.column === key && !order.down };
-      showList();
-      at("columns").children[COLUMNS.findIndex(([name]) => name === key)].firstChild.focus();
-    });
-    return cell;
-  }));
-  const { column, down } = order;
-  const rows = [...store.episodes].sort((a, b) => (a[column] < b[column] ? -1 : a[column] > b[column] ? 1 : a.index - b.index));
-  if (down) rows.reverse();
-  at("episodes").replaceChildren(...rows.map(listed));
-}
-
-function listed(episode) {
-  const row = document.createElement("tr");
-  if (view.numbers?.index === episode.index) row.setAttribute("aria-current", "true");
-  for (const [key] of COLUMNS) {
-    const cell = row.appendChild(document.createElement("td"));
-    const content = episode[key];
-    const text = content === null ? "–" : typeof content === "boolean" ? (content ? "yes" : "no") : typeof content === "number" ? short(content) : content;
-    if (typeof content === "number") cell.className = "number";
-    if (key === "index") {
-      const button = cell.appendChild(document.createElement("button"));
-      button.type = "button";
-      button.textContent = text;
-      button.setAttribute("aria-label", `Show episode ${text}`);
-      button.addEventListener("click", () => open(episode.index).catch(failed));
-    } else cell.textContent = text;
-  }
-  return row;
+  if (focused !== null) view.bookmarks.find((mark) => mark.button.textContent === focused)?.button.focus();
 }
 
 function go(row) {
@@ -159,7 +166,7 @@ function go(row) {
   const last = numbers.decisions - 1;
   if (last < 0) return Promise.resolve();
   view.row = Math.min(last, Math.max(0, Math.round(row)));
-  if (view.live && view.live.row !== view.row) view.live = null;
+  if (view.anew && view.anew.row !== view.row) view.anew = null;
   at("scrubber").value = view.row;
   at("scrubber").setAttribute("aria-valuetext", `decision ${view.row} of ${numbers.decisions}`);
   showNumbers();
@@ -172,10 +179,13 @@ function showNumbers() {
   const marks = view.bookmarks.map((mark) => mark.row);
   for (const curve of view.curves) curve.show(row, marks);
   for (const mark of view.bookmarks) mark.button.setAttribute("aria-current", String(mark.row === row));
-  const parts = [`action ${numbers.actions[row]}`];
-  if (numbers.discrete) parts.push(softmax(numbers.logits[row]).map((p, i) => `p${i} ${p.toFixed(3)}`).join("  "));
+  const parts = [actionTaken(numbers, row)];
+  if (numbers.discrete) parts.push(softmax(numbers.logits[row]).map((p, i) => `${actionName(numbers, i)} ${p.toFixed(3)}`).join(", "));
   if (numbers.values) parts.push(`value ${short(numbers.values[row])}`);
   parts.push(`reward ${short(numbers.rewards[row])}`);
+  if (numbers.memory) parts.push(`memory share ${short(numbers.memory[row])}`);
+  if (numbers.confidence) parts.push(`confidence ${short(numbers.confidence[row])}`);
+  if (numbers.objects?.[row]) parts.push(numbers.objects[row]);
   at("facts").textContent = parts.join(" · ");
 }
 
@@ -192,7 +202,7 @@ async function drawLatest() {
   let row;
   do {
     ({ source, row } = view);
-    const layers = [at("layer").value, at("compare").value].map((value) => (value === "" ? null : Number(value)));
+    const layers = [at("layer").value, at("compare").value].map((value) => (value === "" || !view.numbers.picture.input ? null : Number(value)));
     const [image, ...blocks] = await Promise.all([source.frame(row), ...layers.map((layer) => (layer === null ? null : source.mapsOf(layer, row)))]);
     if (source !== view.source) continue;
     draw(image, row, blocks, layers);
@@ -203,13 +213,13 @@ function draw(image, row, blocks, layers) {
   const look = { opacity: Number(at("opacity").value) / 100, scale: at("scale").value };
   const within = row % view.numbers.block;
   const heads = (block, layer, i) => ["actor", "critic"].map((head, h) => (at(head).checked && block ? mapOf(block, i, h, view.source.peaks.get(layer)) : null));
-  const first = view.live ? heads(view.live.maps, null, 0) : heads(blocks[0], layers[0], within);
+  const first = view.anew ? heads(view.anew.maps, null, 0) : heads(blocks[0], layers[0], within);
   const second = heads(blocks[1], layers[1], within);
   const [picture, beside] = view.pictures;
   if (layers[1] !== null && !beside) picture.drawDifference(image, [[first[0], second[0]], [first[1], second[1]]], look);
   else picture.draw(image, first, look);
   if (beside) beside.draw(image, second, look);
-  captions(layers, first);
+  captions(layers, first, image);
   view.shown = row;
   view.frames += 1;
   document.body.dataset.shown = row;
@@ -223,11 +233,12 @@ function mapOf(block, row, head, peaks) {
   return { levels: block.levels(row, head), low, high, peak: peaks?.[head] ?? high, colour: PALETTES[at("palette").value][head], height, width };
 }
 
-function captions(layers, maps) {
+function captions(layers, maps, image) {
   const name = (layer) => (layer === null ? "" : view.numbers.layers[layer].name);
   const [picture, beside] = view.pictures;
-  let text = view.live ? `${view.live.method} (just computed)` : name(layers[0]);
+  let text = view.anew ? `${view.anew.method} (just computed)` : name(layers[0]);
   if (layers[1] !== null && !beside) text = `${text} minus ${name(layers[1])}: green more, purple less`;
+  else if (!image) text = "no picture was kept of this decision";
   else if (!maps.some(Boolean) && layers[0] !== null && (at("actor").checked || at("critic").checked)) text = `${text}: no map of this decision`;
   picture.caption.textContent = text;
   if (beside) beside.caption.textContent = name(layers[1]);
@@ -241,13 +252,14 @@ function select(region) {
   redraw();
 }
 
-function showLive(maps, method, row) {
+function showAnew(maps, method, row) {
   if (row !== view.row) return;
-  view.live = { maps, method, row };
+  view.anew = { maps, method, row };
   redraw();
 }
 
 function play(now = !view.playing) {
+  if (live) return live.follow();
   view.playing = now;
   at("play").textContent = now ? "Pause" : "Play";
   if (!now) return;
@@ -266,6 +278,7 @@ function play(now = !view.playing) {
 }
 
 function move(row) {
+  live?.follow(false);
   view.jumped = true;
   go(row);
 }
@@ -315,7 +328,7 @@ function listen() {
   at("scrubber").addEventListener("input", () => move(Number(at("scrubber").value)));
   at("bookmark").addEventListener("click", bookmark);
   for (const name of ["actor", "critic", "opacity", "scale", "palette", "layer"]) at(name).addEventListener("input", redraw);
-  at("layer").addEventListener("input", () => (view.live = null));
+  at("layer").addEventListener("input", () => (view.anew = null));
   at("palette").addEventListener("input", swatches);
   swatches();
   for (const name of ["compare", "mode"]) at(name).addEventListener("input", () => (makePictures(), redraw()));

@@ -28,7 +28,7 @@ export class Picture {
     if (image) context.drawImage(image, 0, 0, canvas.width, canvas.height);
     const shown = maps.filter(Boolean);
     if (shown.length) this.overlay(shown, look);
-    if (this.selection) this.drawSelection();
+    if (this.selection && this.picture.input) this.drawSelection();
   }
 
   // `a` and `b` are maps of the same head: where a looks more, and where b does.

@@ -2,6 +2,7 @@
 
 const KEPT_BLOCKS = 16;
 const KEPT_IMAGES = 400;
+const KEPT_LIVE = 800;
 
 export const exported = document.getElementById("data-store") !== null;
 
@@ -68,8 +69,10 @@ function remember(cache, key, value, limit, forget) {
 
 // Frames and maps of one episode. Encoded blocks stay in memory once they were read; decoded ones are kept for a while.
 export class EpisodeSource {
-  constructor(numbers) {
+  // `live`: of a recording that runs, whose decisions may get their maps later, and whose pictures are not all kept.
+  constructor(numbers, live = false) {
     this.numbers = numbers;
+    this.live = live;
     this.encoded = new Map();
     this.images = new Map();
     this.maps = new Map();
@@ -81,11 +84,12 @@ export class EpisodeSource {
     if (!this.encoded.has(name)) {
       const promise = readBytes(name);
       promise.catch(() => this.encoded.delete(name));
-      this.encoded.set(name, promise);
+      remember(this.encoded, name, promise, this.live ? KEPT_LIVE : Infinity);
     }
     return this.encoded.get(name);
   }
 
+  // A decision's picture; null when none was kept.
   async frame(row) {
     if (this.images.has(row)) {
       const image = this.images.get(row);
@@ -96,7 +100,9 @@ export class EpisodeSource {
     const bytes = await this.bytes(`frames-${this.numbers.index}-${block}`);
     const view = new DataView(bytes.buffer, bytes.byteOffset);
     const within = row - block * this.numbers.block;
-    const files = 8 + 4 * view.getUint32(0, true);
+    const count = view.getUint32(0, true);
+    if (within >= count) return null;
+    const files = 8 + 4 * count;
     const [from, to] = [4 + 4 * within, 8 + 4 * within].map((at) => files + view.getUint32(at, true));
     const type = bytes[from] === 0x89 ? "image/png" : "image/jpeg";
     const image = await createImageBitmap(new Blob([bytes.subarray(from, to)], { type }));
@@ -108,8 +114,9 @@ export class EpisodeSource {
     const block = Math.floor(row / this.numbers.block);
     const key = `maps-${this.numbers.index}-${layer}-${block}`;
     const kept = this.maps.get(key) ?? this.bytes(key).then(readMaps).then((maps) => this.note(layer, maps));
-    kept.catch(() => this.maps.delete(key));
     remember(this.maps, key, kept, KEPT_BLOCKS);
+    const forget = () => (this.maps.delete(key), this.encoded.delete(key));
+    kept.then((maps) => this.live && !maps.has(0, 0) && forget(), forget);
     return kept;
   }
 

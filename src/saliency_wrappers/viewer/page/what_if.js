@@ -1,17 +1,19 @@
 // Questions to the agent: a rectangle of the input is replaced, or another state goes in.
 import { post, readMaps } from "./source.js";
 import { short, softmax } from "./numbers.js";
+import { actionName } from "./charts.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const field = (name) => document.getElementById(name);
 
 export class WhatIf {
-  // `shown()` gives {episode, row, discrete, picture}; `select(region)` draws a rectangle; `explained(maps, method)` draws new maps.
+  // `shown()` gives {numbers, row}; `select(region)` draws a rectangle; `explained(maps, method)` draws new maps.
   constructor(store, shown, select, explained) {
     this.shown = shown;
     this.select = select;
     this.asked = 0;
-    field("no-agent").hidden = store.agent;
+    field("no-agent").hidden = store.agent || Boolean(store.live);
+    field("busy-agent").hidden = !store.live;
     field("question").hidden = !store.agent;
     this.enabled = store.agent;
     for (const method of store.methods ?? []) field("method").append(new Option(method, method));
@@ -26,7 +28,7 @@ export class WhatIf {
   }
 
   watch(picture) {
-    if (!this.enabled) return;
+    if (!this.enabled || !picture.picture.input) return;
     let start = null;
     const region = (event) => {
       const end = picture.inputAt(event);
@@ -66,7 +68,8 @@ export class WhatIf {
 
   async ask() {
     const began = performance.now();
-    const { episode, row, discrete } = this.shown();
+    const { numbers, row } = this.shown();
+    const episode = numbers.index;
     const state = field("state").value === "other" ? Number(field("state-row").value) : field("state").value;
     const content = { episode, row, region: this.region(), fill: field("fill").value, other: Number(field("other").value), state };
     this.select(content.region);
@@ -75,17 +78,18 @@ export class WhatIf {
     try {
       const answer = await (await post("ask", content)).json();
       if (number !== this.asked) return;
-      this.show(answer, row, discrete, performance.now() - began);
+      this.show(answer, row, numbers, performance.now() - began);
     } catch (error) {
       if (number === this.asked) field("answer").textContent = `The agent could not answer: ${error.message}`;
     }
   }
 
-  show(answer, row, discrete, took) {
+  show(answer, row, numbers, took) {
+    const { discrete } = numbers;
     const [before, after] = discrete ? answer.logits.map(softmax) : answer.logits;
     const title = document.createElement("p");
     title.textContent = `Decision ${row}: ${discrete ? "action probabilities" : "policy output"}, before (grey) and after. ${took.toFixed(0)} ms.`;
-    const rows = before.map((number, i) => comparison(discrete ? `action ${i}` : `output ${i}`, number, after[i], discrete));
+    const rows = before.map((number, i) => comparison(discrete ? actionName(numbers, i) : `output ${i}`, number, after[i], discrete));
     if (answer.values) rows.push(comparison("value", ...answer.values, false));
     if (answer.note) rows.push(Object.assign(document.createElement("p"), { textContent: answer.note }));
     const target = field("answer");
@@ -94,7 +98,8 @@ export class WhatIf {
   }
 
   async explain(explained) {
-    const { episode, row } = this.shown();
+    const { numbers, row } = this.shown();
+    const episode = numbers.index;
     const method = field("method").value;
     try {
       const response = await post("explain", { episode, row, method });
