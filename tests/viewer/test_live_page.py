@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from browser import Browser, start_browser
 from counting import CountingAgent, CountingEnv, network_input, recorded
 from counting_vector import NEXT_STEP, World, recorded_vector
 
+from saliency_wrappers.viewer import live
 from saliency_wrappers.viewer.server import Viewer
 
 pytestmark = pytest.mark.slow
@@ -21,6 +23,12 @@ def browser() -> Iterator[Browser]:
     browser = start_browser()
     yield browser
     browser.driver.quit()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An open page that a loaded machine lets wait for seconds still counts as open."""
+    monkeypatch.setattr(live, "WATCHED_SECONDS", 600.0)
 
 
 class Run:
@@ -47,6 +55,9 @@ def opened(browser: Browser, viewer: Viewer) -> Browser:
     browser.complaints(), browser.requests()
     browser.driver.get(viewer.url)
     browser.until("document.getElementById('live-state') && document.getElementById('live-state').textContent")
+    assert viewer._live is not None
+    while not viewer._live.watched:
+        time.sleep(0.02)
     return browser
 
 
