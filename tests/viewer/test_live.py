@@ -21,6 +21,12 @@ from saliency_wrappers.viewer.live import LiveEpisodes
 from saliency_wrappers.viewer.server import Viewer
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that asked once is open for the whole test, however loaded the machine is."""
+    monkeypatch.setattr(live_module, "WATCHED_SECONDS", 600.0)
+
+
 class Named(CountingEnv):
     """Actions have names; counts how often it was rendered, but for the observations of `reset` and `step`."""
 
