@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 from counting import CountingAgent, CountingEnv, play, recorded
 from counting_vector import NEXT_STEP, World, recorded_vector, vector_input
 
-from saliency_wrappers import RecordSaliencyVideo
+from saliency_wrappers import RecordSaliencyVideo, SaliencyMaps
 from saliency_wrappers.cli import main
 from saliency_wrappers.viewer import live as live_module
 from saliency_wrappers.viewer.live import LiveEpisodes
@@ -160,6 +161,25 @@ def test_deferred_maps_come_with_their_block() -> None:
 
     play(following.recorder, following.agent, between=look)
     assert shown[2:] == [2, 2, 2, 5, 6]  # and before the first block the newest picture
+
+
+def test_details_of_maps_are_told_where_the_recorder_makes_them() -> None:
+    class Detailed:
+        def __call__(self, adapter: Any, decisions: Any) -> list[Any]:
+            maps = []
+            for number, decision in enumerate(decisions):
+                one = SaliencyMaps(np.ones((8, 8), np.float32), None)
+                details = SimpleNamespace(memory=0.25, confidence=None if number else 0.5, sentence="ball <b> 80 %")
+                object.__setattr__(one, "details", details)
+                maps.append(one)
+                assert len(decision) == 1
+            return maps
+
+    following = Following(CountingEnv((2,)), method=Detailed(), perturber=None, fill=None)
+    play(following.recorder, following.agent)
+    numbers = following.live.numbers(0)
+    assert numbers["told"] == ["confidence", "memory", "objects"]
+    assert [numbers[name] for name in numbers["told"]] == [[0.5, 0.5], [0.25, 0.25], ["ball <b> 80 %"] * 2]
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

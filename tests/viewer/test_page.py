@@ -176,6 +176,19 @@ def test_a_decision_is_explained_anew_by_another_method(browser: Browser, served
     assert browser.picture() != plain
 
 
+def test_memory_share_and_confidence_get_curves_and_bookmarks(browser: Browser, served: Viewer) -> None:
+    browser.open(served.url)
+    curves = browser.run("return document.querySelectorAll('#curves canvas').length")
+    browser.run("document.getElementById('measure').click()")
+    browser.until("document.getElementById('measure').hidden")
+    assert browser.run("return document.querySelectorAll('#curves canvas').length") == curves + 1
+    shown = browser.run("return [...document.querySelectorAll('#curves span')].map((span) => span.textContent)")
+    assert 0 <= float(next(text for text in shown if text.startswith("memory share ")).split()[-1]) <= 1
+    assert 0 <= float(next(text for text in shown if text.startswith("confidence of the map ")).split()[-1]) <= 1
+    assert "least trusted" in browser.text("#bookmarks")
+    assert browser.complaints() == []
+
+
 def test_a_hostile_store_is_shown_as_text(browser: Browser, tmp_path: Path) -> None:
     write_store(tmp_path / "store", HOSTILE, episodes=(2,))
     for file in (tmp_path / "store").glob("*/maps/*/zarr.json"):

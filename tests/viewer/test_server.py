@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 import pytest
 from asking import ask, post
-from browser import HOSTILE, write_store
+from browser import COUNT, HOSTILE, write_store
 from click.testing import CliRunner
 from counting import CountingAgent, CountingEnv, play, recorded
 from gymnasium.error import DependencyNotInstalled
 
-from saliency_wrappers import EpisodeStore, PerturbationSaliency, SaliencyMaps, view
+from saliency_wrappers import EpisodeStore, PerturbationSaliency, SaliencyMaps, map_confidence, memory_share, view
 from saliency_wrappers.cli import main
 from saliency_wrappers.viewer.encoding import encode_image, encode_maps
 from saliency_wrappers.viewer.questions import Interrogation, Question, RectangleMask, stored_decision
@@ -154,6 +154,21 @@ def test_answers_are_the_engines_outputs(served: Viewer, filled: tuple[Path, Any
 def test_a_question_that_makes_no_sense_is_refused_in_words(served: Viewer, wrong: dict[str, Any]) -> None:
     status, answer = post(served, "ask", {"episode": 0, "row": 0, "region": [0, 0, 2, 2], **wrong})
     assert (status, "Expected" in answer) == (400, True)
+
+
+def test_memory_share_and_confidence_are_those_of_the_functions(served: Viewer, filled: tuple[Path, Any]) -> None:
+    status, answer = post(served, "trust", {"episode": 0, "row": 16})
+    assert status == 200
+    assert (len(answer["memory"]), len(answer["confidence"])) == (COUNT - 16, COUNT - 16)
+    episode, asked = EpisodeStore.open(filled[0]).episodes[0], Interrogation(filled[1])
+    decisions = [stored_decision(episode, row).decision for row in range(COUNT)]
+    background = np.median([one.inputs[0].numpy() for one in decisions], axis=0).astype(np.float32)
+    stored, maps = next(iter(episode.maps(17, 18, method=next(iter(episode.methods)))))
+    assert answer["memory"][1] == pytest.approx(memory_share(asked.adapter, stored.decision, decisions).share, rel=1e-5)
+    confidence = map_confidence(asked.adapter, stored.decision, maps.actor, background)
+    assert answer["confidence"][1] == pytest.approx(confidence.value if confidence.explains else 0.0, rel=1e-5, abs=1e-6)
+    assert post(served, "trust", {"episode": 0, "row": COUNT})[0] == 400
+    assert post(served, "trust", {"episode": 0, "row": "all"})[0] == 400
 
 
 def test_an_agent_that_did_not_act_is_told_apart(filled: tuple[Path, Any], tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ def encode_image(frame: NDArray[np.uint8], *, small: bool) -> bytes:
         small: spend more time for fewer bytes (for the export).
     """
     bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
-    packed = (frame.astype(np.uint32) * np.array([65536, 256, 1], np.uint32)).sum(axis=2, dtype=np.uint32)
-    colours = np.unique(packed[::2, ::2] if not small else packed)
+    packed = _packed(frame if small else frame[::2, ::2])
+    colours = np.unique(packed)
     if len(colours) > FEW_COLOURS:
         return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
     return _palette_png(packed, colours) if small else cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
@@ -68,6 +68,12 @@ def encode_maps(maps: Sequence[SaliencyMaps | None], *, small: bool = False) -> 
                 levels[row, head], ranges[row, head] = _quantised(raw)
     header = struct.pack("<4I", len(maps), height, width, heads)
     return zlib.compress(header + ranges.astype("<f4").tobytes() + _differences(levels).tobytes(), 6 if small else 1)
+
+
+def _packed(frame: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """`(H, W)` uint32: each pixel's colour as one number."""
+    red, green, blue = (frame[..., channel].astype(np.uint32) for channel in range(3))
+    return (red << np.uint32(16)) | (green << np.uint32(8)) | blue
 
 
 def _quantised(raw: NDArray[np.float32]) -> tuple[NDArray[np.uint8], tuple[float, float]]:

@@ -16,7 +16,9 @@ from pathlib import Path
 from saliency_wrappers.store.reader import StoredEpisode
 from saliency_wrappers.viewer.episodes import block_count, episode_numbers, episode_row, frames_of_block, maps_of_block
 
-MODULES = ("source.js", "numbers.js", "picture.js", "curves.js", "charts.js", "episode_list.js", "what_if.js", "live.js", "page.js")
+MODULES = tuple(
+    f"{name}.js" for name in ("source", "numbers", "picture", "curves", "charts", "episode_list", "what_if", "live", "trust", "page")
+)
 """In the order in which one may use the other."""
 _IMPORT = re.compile(r"^import .*?;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)

@@ -37,6 +37,11 @@ class LiveEpisode:
         self.logits: list[Array] = []
         self.values: list[float | None] = []
         self.actions: list[Any] = []
+        self.memory: list[float | None] = []
+        self.confidence: list[float | None] = []
+        self.objects: list[str | None] = []
+        self.told: set[str] = set()
+        """Which of memory, confidence and objects there are."""
         self.pictures: dict[int, NDArray[np.uint8]] = {}
         self.maps: dict[int, SaliencyMaps] = {}
         self._wait = wait
@@ -63,6 +68,8 @@ class LiveEpisode:
         self.logits.append(logits)
         self.values.append(value)
         self.actions.append(action)
+        for told in (self.memory, self.confidence, self.objects):
+            told.append(None)
         self.awaits_reward = True
 
     def reward(self, reward: float) -> None:
@@ -76,9 +83,21 @@ class LiveEpisode:
         row = self._rows.get(saliency.step)
         if row is not None and saliency.maps is not None:
             self.maps[row] = saliency.maps
+            self._tell_details(row, saliency.maps)
             if row in self.pictures:
                 self._explained = max(row, self._explained)
         return row
+
+    def _tell_details(self, row: int, maps: SaliencyMaps) -> None:
+        details = getattr(maps, "details", None)
+        if details is None:
+            return
+        for told, name in ((self.memory, "memory"), (self.confidence, "confidence")):
+            number = getattr(details, name)
+            told[row] = None if number is None else number_of_page(number)
+            self.told |= {name} if number is not None else set()
+        self.objects[row] = details.sentence
+        self.told |= {"objects"} if details.sentence is not None else set()
 
     def take_picture(self, seen: AgentPass, frames: FramesNow, recording: Recording) -> NDArray[np.uint8] | None:
         """Keep what the environment shows at the last decision, or the newest plane of the network input; None for neither."""
@@ -146,6 +165,8 @@ class LiveEpisode:
             "logits": [[number_of_page(logit) for logit in logits.tolist()] for logits in self.logits[rows]],
             "values": None if self.values and self.values[0] is None else values,
             "actions": [action_of_page(action) for action in self.actions[rows]],
+            **{name: getattr(self, name)[rows] for name in ("memory", "confidence", "objects")},
+            "told": sorted(self.told),
             "decisions": self.known,
             "return": number_of_page(self._total),
             "complete": self.complete,

@@ -73,6 +73,11 @@ class StoredPages:
         row = Question.parse({"row": content.get("row", 0)}).row
         return in_bytes(encode_maps([interrogation.maps(episode, row, str(content.get("method")))]))
 
+    def trust(self, content: dict[str, Any]) -> Response:
+        """Memory share and confidence of some decisions, measured now."""
+        interrogation, episode = self._asked(content)
+        return in_json(interrogation.trust(episode, Question.parse({"row": content.get("row", 0)}).row))
+
     def _asked(self, content: dict[str, Any]) -> tuple[Interrogation, StoredEpisode]:
         if self._interrogation is None:
             raise ValueError("Expected an agent to ask: start the viewer with one, view(store, agent).")
@@ -140,7 +145,7 @@ class LivePages:
         """No answer."""
         raise ValueError("Expected a store and an agent to ask: while a recording runs, its agent is busy.")
 
-    explain = ask
+    explain = trust = ask
 
 
 def page() -> str:

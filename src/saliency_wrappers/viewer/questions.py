@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +23,18 @@ from saliency_wrappers.saliency.method import maps_of
 from saliency_wrappers.saliency.perturbation import PerturbationSaliency
 from saliency_wrappers.saliency.presets import PRESETS, saliency_method
 from saliency_wrappers.states import StateTree
-from saliency_wrappers.store.reader import StoredDecision, StoredEpisode
+from saliency_wrappers.store.reader import StoredBlock, StoredDecision, StoredEpisode
 from saliency_wrappers.store.tree_schema import dressed
+from saliency_wrappers.viewer.trust import Trust
 
 FILLS = ("blur", "background", "black", "other")
 BACKGROUND_FRAMES = 64
 """The background is the median of at most so many inputs, evenly spaced over the episode."""
+
+KEPT = 8
+"""Blocks of decisions, and fills, that stay in memory between questions."""
+
+Kept = TypeVar("Kept")
 
 
 class RectangleMask(PerturbImage):
@@ -49,6 +56,12 @@ class RectangleMask(PerturbImage):
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return dict(zip(("top", "left", "bottom", "right"), self.box, strict=True))
+
+
+class _MovableRectangle(RectangleMask):
+    """A rectangle that lies elsewhere at each question, so that one method answers them all: what it measures of the agent is kept."""
+
+    depends_on_shape_only = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +119,11 @@ class Interrogation:
         self.adapter = as_adapter(agent)
         self._fingerprint = agent_fingerprint(self.adapter)
         self._backgrounds: dict[str, Array] = {}
+        self._rectangle = _MovableRectangle(0, 0, 0, 0)
+        self._methods: OrderedDict[tuple[str, str, int], PerturbationSaliency] = OrderedDict()
+        self._blocks: OrderedDict[tuple[str, int], StoredBlock] = OrderedDict()
         self._lock = threading.Lock()
+        self._trust = Trust(self.adapter, self._decision, self._background)
 
     def warm_up(self, episode: StoredEpisode) -> None:
         """Answer one question in advance: the first one compiles and measures, which takes about a second."""
@@ -123,8 +140,8 @@ class Interrogation:
         with self._lock:
             decision = self._decision(episode, question.row)
             changed = replace(decision, state=self._state(episode, question, decision))
-            method = PerturbationSaliency(RectangleMask(*question.region), fill=self._fill(episode, question))
-            outputs = method.outputs(self.adapter, changed)
+            self._rectangle.box = question.region
+            outputs = self._method(episode, question).outputs(self.adapter, changed)
             logits, value = decision.numbers
         values = None if outputs.values is None else (_first_number(value), float(outputs.values[1, 0]))
         took = 1000 * (time.perf_counter() - began)
@@ -137,8 +154,25 @@ class Interrogation:
         with self._lock:
             return maps_of(saliency_method(method), self.adapter, [self._decision(episode, row)])[0]
 
+    def trust(self, episode: StoredEpisode, first: int) -> dict[str, Any]:
+        """Return memory share and confidence of some decisions, see `Trust.measure`."""
+        with self._lock:
+            return self._trust.measure(episode, first)
+
+    def _method(self, episode: StoredEpisode, question: Question) -> PerturbationSaliency:
+        """Whole images are run: to find out whether less would do takes longer than one of them."""
+        own = question.fill in ("background", "other")
+        key = question.fill, episode.name if own else "", question.other if question.fill == "other" else 0
+        if key not in self._methods:
+            self._methods[key] = PerturbationSaliency(self._rectangle, fill=self._fill(episode, question), path="plain")
+        return _used(self._methods, key)
+
     def _decision(self, episode: StoredEpisode, row: int) -> Decision:
-        decision = stored_decision(episode, row).decision
+        stored = stored_decision(episode, row)
+        key = episode.name, stored.block.index
+        if key not in self._blocks or self._blocks[key].rows < stored.block.rows:
+            self._blocks[key] = stored.block
+        decision = _used(self._blocks, key).decision(stored.row)
         return replace(decision, state=dressed(decision.state, self._initial()))
 
     def _state(self, episode: StoredEpisode, question: Question, decision: Decision) -> StateTree:
@@ -181,6 +215,14 @@ def stored_decision(episode: StoredEpisode, row: int) -> StoredDecision:
         raise ValueError(f"Expected a decision from 0 to {len(episode) - 1}, got {row}.")
     index, within = divmod(row, episode.block)
     return StoredDecision(episode.block_at(index), within)
+
+
+def _used(cache: OrderedDict[Any, Kept], key: Any) -> Kept:
+    """What is kept under a key; the latest `KEPT` keys stay."""
+    cache.move_to_end(key)
+    while len(cache) > KEPT:
+        cache.popitem(last=False)
+    return cache[key]
 
 
 def _is_count(number: Any) -> bool:

@@ -171,6 +171,7 @@ def _application(pages: StoredPages | LivePages, token: str) -> Any:
         Route("/data/maps-{episode:int}-{layer:int}-{block:int}", pages.maps),
         Route("/ask", _posted(pages.ask), methods=["POST"]),
         Route("/explain", _posted(pages.explain), methods=["POST"]),
+        Route("/trust", _posted(pages.trust), methods=["POST"]),
         *([Route("/data/news-{environment:int}-{after:int}-{rows:int}-{listed:int}-{stamp:int}", _news(pages))] if pages.live else []),
         Route("/{name}", file),
     ]

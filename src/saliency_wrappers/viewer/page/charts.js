@@ -18,6 +18,11 @@ export function actionTaken(numbers, row) {
   return name === undefined || name === `action ${action}` ? `action ${action}` : `action ${action} ${name}`;
 }
 
+// Whether the recorder told memory, confidence or objects of an episode's maps.
+export function has(numbers, key) {
+  return Boolean(numbers.told?.includes(key));
+}
+
 // Every chart as [title, lines, range]; a line is {name, numbers, colour}; without a range it is that of the numbers.
 export function chartsOf(numbers, gamma, lambda) {
   const { advantage, toGo } = advantages(numbers.rewards, numbers.values, numbers.complete, gamma, lambda);
@@ -32,7 +37,7 @@ export function chartsOf(numbers, gamma, lambda) {
   }
   if (advantage) charts.push(["Advantage", [line("advantage", advantage, 3)]]);
   const told = [["memory", "memory share", 4], ["confidence", "confidence of the map", 5]];
-  const lines = told.filter(([key]) => numbers[key]).map(([key, name, i]) => line(name, numbers[key], i));
+  const lines = told.filter(([key]) => has(numbers, key)).map(([key, name, i]) => line(name, numbers[key], i));
   if (lines.length) charts.push(["Memory and confidence", lines, unit]);
   return { charts, advantage };
 }
@@ -43,7 +48,7 @@ export function found(numbers, advantage) {
   const add = (kind, scores, count = 5) => largest(scores, count).forEach((row) => marks.push({ row, kind }));
   if (advantage) add("advantage", advantage.map(Math.abs));
   if (numbers.values) add("surprise", jumps(numbers.values));
-  if (numbers.confidence) add("least trusted", numbers.confidence.map((one) => (one === null ? 0 : 1 - one)));
+  if (has(numbers, "confidence")) add("least trusted", numbers.confidence.map((one) => (one === null ? 0 : 1 - one)));
   return marks;
 }
 

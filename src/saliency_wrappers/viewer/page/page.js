@@ -2,10 +2,11 @@
 import { EpisodeSource, exported, readJson } from "./source.js";
 import { short, softmax } from "./numbers.js";
 import { PALETTES, Picture } from "./picture.js";
-import { actionName, actionTaken, chartsOf, found, showCharts } from "./charts.js";
+import { actionName, actionTaken, chartsOf, found, has, showCharts } from "./charts.js";
 import { EpisodeList } from "./episode_list.js";
 import { WhatIf } from "./what_if.js";
 import { Live } from "./live.js";
+import { Trust } from "./trust.js";
 
 const at = (name) => document.getElementById(name);
 const BOOKMARKS_APART = 2000; // milliseconds between two searches for bookmarks while a recording runs
@@ -15,6 +16,7 @@ let store = null;
 let whatIf = null;
 let list = null;
 let live = null;
+let trust = null;
 
 function failed(error) {
   at("error").hidden = false;
@@ -24,6 +26,7 @@ function failed(error) {
 async function begin() {
   store = await readJson("store");
   whatIf = new WhatIf(store, () => ({ numbers: view.numbers, row: view.row }), select, showAnew);
+  trust = new Trust(at("measure"), { numbers: () => view.numbers, analyse: () => (analyse(), showNumbers()) });
   list = new EpisodeList(at("columns"), at("episodes"), Boolean(store.live), (index) => chosen(index).catch(failed));
   at("pictures").classList.toggle("asking", store.agent);
   listen();
@@ -51,6 +54,7 @@ async function open(index) {
   analyse();
   list.show(store.episodes, index);
   about();
+  trust.show(store.agent && !has(numbers, "confidence"));
   await go(live?.following ? numbers.show : 0);
   document.body.dataset.ready = index;
   if (numbers.picture && !live) source.readAll(view.row, (part) => view.source === source && about(part)).then(redraw, failed);
@@ -96,6 +100,7 @@ function followLive() {
 function append(more) {
   const { numbers } = view;
   for (const key of ["steps", "rewards", "logits", "values", "actions", "memory", "confidence", "objects"]) if (numbers[key] && more[key]) numbers[key].push(...more[key]);
+  numbers.told = more.told;
   numbers.discrete &&= more.actions.every(Number.isInteger);
   numbers.decisions = numbers.steps.length;
   const listed = store.episodes.find((episode) => episode.index === numbers.index);
@@ -183,8 +188,8 @@ function showNumbers() {
   if (numbers.discrete) parts.push(softmax(numbers.logits[row]).map((p, i) => `${actionName(numbers, i)} ${p.toFixed(3)}`).join(", "));
   if (numbers.values) parts.push(`value ${short(numbers.values[row])}`);
   parts.push(`reward ${short(numbers.rewards[row])}`);
-  if (numbers.memory) parts.push(`memory share ${short(numbers.memory[row])}`);
-  if (numbers.confidence) parts.push(`confidence ${short(numbers.confidence[row])}`);
+  if (has(numbers, "memory")) parts.push(`memory share ${short(numbers.memory[row])}`);
+  if (has(numbers, "confidence")) parts.push(`confidence ${short(numbers.confidence[row])}`);
   if (numbers.objects?.[row]) parts.push(numbers.objects[row]);
   at("facts").textContent = parts.join(" · ");
 }
