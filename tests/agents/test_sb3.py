@@ -19,7 +19,7 @@ from counting import Blackout, CountingEnv
 from sb3_agents import Cockpit, Grey, Pictures, SmallCNN, SmallCombined, learn, model, pictures, recorder_of
 from sb3_contrib import QRDQN, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC
-from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 from torch import Tensor
 
 from saliency_wrappers import PerturbationSaliency, RecurrentAgentHook, SaliencyRecorder, as_adapter
@@ -192,7 +192,9 @@ def test_of_a_dictionary_the_image_is_explained_and_the_rest_goes_with_the_decis
 
 def test_of_several_images_the_one_to_explain_is_named() -> None:
     agent = model(PPO, Cockpit(second=True), SmallCombined, "MultiInputPolicy", **ON_POLICY)
-    with pytest.raises(ValueError, match=r"the key of one of \['camera', 'mirror'\], got None: construct the adapter with image=key"):
+    with pytest.raises(
+        ValueError, match=r"the key of one of \['camera', 'mirror'\], got None: hook it with RecurrentAgentHook\(agent, image=key\)"
+    ):
         as_adapter(agent)
     adapter = ActorCriticPolicyAdapter(agent.policy, image="mirror")
     camera, gauges = pictures(1, (3, 12, 12)), {"gauge": np.zeros((1, 2), np.float32), "gear": np.zeros(1, np.int64)}
@@ -361,9 +363,67 @@ def test_images_without_bounds_need_a_range() -> None:
             self.observation_space = gym.spaces.Box(-np.inf, np.inf, (3, 12, 12), np.float32)
 
     agent = model(PPO, Unbounded(), policy_kwargs={"normalize_images": False})
-    with pytest.raises(ValueError, match=r"give the adapter input_range=\(low, high\)"):
+    with pytest.raises(ValueError, match=r"hook it with RecurrentAgentHook\(agent, input_range=\(low, high\)\)"):
         as_adapter(agent)
     assert ActorCriticPolicyAdapter(agent.policy, input_range=(-1.0, 1.0)).input_range == (-1.0, 1.0)
+    hook = RecurrentAgentHook(agent, input_range=(-1.0, 255.0))
+    assert hook.adapter.input_range == (-1.0, 255.0)
+    info = one_step(Unbounded(), hook, agent)
+    assert info["saliency"]["actor"].shape == (12, 12)
+
+
+def one_step(env: Any, hook: RecurrentAgentHook, agent: Any) -> dict[str, Any]:
+    """The info of a step that the agent decided."""
+    recorder = SaliencyRecorder(env, hook, perturber=Blackout())
+    observation, _ = recorder.reset(seed=0)
+    action, _ = agent.predict(observation, deterministic=True)
+    return recorder.step(int(action))[-1]
+
+
+@pytest.mark.parametrize("key", ["camera", "mirror"])
+def test_one_of_two_images_is_chosen_by_an_option_of_the_hook(key: str) -> None:
+    env = Cockpit(Pictures(shape=(3, 12, 12)), second=True)
+    agent = model(PPO, env, features=SmallCombined, policy="MultiInputPolicy", **ON_POLICY)
+    with pytest.raises(ValueError, match=r"the key of one of \['camera', 'mirror'\], got 'gauge'"):
+        RecurrentAgentHook(agent, image="gauge")
+    hook = RecurrentAgentHook(image=key)
+    hook.attach(agent)
+    info = one_step(env, hook, agent)
+    assert info["saliency"]["actor"].shape == (12, 12)
+    assert hook.adapter.parts.image == key  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("norm_obs", [True, False])
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_images_that_are_normalised_have_the_range_that_they_are_clipped_to(dictionary: bool, norm_obs: bool) -> None:
+    class Floats(Pictures):
+        def __init__(self) -> None:
+            super().__init__()
+            self.observation_space = gym.spaces.Box(0, 1, (3, 12, 12), np.float32)
+
+        def _next(self) -> Any:
+            return self.np_random.random((3, 12, 12), np.float32)
+
+    keys = {"norm_obs_keys": ["camera"]} if dictionary else {}
+    vector = VecNormalize(DummyVecEnv([lambda: Cockpit(Floats()) if dictionary else Floats()]), norm_obs=norm_obs, clip_obs=5.0, **keys)
+    features, policy = (SmallCombined, "MultiInputPolicy") if dictionary else (SmallCNN, "CnnPolicy")
+    agent = model(PPO, vector, features=features, policy=policy, policy_kwargs={"normalize_images": False}, **ON_POLICY)
+    assert as_adapter(agent).input_range == ((-5.0, 5.0) if norm_obs else (0.0, 1.0))
+    assert as_adapter(agent, input_range=(-2, 2)).input_range == (-2, 2)
+
+
+def test_options_are_refused_where_they_say_nothing() -> None:
+    with pytest.raises(TypeError, match="input_range are options of QPolicyAdapter itself"):
+        as_adapter(as_adapter(MODELS["DQN"]()), input_range=(0.0, 1.0))
+    with pytest.raises(ValueError, match="with a dictionary of observations for image='camera', got Linear"):
+        as_adapter(torch.nn.Linear(1, 1), image="camera")
+    with pytest.raises(ValueError, match=r"Expected input_range as \(low, high\) with low < high, got \(1, 0\)"):
+        as_adapter(torch.nn.Linear(1, 1), input_range=(1, 0))
+    module = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(200, 3))
+    hook = RecurrentAgentHook(module, input_range=(-1.0, 1.0), channels_last=False)
+    SaliencyRecorder(Pictures(), hook)
+    module(torch.rand(1, 1, 12, 12))
+    assert hook.adapter.input_range == (-1.0, 1.0)
 
 
 # In time

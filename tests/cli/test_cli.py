@@ -492,6 +492,23 @@ def test_a_video_is_rendered_from_a_store(store: Path, checkpoint: Path, tmp_pat
     assert [clock(frame) for frame in shown] == [4, 5, 6, 7, 8]
 
 
+@pytest.mark.filterwarnings("ignore:.*no episode of this library")
+def test_all_episodes_are_rendered_and_those_that_cannot_be_are_named(store: Path, checkpoint: Path, tmp_path: Path) -> None:
+    computed(store, checkpoint, "--end", 3)
+    damaged = sorted(folder for folder in store.iterdir() if folder.is_dir())[0]
+    for chunk in (damaged / "frame" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"damaged")
+    (store / "notes").mkdir()
+    (store / "notes" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+    result = run("render", store, "--all", "--no-progress", "--output", tmp_path / "out.mp4")
+    failed(result, 1, f"Expected 1 more episodes that can be drawn; the others are. Failed: {damaged.name}: .*damaged")
+    assert f"frames: 3\nwrote: {tmp_path / 'out-episode-1.mp4'}\n" in result.stdout
+    assert len(frames_of(tmp_path / "out-episode-1.mp4")) == 3
+    failed(run("render", store, "--no-progress", "--output", tmp_path / "one.mp4"), 1, "damaged")
+    assert succeeded(run("render", store, "--episode", 1, "--no-progress", "--output", tmp_path / "one.mp4"))["frames"] == "3"
+
+
 def test_what_cannot_be_done_with_a_store_is_said_in_one_line(store: Path, checkpoint: Path, tmp_path: Path) -> None:
     failed(run("inspect", tmp_path / "nothing"), 1, "found none")
     failed(run("render", store, "--no-progress", "--output", tmp_path / "x.mp4"), 1, "there are: none")

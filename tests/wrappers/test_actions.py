@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from counting import NUM_ACTIONS, CountingAgent, CountingEnv, network_input, recorded
+from counting import NUM_ACTIONS, Blackout, CountingAgent, CountingEnv, network_input, recorded
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from numpy.typing import NDArray
 from xaitk_saliency import GenerateClassifierConfidenceSaliency
 
-from saliency_wrappers import RecordSaliencyVideo
+from saliency_wrappers import EpisodeStore, RecordSaliencyVideo, compute_saliency
 from saliency_wrappers.decisions import StepSaliency
 from saliency_wrappers.video.overlay import draw_strip
 from saliency_wrappers.wrappers.actions import action_names, first_action
@@ -88,6 +88,24 @@ def test_the_map_of_the_taken_action_is_that_of_its_logit(start: int, mode: str)
     recorder.flush()
     assert [float(maps.actor.max()) for maps in recorder.maps(0)] == [0, 1, 2, 3]
     recorder.close()
+
+
+@pytest.mark.parametrize("start", [0, 3, -2])
+def test_the_computed_map_of_a_stored_action_is_that_of_its_logit(start: int, tmp_path: Path) -> None:
+    env, agent = CountingEnv((NUM_ACTIONS,)), CountingAgent()
+    env.action_space = Discrete(NUM_ACTIONS, start=start)
+    recorder = recorded(env, agent, mode="capture", store=EpisodeStore(tmp_path))
+    observation, _ = recorder.reset()
+    state = agent.initial_state(1)
+    for index in range(NUM_ACTIONS):
+        _, _, state = agent((network_input(observation), state))
+        observation, *_ = recorder.step(index + start)
+    recorder.close()
+    compute_saliency(tmp_path, agent, perturber=Blackout(), fill=0.0, saliency_gen=ByAction())
+    episode = EpisodeStore.open(tmp_path).episode(0)
+    assert episode.header.first_action == start
+    assert [float(maps.actor.max()) for _, maps in episode.maps()] == [0, 1, 2, 3]
+    assert [stored.action for stored in episode.decisions()] == [index + start for index in range(NUM_ACTIONS)]
 
 
 def test_the_strip_highlights_the_logit_of_the_taken_action() -> None:

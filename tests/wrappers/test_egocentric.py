@@ -9,11 +9,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from counting import Blackout, CountingAgent, CountingEnv
-from torch import Tensor, as_tensor
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from torch import Tensor, as_tensor, nn
 from videos import frames_of
 
-from saliency_wrappers import RecordSaliencyVideo, RecurrentAgentHook, SaliencyRecorder
-from saliency_wrappers.wrappers.egocentric import is_egocentric, view_picture
+from saliency_wrappers import RecordSaliencyVideo, RecurrentAgentHook, SaliencyRecorder, VectorSaliencyRecorder
+from saliency_wrappers.wrappers.egocentric import any_egocentric, is_egocentric, view_picture
 
 
 class Grid(CountingEnv):
@@ -80,3 +81,48 @@ def test_codes_are_stretched_and_colours_are_not() -> None:
     colours = np.full((56, 56, 3), 200, np.uint8)
     np.testing.assert_array_equal(view_picture(colours), colours)
     assert view_picture(np.zeros(4)) is None
+
+
+class GridAgent(nn.Module):
+    """Looks at the first channel of `(n, 7, 7, 3)` cells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = CountingAgent()
+
+    def initial_state(self, n: int) -> Tensor:
+        return self.inner.initial_state(n)
+
+    def forward(self, inputs: Any) -> Any:
+        return self.inner(inputs)
+
+
+def vector_input(observations: Any) -> Tensor:
+    return as_tensor(observations["image"][:, None, :, :, 0].copy()).float() / 255
+
+
+@pytest.mark.parametrize("kind", [SyncVectorEnv, AsyncVectorEnv])
+def test_the_observation_is_drawn_beside_the_frame_of_an_environment_of_a_vector(kind: Any, tmp_path: Path) -> None:
+    envs, agent = kind([Grid, Grid]), GridAgent()
+    recorder = VectorSaliencyRecorder(envs, RecurrentAgentHook(agent), perturber=Blackout(), fill=0.0)
+    filmed = RecordSaliencyVideo(recorder, tmp_path, scale=(-1.0, 0.0), heads=("actor",), environments=[1])
+    observations, _ = filmed.reset()
+    state = agent.initial_state(2)
+    for _ in range(4):
+        _, _, state = agent((vector_input(observations), state))
+        observations, *_ = filmed.step(np.zeros(2, int))
+    filmed.close()
+    frames = frames_of(tmp_path / "saliency-env-1-episode-0.mp4")
+    assert {frame.shape for frame in frames} == {(64, 128, 3)}
+    red, _, blue = frames[0][8:56, 72:120].mean(axis=(0, 1))
+    assert blue - red > 60
+    assert np.ptp(frames[0][8:56, 8:56].mean(axis=(0, 1))) < 4
+
+
+def test_vectors_are_egocentric_by_their_first_environment() -> None:
+    for kind in (SyncVectorEnv, AsyncVectorEnv):
+        for make, egocentric in ((Grid, True), (CountingEnv, False)):
+            envs = kind([make])
+            assert any_egocentric(envs, envs.single_observation_space) is egocentric
+            envs.close()
+    assert any_egocentric(SyncVectorEnv([lambda: FullyObsWrapper(Grid())]), Grid().observation_space) is False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
@@ -21,6 +21,36 @@ class UnreadPass:
 
 
 OnPass = Callable[[AgentPass | UnreadPass], None]
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """What a user says of an agent's images. None: as the adapter finds out."""
+
+    input_range: tuple[float, float] | None = None
+    """The lowest and highest value of the images."""
+    image: str | None = None
+    """The key of the image in a dictionary of observations."""
+    channels_last: bool | None = None
+    """Whether images are `(n, h, w, C)`."""
+
+    def __post_init__(self) -> None:
+        if self.input_range is not None and not self.input_range[0] < self.input_range[1]:
+            raise ValueError(f"Expected input_range as (low, high) with low < high, got {self.input_range}.")
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options that are not None."""
+        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+
+    def without_image(self, agent: Any) -> dict[str, Any]:
+        """The options that are not None, for an agent that takes an image and no dictionary; `ValueError` where `image` is given."""
+        if self.image is not None:
+            raise ValueError(
+                f"Expected a policy of Stable-Baselines3 with a dictionary of observations for image={self.image!r}, got "
+                f"{type(agent).__name__}. Hook a FunctionAdapter with image=... instead."
+            )
+        return self.given
 
 
 @runtime_checkable

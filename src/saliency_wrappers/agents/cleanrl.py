@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from saliency_wrappers.agents.base import OnPass, zero_state
+from saliency_wrappers.agents.base import ImageOptions, OnPass, zero_state
 from saliency_wrappers.agents.image_layout import ImageLayout
 from saliency_wrappers.agents.method_hooks import observe_calls
 from saliency_wrappers.agents.module_hooks import observe, outputs_of, undisturbed
@@ -17,12 +17,14 @@ from saliency_wrappers.decisions import AgentPass
 from saliency_wrappers.states import StateTree, copy_state, map_state
 
 
-def adapt(agent: Any) -> CleanRLAdapter | None:
-    """The adapter for a module with `get_action_and_value`; None for anything else."""
+def adapt(agent: Any, options: ImageOptions) -> CleanRLAdapter | None:
+    """Return the adapter for a module with `get_action_and_value`; None for anything else."""
     if not isinstance(agent, nn.Module):
         return None
     agent = getattr(agent, "_orig_mod", agent)  # torch.compile compiles `forward` only, and hands on every other method
-    return CleanRLAdapter(agent) if callable(getattr(agent, "get_action_and_value", None)) else None
+    if not callable(getattr(agent, "get_action_and_value", None)):
+        return None
+    return CleanRLAdapter(agent, **options.without_image(agent))
 
 
 class CleanRLAdapter:

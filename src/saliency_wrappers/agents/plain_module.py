@@ -24,9 +24,10 @@ class ModuleAdapter(RecurrentModuleAdapter):
     What `model(x)` returns is read as `read_outputs` says; the range of its images is told by its first input, and `notice` says so.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        """Adapt a module."""
-        super().__init__(module)
+    def __init__(self, module: nn.Module, input_range: tuple[float, float] | None = None, *, channels_last: bool | None = None) -> None:
+        """Adapt a module; the parameters are those of `RecurrentModuleAdapter`."""
+        super().__init__(module, input_range, channels_last=channels_last)
+        self._range_is_given = input_range is not None
         recurrent = any(isinstance(part, nn.RNNBase | nn.RNNCellBase) for part in module.modules())
         self._may_be_plain = not (recurrent or hasattr(module, "initial_state"))
         self._plain = False
@@ -81,7 +82,8 @@ class ModuleAdapter(RecurrentModuleAdapter):
     def _take_as_plain(self, inputs: Tensor, with_value: bool) -> None:
         self._plain = True
         most = float(inputs.max())
-        self.input_range = (0.0, 255.0) if most > 1 or not inputs.is_floating_point() else (0.0, 1.0)
+        if not self._range_is_given:
+            self.input_range = (0.0, 255.0) if most > 1 or not inputs.is_floating_point() else (0.0, 1.0)
         low, high = self.input_range
         name, what = type(self.module).__name__, "logits and a value" if with_value else "logits or Q-values, and no value"
         self.notice = (

@@ -8,14 +8,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from saliency_wrappers.agents.base import ImageOptions
 from saliency_wrappers.agents.module_hooks import outputs_of, undisturbed
-from saliency_wrappers.agents.sb3_policy import PolicyAdapter, kept, policy_of, policy_output
+from saliency_wrappers.agents.sb3_policy import PolicyAdapter, kept, policy_of, policy_options, policy_output
 from saliency_wrappers.decisions import AgentPass
 from saliency_wrappers.states import StateTree, copy_state
 
 
-def adapt(agent: Any) -> PolicyAdapter | None:
-    """The adapter for an algorithm of Stable-Baselines3 without memory, or for its policy; None for anything else.
+def adapt(agent: Any, options: ImageOptions) -> PolicyAdapter | None:
+    """Return the adapter for an algorithm of Stable-Baselines3 without memory, or for its policy; None for anything else.
 
     Raises:
         TypeError: an algorithm whose policy has neither logits nor Q-values (SAC, TD3), or does not look at images.
@@ -24,9 +25,9 @@ def adapt(agent: Any) -> PolicyAdapter | None:
     if policy is None:
         return None
     if all(hasattr(policy, name) for name in ("action_net", "value_net", "get_distribution", "predict_values")):
-        return ActorCriticPolicyAdapter(policy)
+        return ActorCriticPolicyAdapter(policy, **policy_options(agent, options))
     if hasattr(policy, "q_net_target") or hasattr(policy, "quantile_net_target"):
-        return QPolicyAdapter(policy)
+        return QPolicyAdapter(policy, **policy_options(agent, options))
     raise TypeError(
         f"Expected a policy with logits or Q-values (PPO, A2C, DQN, RecurrentPPO), got {type(policy).__name__} of {type(agent).__name__}. "
         "Write a FunctionAdapter."

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from saliency_wrappers.agents.base import ImageOptions
 from saliency_wrappers.agents.module_hooks import outputs_of, undisturbed
-from saliency_wrappers.agents.sb3_policy import PolicyAdapter, kept, policy_of, policy_output
+from saliency_wrappers.agents.sb3_policy import PolicyAdapter, kept, policy_of, policy_options, policy_output
 from saliency_wrappers.decisions import AgentPass
 from saliency_wrappers.states import StateTree, copy_state, copy_tensor, map_state
 
@@ -28,10 +29,12 @@ class RNNStates(NamedTuple):
     """The critic's."""
 
 
-def adapt(agent: Any) -> RecurrentPolicyAdapter | None:
-    """The adapter for a RecurrentPPO, or for its policy; None for anything else."""
+def adapt(agent: Any, options: ImageOptions) -> RecurrentPolicyAdapter | None:
+    """Return the adapter for a RecurrentPPO, or for its policy; None for anything else."""
     policy = policy_of(agent)
-    return RecurrentPolicyAdapter(policy) if policy is not None and hasattr(policy, "lstm_actor") else None
+    if policy is None or not hasattr(policy, "lstm_actor"):
+        return None
+    return RecurrentPolicyAdapter(policy, **policy_options(agent, options))
 
 
 class RecurrentPolicyAdapter(PolicyAdapter):

@@ -14,7 +14,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from saliency_wrappers.agents.base import OnPass, repeat_rows
+from saliency_wrappers.agents.base import ImageOptions, OnPass, repeat_rows
 from saliency_wrappers.agents.dict_observation import DictObservation
 from saliency_wrappers.agents.image_layout import ImageLayout
 from saliency_wrappers.agents.method_hooks import observe_calls
@@ -118,6 +118,24 @@ def policy_of(agent: Any) -> nn.Module | None:
     return policy if isinstance(policy, BasePolicy) else None
 
 
+def policy_options(agent: Any, options: ImageOptions) -> dict[str, Any]:
+    """Return the options of `PolicyAdapter` for an algorithm: those that are given, and the range of images that `VecNormalize` makes."""
+    given = options.given
+    normalised = None if "input_range" in given else _normalised_range(agent, options.image)
+    return given if normalised is None else given | {"input_range": normalised}
+
+
+def _normalised_range(agent: Any, image: str | None) -> tuple[float, float] | None:
+    """The range of observations that the algorithm's `VecNormalize` clips to. None where it has none, or leaves the images as they are."""
+    vector = agent.get_vec_normalize_env() if hasattr(agent, "get_vec_normalize_env") else None
+    if vector is None or not vector.norm_obs:
+        return None
+    space = agent.policy.observation_space
+    if isinstance(space, spaces.Dict) and _parts_of(space, image).image not in vector.norm_obs_keys:
+        return None
+    return -float(vector.clip_obs), float(vector.clip_obs)
+
+
 def policy_output(policy: Any, head: Tensor) -> Tensor:
     """What the policy says of its actions, right after it spoke.
 
@@ -151,7 +169,9 @@ def _parts_of(space: spaces.Dict, image: str | None) -> DictObservation:
     if not images:
         raise TypeError(_NO_IMAGE.format(space))
     if (image is None and len(images) > 1) or (image is not None and image not in images):
-        raise ValueError(f"Expected image to be the key of one of {images}, got {image!r}: construct the adapter with image=key.")
+        raise ValueError(
+            f"Expected image to be the key of one of {images}, got {image!r}: hook it with RecurrentAgentHook(agent, image=key)."
+        )
     chosen = images[0] if image is None else image
     others = {key: torch.as_tensor(np.zeros(part.shape or (), part.dtype)) for key, part in space.items() if key != chosen}
     return DictObservation(chosen, others)
@@ -162,7 +182,10 @@ def _image_range(space: Any) -> tuple[float, float]:
         raise TypeError(_NO_IMAGE.format(space))
     low, high = float(np.min(space.low)), float(np.max(space.high))
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise ValueError(f"Expected bounds of the images, got observation space {space}: give the adapter input_range=(low, high).")
+        raise ValueError(
+            f"Expected bounds of the images, got observation space {space}: hook it with "
+            "RecurrentAgentHook(agent, input_range=(low, high))."
+        )
     return low, high
 
 

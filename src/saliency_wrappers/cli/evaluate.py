@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from saliency_wrappers.agents import AgentAdapter, as_adapter
-from saliency_wrappers.cli.options import Failed, Misused, agent_for, failures, progress_bar, warnings_in_one_line
+from saliency_wrappers.cli.options import Failed, Misused, advancing, agent_for, failures, progress_bar, warnings_in_one_line
 from saliency_wrappers.decisions import Decision
 from saliency_wrappers.faithfulness import Scorecard, spaced
 from saliency_wrappers.faithfulness.evaluation import evaluate as measure
@@ -62,13 +62,8 @@ def _evaluate(store: EpisodeStore, checkpoint: Path | None, episode: int, method
     decisions = _decisions(chosen, adapter, options["decisions"], options["apart"])
     named: dict[str, str | SaliencyMethod] = {name: name for name in dict.fromkeys(methods)}
     with progress_bar(0, options["progress"], "maps", " maps") as bar:
-
-        def advance(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
         parameters = {name: options[name] for name in ("resamples", "block", "seed")}
-        return measure(adapter, decisions, named, background=Background(chosen), progress=advance, **parameters)
+        return measure(adapter, decisions, named, background=Background(chosen), progress=advancing(bar), **parameters)
 
 
 def _check_agent(episode: StoredEpisode, agent: str | None) -> None:

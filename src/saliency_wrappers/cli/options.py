@@ -6,7 +6,7 @@ import ast
 import math
 import sys
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,16 @@ def progress_bar(total: int, wanted: bool, description: str, unit: str) -> tqdm[
     often = 0.1 if sys.stderr.isatty() else 10.0
     look: dict[str, Any] = {"desc": description, "unit": unit, "bar_format": _BAR, "mininterval": often}
     return tqdm(total=total, disable=not wanted, **look)
+
+
+def advancing(bar: tqdm[Any]) -> Callable[[int, int], None]:
+    """Return a function that sets a bar to how much is done, and how much there is to be done."""
+
+    def advance(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return advance
 
 
 def check_size(shape: tuple[int, ...], zoom: int, panels: bool) -> None:

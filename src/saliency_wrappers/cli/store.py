@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import closing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +16,7 @@ from saliency_wrappers.cli.options import (
     Failed,
     FiniteRange,
     Misused,
+    advancing,
     agent_for,
     check_size,
     failures,
@@ -29,14 +30,12 @@ from saliency_wrappers.cli.options import (
 from saliency_wrappers.cli.perturbers import PERTURBERS
 from saliency_wrappers.compute.backends import Backend
 from saliency_wrappers.compute.compute import ComputedSaliency, DamagedEpisodesError, compute_saliency
-from saliency_wrappers.decisions import SaliencyMaps, StepSaliency, row_of
 from saliency_wrappers.saliency.presets import PRESETS
 from saliency_wrappers.store.files import StoreError
-from saliency_wrappers.store.reader import StoredDecision, StoredEpisode
+from saliency_wrappers.store.reader import StoredEpisode
 from saliency_wrappers.store.store import EpisodeStore
-from saliency_wrappers.video.film import Painter
-from saliency_wrappers.video.overlay import STYLES, Drawing, Scale
-from saliency_wrappers.video.writer import StreamingWriter
+from saliency_wrappers.video.episode_video import render_episode
+from saliency_wrappers.video.overlay import STYLES
 
 _STEPS = [
     click.option("--start", type=click.IntRange(0), default=0, help="First decision, counted from 0."),
@@ -89,10 +88,16 @@ def compute(store: str, **options: Any) -> None:
 
 @click.command()
 @click.argument("store")
-@click.option("--episode", type=int, default=0, help="Which, from 0; -1: the last.")
+@click.option("--episode", "episodes", type=int, multiple=True, default=(0,), help="Which, from 0; -1: the last. Repeatable.  [default: 0]")
+@click.option("--all", "every", is_flag=True, help="Every episode.")
 @_range
-@click.option("--method", "fingerprint", help="Fingerprint of the maps, or its beginning.  [default: the only ones there are]")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("saliency.mp4"), help="Video file.")
+@click.option("--method", help="Fingerprint of the maps, or its beginning.  [default: the only ones there are]")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("saliency.mp4"),
+    help="Video file. Of several episodes: NAME-episode-0.mp4 and so on.",
+)
 @click.option("--fps", type=FiniteRange(0, 1000, min_open=True), default=30.0, help="Frames per second.")
 @click.option("--style", type=click.Choice(STYLES), default="xaitk", help="How maps are drawn.")
 @click.option("--scale", metavar="frame|episode|LOW,HIGH", default="frame", callback=scale_option, help="What a map's brightest place is.")
@@ -100,17 +105,51 @@ def compute(store: str, **options: Any) -> None:
 @click.option("--strip/--no-strip", default=False, help="Value and action probabilities below the frame.")
 @click.option("--zoom", type=click.IntRange(1, LARGEST_SIDE), default=1, help="Enlarge every pixel.")
 @click.option("--progress/--no-progress", default=True, help="Progress on stderr.")
-def render(store: str, episode: int, start: int, end: int | None, fingerprint: str | None, output: Path, **options: Any) -> None:
-    """Draw the maps of an episode in STORE on its frames, as a video: one frame for each decision that has maps."""
+def render(store: str, episodes: Sequence[int], every: bool, output: Path, **options: Any) -> None:
+    """Draw the maps of episodes in STORE on their frames, as videos: one frame for each decision that has maps.
+
+    Of several episodes, those that cannot be drawn are skipped and named at the end.
+    """
+    failed: dict[str, str] = {}
     with warnings_in_one_line(), failures(Failed):
-        stored = EpisodeStore.open(store).episode(episode)
-        if not stored.header.frames:
-            raise Misused(f"The store {store} has no frames to draw on: record with frames.")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        frames = _render(stored, start, end, fingerprint, output, **options)
+        opened = EpisodeStore.open(store)
+        picked = dict(enumerate(opened.episodes)) if every else {index: opened.episode(index) for index in episodes}
+        if not picked:
+            raise Misused(f"The store {store} has no episodes yet.")
+        for index, episode in picked.items():
+            several = every or len(picked) > 1
+            file = output.with_name(f"{output.stem}-episode-{index}{output.suffix}") if several else output
+            try:
+                frames = _render(episode, file, **options)
+            except (StoreError, ValueError, Failed, Misused) as error:
+                if not several:
+                    raise
+                failed[episode.name] = str(error)
+            else:
+                click.echo(f"frames: {frames}\nwrote: {file}")
+    if failed:
+        reasons = " ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise Failed(f"Expected {len(failed)} more episodes that can be drawn; the others are. Failed: {reasons}")
+
+
+def _render(episode: StoredEpisode, output: Path, *, progress: bool, zoom: int, panels: bool, **options: Any) -> int:
+    """Write the video of one episode; the number of its frames. `Failed` without maps, `Misused` without frames."""
+    if not episode.header.frames:
+        raise Misused("The store has no frames to draw on: record with frames.")
+    with progress_bar(0, progress, "frames", " frames") as bar:
+        frames = render_episode(
+            episode,
+            output,
+            zoom=zoom,
+            panels=panels,
+            progress=advancing(bar),
+            check=lambda frame: check_size(frame.shape, zoom, panels),
+            **options,
+        )
     if not frames:
+        start, end = options["start"], options["end"]
         raise Failed(f"No decision from {start} to {'the end' if end is None else end} has maps: run compute first.")
-    click.echo(f"frames: {frames}\nwrote: {output}")
+    return frames
 
 
 @click.command()
@@ -163,11 +202,6 @@ def _compute(store: EpisodeStore, checkpoint: Path | None, start: int, end: int 
     agent, preprocessor = agent_for(str((header.env_spec or {}).get("id")), checkpoint)
     size = (episodes[0].preprocessor or preprocessor).size
     with progress_bar(0, options["progress"], "decisions", " decisions") as bar:
-
-        def advance(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
         return compute_saliency(
             store,
             agent,
@@ -180,35 +214,8 @@ def _compute(store: EpisodeStore, checkpoint: Path | None, start: int, end: int 
             address=options["address"],
             state_lag=options["state_lag"],
             verify=options["verify"],
-            progress=advance,
+            progress=advancing(bar),
         )
-
-
-def _render(
-    episode: StoredEpisode, start: int, end: int | None, fingerprint: str | None, output: Path, *, style: str, scale: Scale, **look: Any
-) -> int:
-    """How many frames the video has."""
-    drawing = Drawing(style, (0.0, 1.0) if scale == "episode" else scale, panels=look["panels"])
-    painter = Painter(drawing, by_episode=scale == "episode", strip=look["strip"], zoom=look["zoom"])
-    preprocessor, frames = episode.preprocessor, 0
-    explained = episode.maps(start, end, fingerprint)
-    with (
-        closing(StreamingWriter(output, look["fps"])) as writer,
-        progress_bar(min(len(episode), end or len(episode)) - start, look["progress"], "frames", " frames") as bar,
-    ):
-        for stored, maps in explained:
-            frame = stored.frame
-            if frame is not None:
-                check_size(frame.shape, look["zoom"], look["panels"])
-                writer.write(painter.paint(frame, _step_saliency(episode, stored, maps), preprocessor))
-                frames += 1
-                bar.update()
-    return frames
-
-
-def _step_saliency(episode: StoredEpisode, stored: StoredDecision, maps: SaliencyMaps) -> StepSaliency:
-    logits, value = row_of(stored.decision.numbers, 0)
-    return StepSaliency(0, stored.step, stored.action, logits, value, maps)
 
 
 def _facts(episode: StoredEpisode) -> dict[str, Any]:

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -21,6 +20,7 @@ from saliency_wrappers.agents import AgentAdapter, as_adapter
 from saliency_wrappers.compute.backends import Backend, Shared, run
 from saliency_wrappers.compute.tasks import BlockTask, Work, initial_state
 from saliency_wrappers.hooks.replay_check import replay
+from saliency_wrappers.progress import Progress, reporting
 from saliency_wrappers.saliency.fills import Background, Fills, has_running_background, with_background
 from saliency_wrappers.saliency.fingerprints import agent_fingerprint, method_description
 from saliency_wrappers.saliency.method import SaliencyMethod
@@ -31,9 +31,6 @@ from saliency_wrappers.store.files import Location, StoreError
 from saliency_wrappers.store.reader import StoredEpisode
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.store.tree_schema import dressed
-
-Progress = bool | Callable[[int, int], None] | None
-"""How progress is shown: True by a bar, otherwise by a call with the numbers of decisions done and to be done."""
 
 _FIRST_DECISIONS = 64
 """Among so many decisions of an episode one with memory is looked for; an agent without memory has none."""
@@ -157,12 +154,12 @@ def _run(
     backend: Backend | None,
     n_jobs: int,
     address: Any,
-    progress: bool | Callable[[int, int], None] | None,
+    progress: Progress,
     failed: dict[str, str],
 ) -> ComputedSaliency:
     """Compute what is planned; episodes that turn out to be damaged are noted in `failed`."""
     explained, total = 0, sum(len(task.rows) for task in plan.tasks)
-    with _told(progress) as tell:
+    with reporting(progress, "saliency", "decisions") as tell:
         for done in run(plan.tasks, backend, n_jobs, address):
             explained += done.count
             if done.error is None:
@@ -170,23 +167,6 @@ def _run(
             else:
                 failed.setdefault(done.episode, done.error)
     return ComputedSaliency(plan.work.fingerprint, explained, plan.reused)
-
-
-@contextmanager
-def _told(progress: Progress) -> Generator[Callable[[int, int], None]]:
-    """What is called with the numbers of decisions that are done and that are to be done."""
-    if callable(progress):
-        yield progress
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=0, unit=" decisions", desc="saliency", disable=not progress) as bar:
-
-        def advance(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield advance
 
 
 class _Plan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from saliency_wrappers.faithfulness.bootstrap import Interval, Resampler, interv
 from saliency_wrappers.faithfulness.controls import CentrePrior, ChangeFromFill, OtherDecision, RandomPixels
 from saliency_wrappers.faithfulness.curves import CurveMaker, Curves, area, pixel_order
 from saliency_wrappers.faithfulness.scorecard import Scorecard
+from saliency_wrappers.progress import Progress, Report, reporting
 from saliency_wrappers.saliency.fills import Background, has_running_background, with_background
 from saliency_wrappers.saliency.masks import Fill, GaussianBlur
 from saliency_wrappers.saliency.method import SaliencyMethod, maps_of
@@ -26,8 +27,6 @@ Ratio = tuple[Floats, Floats]
 """Of each decision the area under a distance's curve, and the distance when everything is replaced, both `(n,)`."""
 
 _T = TypeVar("_T")
-
-Progress = Callable[[int, int], None]
 
 
 def spaced(decisions: Sequence[_T], count: int = 100, apart: int = 7) -> list[_T]:
@@ -62,7 +61,7 @@ def evaluate(
     resamples: int = 2000,
     block: int = 1,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> Scorecard:
     """Measure methods by insertion and deletion into a blur and a background, on the policy, the value and the chosen action.
 
@@ -80,7 +79,8 @@ def evaluate(
         resamples: of the bootstrap.
         block: how many neighbouring decisions are resampled together.
         seed: of ties, random maps and the bootstrap.
-        progress: called with how many maps are measured, and how many there are.
+        progress: True shows a bar on stderr. A function is called with how many maps are measured, and how many there are. None: no
+            progress is shown.
 
     Returns:
         Estimates and paired differences with 95 % intervals. `seconds` is the time of one decision's maps.
@@ -99,7 +99,8 @@ def evaluate(
         chosen = control_methods(fill, chosen[next(iter(chosen))], seed) | chosen
     if first not in chosen:
         raise ValueError(f"Expected baseline to be one of {list(chosen)}, got {first!r}.")
-    ratios = _measure(adapter, rows, chosen, {"blur": GaussianBlur(3), "background": fill}, seed, progress)
+    with reporting(progress, "faithfulness", "maps") as report:
+        ratios = _measure(adapter, rows, chosen, {"blur": GaussianBlur(3), "background": fill}, seed, report)
     return _scorecard(ratios, first, Resampler(len(rows), resamples, min(block, len(rows)), seed))
 
 
@@ -116,7 +117,7 @@ def _measure(
     methods: Mapping[str, SaliencyMethod],
     fills: Mapping[str, Fill],
     seed: int,
-    progress: Progress | None,
+    report: Report,
 ) -> dict[str, dict[str, Ratio]]:
     makers = [CurveMaker(adapter, row, fills) for row in rows]
     measured: dict[str, dict[str, Ratio]] = {}
@@ -129,8 +130,7 @@ def _measure(
         parts = []
         for maker, one in zip(makers, maps, strict=True):
             parts.append(_areas(maker, one, random))
-            if progress is not None:
-                progress(len(measured) * len(rows) + len(parts), len(methods) * len(rows))
+            report(len(measured) * len(rows) + len(parts), len(methods) * len(rows))
         made = {metric: np.array([part[metric] for part in parts]).T for metric in parts[0]}
         measured[name] = {metric: (pair[0], pair[1]) for metric, pair in made.items()} | {"seconds": (seconds, np.ones(len(rows)))}
     return measured

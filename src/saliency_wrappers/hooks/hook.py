@@ -38,7 +38,16 @@ class RecurrentAgentHook:
     `with` block, or by the recorder's `close`. A deep copy is the same live hook; copies of a hooked agent do not record.
     """
 
-    def __init__(self, agent: Any = None, preprocessor: FramePreprocessor | str | None = None, *, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        agent: Any = None,
+        preprocessor: FramePreprocessor | str | None = None,
+        *,
+        seed: int | None = None,
+        input_range: tuple[float, float] | None = None,
+        image: str | None = None,
+        channels_last: bool | None = None,
+    ) -> None:
         """Hook an agent.
 
         Args:
@@ -47,8 +56,12 @@ class RecurrentAgentHook:
             preprocessor: how frames become network inputs, or its name. It tells overlays how a map lies on the frame, and `act`
                 what to feed. None: maps are laid over the whole frame.
             seed: for the actions that `act` samples. None: a fresh seed from the operating system.
+            input_range: the lowest and highest value of the agent's images. None: as `as_adapter` finds out.
+            image: the key of the image in a dictionary with several. None: the only one.
+            channels_last: whether the agent's images are `(n, h, w, C)`. None: as its first convolution tells.
         """
         self.preprocessor = FramePreprocessor.of(preprocessor)
+        self._options: dict[str, Any] = {"input_range": input_range, "image": image, "channels_last": channels_last}
         self._adapter: AgentAdapter | None = None
         self._detach: Any = None
         self._forgotten: Any = None
@@ -82,7 +95,7 @@ class RecurrentAgentHook:
 
     def attach(self, agent: Any) -> RecurrentAgentHook:
         """Watch an agent, instead of the one before, if any. Returns the hook."""
-        adapter = as_adapter(agent)
+        adapter = as_adapter(agent, **self._options)
         self.close()
         self._adapter, self._closed, self._read_for_the_first_time = adapter, False, True
         self.new_episode()

@@ -137,7 +137,7 @@ def check_range(adapter: AgentAdapter, inputs: Tensor) -> None:
     if not (low - margin <= least and most <= high + margin):
         raise ValueError(
             f"Expected a network input in {low:g}..{high:g}, the adapter's input_range, got {least:.4g}..{most:.4g}. Fills are relative to "
-            "this range: hook RecurrentModuleAdapter(module, input_range=(low, high)) with the range that the agent is fed with."
+            "this range: RecurrentAgentHook(agent, input_range=(low, high)) takes the range that the agent is fed with."
         )
 
 

@@ -15,8 +15,9 @@ from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.sb3.vec_env import SaliencyVecEnv
 from saliency_wrappers.video.camera import tell_of_whole_frame
 from saliency_wrappers.video.observation_images import check_pictures, newest_picture
-from saliency_wrappers.video.overlay import HEADS, Scale
+from saliency_wrappers.video.overlay import HEADS, Frame, Scale
 from saliency_wrappers.wrappers.actions import action_names, first_action
+from saliency_wrappers.wrappers.egocentric import any_egocentric, row_view
 from saliency_wrappers.wrappers.vector.filming import EnvironmentFilming, Shown
 
 
@@ -60,6 +61,7 @@ class RecordSaliencyVecVideo(EnvironmentFilming, VecEnvWrapper):
         self._recorder = _recorder_beneath(venv)
         chosen = self._chosen(self._recorder.recording, environments)
         self._renders = venv.render_mode == "rgb_array"
+        self._egocentric = self._renders and any_egocentric(venv.unwrapped, venv.observation_space)
         if not self._renders:
             check_pictures(venv.observation_space, venv.render_mode)
         drawn: dict[str, Any] = {"style": style, "scale": scale, "heads": heads, "colormap": colormap, "panels": panels}
@@ -102,7 +104,7 @@ class RecordSaliencyVecVideo(EnvironmentFilming, VecEnvWrapper):
             shown = self._shown(observations)
             starts = self._starts()
             for index in self._cameras:
-                final = newest_picture(infos[index].get("terminal_observation"))
+                final = None if self._egocentric else newest_picture(infos[index].get("terminal_observation"))
                 with self._recording.failures.postponed():
                     self._film_step(index, starts, bool(dones[index]), final, shown)
         return observations, rewards, dones, infos
@@ -120,14 +122,17 @@ class RecordSaliencyVecVideo(EnvironmentFilming, VecEnvWrapper):
             filmed = list(self._cameras)
             return dict(zip(filmed, self.venv.env_method("render", indices=filmed), strict=True))
 
-        return (lambda index: rendered()[index]) if self._renders else (lambda index: newest_picture(observations[index]))
+        def frame(index: int) -> tuple[Any, Frame | None]:
+            return rendered()[index], row_view(observations, index) if self._egocentric else None
+
+        return frame if self._renders else lambda index: (newest_picture(observations[index]), None)
 
     def _geometry(self) -> FramePreprocessor | None:
         preprocessor = self._recorder.hook.preprocessor
         if not self._renders:
             whole = newest_picture(np.asarray(self.observation_space.sample()))
             return None if preprocessor is None or whole is None or whole.shape[:2] == preprocessor.size else preprocessor
-        if preprocessor is None and not self._told:
+        if preprocessor is None and not self._told and not self._egocentric:
             self._told = True
             tell_of_whole_frame()
         return preprocessor

@@ -227,7 +227,7 @@ class StoredBlock:
         return self._read[name]
 
     def decision(self, row: int) -> Decision:
-        """What went in and came out, as tensors of its own, `(1, ...)`."""
+        """What went in and came out, as tensors of its own, `(1, ...)`; its action is the index of a logit."""
         header = self._header
         action = self.action(row)
         return Decision(
@@ -236,7 +236,7 @@ class StoredBlock:
             logits=self._row("logits", header.logits, row),
             value=None if header.value is None else self._row("value", header.value, row),
             episode_start=None if header.episode_start is None else self._row("episode_start", header.episode_start, row),
-            action=torch.tensor([action]) if isinstance(action, int) else None,
+            action=_index_of(action, header.first_action),
         )
 
     def action(self, row: int) -> Any:
@@ -301,6 +301,14 @@ class StoredDecision:
     def frame(self) -> NDArray[np.uint8] | None:
         """`(H, W, 3)` uint8: what the agent saw. None when frames were not kept."""
         return self.block.frame(self.row)
+
+
+def _index_of(action: Any, first: int) -> Tensor | None:
+    """The index `(1,)` of the logit that an action stands for. None for an action that is no number."""
+    if not isinstance(action, int):
+        return None
+    largest = torch.iinfo(torch.int64).max
+    return torch.tensor([max(-largest, min(action - first, largest))])
 
 
 def _arrays(tree: Any) -> Any:

@@ -1,4 +1,7 @@
-"""`is_egocentric`: whether an observation is not a view of the rendered frame. `view_picture`: that observation as a picture."""
+"""`is_egocentric`: whether an observation is not a view of the rendered frame. `view_picture`: that observation as a picture.
+
+`any_egocentric` and `row_view` are the same for vectors of environments.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import AsyncVectorEnv
 
 from saliency_wrappers.video.overlay import Frame
 
@@ -27,6 +31,29 @@ def is_egocentric(env: gym.Env[Any, Any]) -> bool:
             return False
         beneath = beneath.env
     return hasattr(beneath, "agent_view_size")
+
+
+def any_egocentric(envs: Any, observation_space: gym.Space[Any]) -> bool:
+    """Return whether the environments of a vector are egocentric, by the first one.
+
+    Args:
+        envs: a vector of Gymnasium or Stable-Baselines3, without its wrappers. Of one whose environments are in other processes, those
+            are egocentric that have an `agent_view_size` and observe as many cells.
+        observation_space: of one environment.
+    """
+    held = getattr(envs, "envs", None)
+    if held:
+        return is_egocentric(held[0])
+    if not isinstance(envs, AsyncVectorEnv) or not envs.call("has_wrapper_attr", "agent_view_size")[0]:
+        return False
+    size = envs.call("get_wrapper_attr", "agent_view_size")[0]
+    image = observation_space["image"] if isinstance(observation_space, gym.spaces.Dict) else observation_space
+    return image.shape is not None and tuple(image.shape[:2]) == (size, size)
+
+
+def row_view(observations: Any, index: int) -> Frame | None:
+    """Return `view_picture` of one environment's row of batched observations, an array or a dictionary of arrays."""
+    return view_picture({"image": observations["image"][index]} if isinstance(observations, Mapping) else observations[index])
 
 
 def view_picture(observation: Any) -> Frame | None:

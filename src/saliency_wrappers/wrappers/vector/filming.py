@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,11 +20,11 @@ from saliency_wrappers.video.camera import Camera, default_schedule, make_painte
 from saliency_wrappers.video.overlay import Frame
 from saliency_wrappers.video.writer import check_rate
 
-Shown = Callable[[int], Any]
-"""What an environment shows now: `(H, W, 3)` uint8, if all is well."""
+Shown = Callable[[int], tuple[Any, Frame | None]]
+"""What an environment shows now: `(H, W, 3)` uint8, if all is well, and the agent's view beside it. None: the frame is the view."""
 
 
-class EnvironmentFilming:
+class EnvironmentFilming(ABC):
     """Films chosen environments of a recording, a video for each of their episodes, or from chosen steps on.
 
     A base class beside the wrapper's own, whose `__init__` calls `_prepare_filming`, and whose `reset` and `step` call the others.
@@ -82,9 +83,9 @@ class EnvironmentFilming:
         """The file of the first environment that is filmed: the one that is being recorded, or the last one. None before the first."""
         return next(iter(self._cameras.values())).film.path
 
+    @abstractmethod
     def _geometry(self) -> FramePreprocessor | None:
-        """How maps lie on what is shown. None: over the whole frame."""
-        raise NotImplementedError
+        """Return how maps lie on what is shown. None: over the whole frame."""
 
     def _stop_all(self) -> None:
         """Finish the videos that are being recorded, every one, whatever fails."""
@@ -136,7 +137,7 @@ class EnvironmentFilming:
         with camera.film.filming():
             camera.film.turn()
             if camera.running:
-                camera.film.add(shown(index))
+                camera.film.add(*shown(index))
                 if camera.film.frames > self.video_length:
                     self.stop_recording(index)
 
@@ -144,9 +145,9 @@ class EnvironmentFilming:
         if final is None:
             return
 
-        def enlarged(index: int) -> Frame:
-            height, width = shown(index).shape[:2]
-            return np.asarray(cv2.resize(final, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
+        def enlarged(index: int) -> tuple[Frame, Frame | None]:
+            height, width = shown(index)[0].shape[:2]
+            return np.asarray(cv2.resize(final, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8), None
 
         self._capture(index, enlarged)
 

@@ -15,6 +15,7 @@ from saliency_wrappers.video.camera import tell_of_whole_frame
 from saliency_wrappers.video.observation_images import check_pictures, newest_picture
 from saliency_wrappers.video.overlay import HEADS, Frame, Scale
 from saliency_wrappers.wrappers.actions import action_names, first_action
+from saliency_wrappers.wrappers.egocentric import any_egocentric, row_view
 from saliency_wrappers.wrappers.vector.filming import EnvironmentFilming, Shown
 from saliency_wrappers.wrappers.vector.recorder import VectorSaliencyRecorder, reset_rows
 from saliency_wrappers.wrappers.vector.rendering import can_render, render_environments
@@ -92,6 +93,7 @@ class RecordVectorSaliencyVideo(EnvironmentFilming, VectorWrapper, gym.utils.Rec
         self._recorder = _recorder_beneath(env)
         chosen = self._chosen(self._recorder.recording, environments)
         self._renders = can_render(env, chosen)
+        self._egocentric = self._renders and any_egocentric(env.unwrapped, env.single_observation_space)
         if not self._renders:
             check_pictures(env.single_observation_space, env.render_mode)
         filmed["fps"] = self.metadata.get("render_fps", 30) if fps is None else fps
@@ -137,18 +139,20 @@ class RecordVectorSaliencyVideo(EnvironmentFilming, VectorWrapper, gym.utils.Rec
             self.env.close(**kwargs)
 
     def _final(self, infos: dict[str, Any], index: int) -> Frame | None:
-        return newest_picture(infos["final_obs"][index], self._colour_first) if "final_obs" in infos else None
+        if self._egocentric or "final_obs" not in infos:  # a view does not show how the frame was
+            return None
+        return newest_picture(infos["final_obs"][index], self._colour_first)
 
     def _shown(self, observations: Any) -> Shown:
         @cache
         def rendered() -> list[Any]:  # for all cameras together, and for none when none is running
             return render_environments(self.env, self._cameras)
 
-        def frame(index: int) -> Any:
-            return rendered()[index]
+        def frame(index: int) -> tuple[Any, Frame | None]:
+            return rendered()[index], row_view(observations, index) if self._egocentric else None
 
-        def observed(index: int) -> Any:
-            return newest_picture(observations[index], self._colour_first)
+        def observed(index: int) -> tuple[Any, None]:
+            return newest_picture(observations[index], self._colour_first), None
 
         return frame if self._renders else observed
 
@@ -165,7 +169,7 @@ class RecordVectorSaliencyVideo(EnvironmentFilming, VectorWrapper, gym.utils.Rec
             # An observation as large as the network input is the network input: what was cropped, is.
             whole = newest_picture(self.single_observation_space.sample(), self._colour_first)
             return None if preprocessor is None or whole is None or whole.shape[:2] == preprocessor.size else preprocessor
-        if preprocessor is None and not self._told:
+        if preprocessor is None and not self._told and not self._egocentric:
             self._told = True
             tell_of_whole_frame()
         return preprocessor
