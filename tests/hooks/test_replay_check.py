@@ -280,9 +280,7 @@ def test_an_input_outside_the_adapters_range_is_told_with_the_remedy(number: flo
     if inside:
         assert check(adapter, one)
     else:
-        with pytest.raises(
-            ValueError, match=r"network input in 0\.\.1, the adapter's input_range, got .* RecurrentModuleAdapter\(module, inp"
-        ):
+        with pytest.raises(ValueError, match=r"network input in 0\.\.1, the adapter's input_range, got .* RecurrentAgentHook\(agent, inp"):
             check(adapter, one)
     adapter.input_range = (-255.0, 255.0)
     if number == number:
