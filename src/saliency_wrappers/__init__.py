@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from saliency_wrappers.agents import AgentAdapter, CleanRLAdapter, FunctionAdapter, QNetworkAdapter, RecurrentModuleAdapter, as_adapter
 from saliency_wrappers.compute.compute import compute_saliency
 from saliency_wrappers.decisions import Decision, SaliencyMaps
-from saliency_wrappers.faithfulness import Confidence, Scorecard, evaluate, map_confidence
+from saliency_wrappers.details import SaliencyDetails
+from saliency_wrappers.faithfulness import Confidence, DetailedSaliency, Scorecard, evaluate, map_confidence
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.hooks.replay_check import ReplayMismatchError
 from saliency_wrappers.models.checkpoints import CheckpointError, UnsafeCheckpointError, load_checkpoint, load_pretrained, pretrained_agents
@@ -54,6 +55,7 @@ __all__ = [
     "CleanRLAdapter",
     "Confidence",
     "Decision",
+    "DetailedSaliency",
     "EpisodeStore",
     "FramePreprocessor",
     "FunctionAdapter",
@@ -76,6 +78,7 @@ __all__ = [
     "RecurrentAgentHook",
     "RecurrentModuleAdapter",
     "ReplayMismatchError",
+    "SaliencyDetails",
     "SaliencyMaps",
     "SaliencyMethod",
     "SaliencyRecorder",

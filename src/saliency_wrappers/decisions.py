@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saliency_wrappers.details import SaliencyDetails
 from saliency_wrappers.states import StateTree, copy_state, copy_tensor
 
 Numbers = tuple[Any, Any]
@@ -188,6 +189,13 @@ class SaliencyMaps:
     """`(h, w)` float32 at network-input resolution, `>= 0` for squared differences; 0: perturbing this place changes no logit."""
     critic: Array | None
     """`(h, w)` float32 for the state value. None when the agent has no value output."""
+    details: SaliencyDetails | None = None
+    """What was asked for besides the maps. None: nothing."""
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether a confidence was asked for and says that there is nothing to explain."""
+        return self.details is not None and self.details.doubtful
 
     def _repr_html_(self) -> str:
         """Return both maps as grey images, each from its own lowest to its highest value, for notebooks."""
@@ -250,6 +258,8 @@ class StepSaliency:
             content["critic"] = None if self.maps.critic is None else self.maps.critic.copy()
         content["logits"] = self.logits.copy()
         content["value"] = self.value
+        if self.maps is not None and self.maps.details is not None:
+            content |= self.maps.details.info()
         return content
 
 

@@ -355,7 +355,7 @@ def test_a_continuous_action_shows_its_numbers_and_no_bars():
 )
 def test_an_action_that_is_no_integer_is_written_out_without_bars(monkeypatch, action, words):
     written = []
-    monkeypatch.setattr(overlay, "_write", lambda area, text, *_: written.append(text))
+    monkeypatch.setattr(overlay, "write_text", lambda area, text, *_: written.append(text))
     strip = draw_strip(320, replace(DECISION, action=action), ["NOOP", "FIRE", "LEFT"])
     assert written == ["value 1.5", f"action {words}"]
     assert bars(strip, 3) == [0, 0, 0]

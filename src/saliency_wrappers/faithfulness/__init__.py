@@ -4,6 +4,7 @@ from saliency_wrappers.faithfulness.bootstrap import Interval
 from saliency_wrappers.faithfulness.confidence import Confidence, map_confidence
 from saliency_wrappers.faithfulness.controls import CentrePrior, ChangeFromFill, OtherDecision, RandomPixels
 from saliency_wrappers.faithfulness.curves import FRACTIONS, CurveMaker, area, pixel_order
+from saliency_wrappers.faithfulness.detailed import DetailedSaliency, with_details
 from saliency_wrappers.faithfulness.evaluation import control_methods, evaluate, spaced
 from saliency_wrappers.faithfulness.scorecard import Scorecard
 
@@ -13,6 +14,7 @@ __all__ = [
     "ChangeFromFill",
     "Confidence",
     "CurveMaker",
+    "DetailedSaliency",
     "Interval",
     "OtherDecision",
     "RandomPixels",
@@ -23,4 +25,5 @@ __all__ = [
     "map_confidence",
     "pixel_order",
     "spaced",
+    "with_details",
 ]

@@ -53,7 +53,11 @@ class KnownAgent:
 
 
 def method_description(method: SaliencyMethod, agent: str | None, state_lag: int = 0) -> dict[str, Any]:
-    """What maps depend on, as JSON: the method, its parts and their parameters, the agent's fingerprint, the lag of the state."""
+    """What maps depend on, as JSON: the method, its parts and their parameters, the agent's fingerprint, the lag of the state.
+
+    A method that adds something to another's maps names that one in `maps_from`; maps depend on it alone.
+    """
+    method = getattr(method, "maps_from", method)
     described = _parts(method) if isinstance(method, PerturbationSaliency) else _thing(method)
     return {"name": _name(method, described), **described, "state_lag": state_lag, "agent": agent}
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from saliency_wrappers.agents.base import AgentAdapter
 from saliency_wrappers.decisions import Decision, SaliencyMaps
+
+Detail = Literal["memory", "confidence", "objects"]
+"""What may be added to maps, see `SaliencyDetails`."""
 
 
 @runtime_checkable

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from saliency_wrappers.agents.base import AgentAdapter, split_rows
 from saliency_wrappers.decisions import Array, Decision, SaliencyMaps
+from saliency_wrappers.details import ObjectPart, parts_sentence
 from saliency_wrappers.saliency.masks import Fill, filled
 from saliency_wrappers.saliency.method import SaliencyMethod, maps_of
+from saliency_wrappers.saliency.object_names import NameObjects, place_names
 from saliency_wrappers.saliency.policy_scores import centred_logits, kl_divergence
 from saliency_wrappers.saliency.shapley import Game, Shares, shapley_values
 
@@ -70,19 +72,22 @@ class ObjectExplanation:
     """`v(all) - v(none)`, which the parts of `ObjectShapley` sum to."""
     passes: int
     """How many inputs the agent was run on."""
+    labels: tuple[str, ...]
+    """A name for each of the n objects."""
+
+    @property
+    def parts(self) -> tuple[ObjectPart, ...]:
+        """The objects one by one, with their masks."""
+        numbered = enumerate(zip(self.labels, self.phi.tolist(), self.standard_error.tolist(), strict=True), start=1)
+        return tuple(ObjectPart(label, self.segments == i, phi, error) for i, (label, phi, error) in numbered)
 
     def sentence(self, names: Sequence[str] | None = None) -> str:
-        """The objects that matter most, in per cent of all parts' absolute values: `"object 1 49 %, object 2 36 %"`.
+        """The objects that matter most, in per cent of all parts' absolute values: `"paddle 49 %, ball 36 %"`.
 
         Args:
-            names: a name for each object. None: their numbers.
+            names: a name for each object. None: `labels`.
         """
-        whole = float(np.abs(self.phi).sum())
-        if not whole:
-            return "no object matters"
-        called = [f"object {i + 1}" for i in range(len(self.phi))] if names is None else names
-        order = np.argsort(-np.abs(self.phi), kind="stable")[:3]
-        return ", ".join(f"{called[i]} {100 * abs(self.phi[i]) / whole:.0f} %" for i in order if self.phi[i])
+        return parts_sentence(self.labels if names is None else names, self.phi.tolist())
 
     def map(self, inside: Array | None = None) -> Array:
         """`phi_i / |segment i|` on each object, or phi_i in proportion to another map `(h, w)` inside of it; 0 elsewhere."""
@@ -104,6 +109,7 @@ class ObjectMethod(ABC):
         *,
         game: Literal["kl", "logit"] = "kl",
         objects: FindObjects | None = None,
+        names: NameObjects | None = None,
         inside: SaliencyMethod | None = None,
         batch_size: int = 256,
     ) -> None:
@@ -114,6 +120,7 @@ class ObjectMethod(ABC):
             game: what a coalition is worth to the actor: `"kl"`: `-KL(pi || pi_S)`; `"logit"`: the centred logit of the chosen action. The
                 critic's game is the value.
             objects: finds segments, from RAM positions for example. None: `find_objects`.
+            names: from segments to a name for each object. None: where each object is, `place_names`.
             inside: a method whose map distributes phi inside each object. None: evenly.
             batch_size: how many inputs are run at a time.
 
@@ -124,6 +131,7 @@ class ObjectMethod(ABC):
             raise ValueError(f"Expected game 'kl' or 'logit' and a batch_size of 1 or more, got {game!r} and {batch_size}.")
         self.background, self.game, self.inside, self.batch_size = background, game, inside, batch_size
         self.objects: FindObjects = find_objects if objects is None else objects
+        self.names: NameObjects = place_names if names is None else names
 
     def __call__(self, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[SaliencyMaps]:
         """Maps `(h, w)` of each row of each decision: each object's part, painted on it."""
@@ -131,22 +139,43 @@ class ObjectMethod(ABC):
         details = [None] * len(rows) if self.inside is None else maps_of(self.inside, adapter, rows)
         return [self._maps(adapter, row, detail) for row, detail in zip(rows, details, strict=True)]
 
-    def explain(self, adapter: AgentAdapter, decision: Decision) -> tuple[ObjectExplanation, ObjectExplanation | None]:
-        """What actor and critic owe to the objects of a one-row decision; None for the critic without a value output."""
+    def explain(
+        self, adapter: AgentAdapter, decision: Decision, background: Fill | None = None
+    ) -> tuple[ObjectExplanation, ObjectExplanation | None]:
+        """What actor and critic owe to the objects of a one-row decision.
+
+        Args:
+            adapter: the agent.
+            decision: one row.
+            background: the scene of this decision. None: the method's own background.
+
+        Returns:
+            The actor's and the critic's; None for the critic without a value output.
+
+        Raises:
+            ValueError: segments of another size than the input, or names that are not one for each object.
+        """
         image = decision.inputs[0].float().cpu().numpy()
-        low, high = adapter.input_range
-        background = filled(self.background, image, adapter.input_range)
-        relative = [((one - low) / (high - low)).astype(np.float32) for one in (image, background)]
-        segments = np.asarray(self.objects(*relative), np.int64)
-        if segments.shape != image.shape[1:]:
-            raise ValueError(f"Expected segments of the input's size {image.shape[1:]}, got {segments.shape}.")
-        game = self._game(adapter, decision, segments, background)
-        shares = self._shares(game, int(segments.max(initial=0)))
+        scene = filled(self.background if background is None else background, image, adapter.input_range)
+        segments, labels = self._objects(image, scene, adapter.input_range)
+        shares = self._shares(self._game(adapter, decision, segments, scene), len(labels))
         made = [
-            ObjectExplanation(segments, shares.phi[:, i], shares.standard_error[:, i], float(shares.total[i]), shares.passes)
+            ObjectExplanation(segments, shares.phi[:, i], shares.standard_error[:, i], float(shares.total[i]), shares.passes, labels)
             for i in range(shares.phi.shape[1])
         ]
         return made[0], made[1] if len(made) > 1 else None
+
+    def _objects(self, image: Array, scene: Array, span: tuple[float, float]) -> tuple[Segments, tuple[str, ...]]:
+        """Segments, and a name for each."""
+        low, high = span
+        relative = [((one - low) / (high - low)).astype(np.float32) for one in (image, scene)]
+        segments = np.asarray(self.objects(*relative), np.int64)
+        if segments.shape != image.shape[1:]:
+            raise ValueError(f"Expected segments of the input's size {image.shape[1:]}, got {segments.shape}.")
+        labels, n = tuple(self.names(segments)), int(segments.max(initial=0))
+        if len(labels) != n:
+            raise ValueError(f"Expected a name for each of {n} objects, got {len(labels)}: {labels}.")
+        return segments, labels
 
     @abstractmethod
     def _shares(self, game: Game, n: int) -> Shares:

@@ -13,11 +13,12 @@ from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifier
 from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
 from saliency_wrappers.decisions import SaliencyMaps, StepSaliency
+from saliency_wrappers.faithfulness.detailed import with_details
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.hooks.replay_check import Verify
 from saliency_wrappers.recording.recording import Mode, OnError, Recording, Trigger
-from saliency_wrappers.saliency.masks import Fill
-from saliency_wrappers.saliency.method import SaliencyMethod
+from saliency_wrappers.saliency.fills import Fills
+from saliency_wrappers.saliency.method import Detail, SaliencyMethod
 from saliency_wrappers.saliency.presets import saliency_method
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.wrappers.actions import first_action
@@ -63,7 +64,7 @@ class SaliencyVecEnv(VecEnvWrapper):
         method: str | SaliencyMethod = "xaitk",
         perturber: PerturbImage | None = None,
         saliency_gen: GenerateClassifierConfidenceSaliency | None = None,
-        fill: Fill | None = None,
+        fill: Fills | None = None,
         mode: Mode = "inline",
         episode_trigger: Trigger | None = None,
         step_trigger: Trigger | None = None,
@@ -75,6 +76,7 @@ class SaliencyVecEnv(VecEnvWrapper):
         store: str | os.PathLike[str] | EpisodeStore | None = None,
         *,
         environments: Sequence[int] | None = None,
+        details: Sequence[Detail] = (),
     ) -> None:
         """Record the decisions of a hooked agent in `venv`; the parameters are those of `VectorSaliencyRecorder`.
 
@@ -91,7 +93,7 @@ class SaliencyVecEnv(VecEnvWrapper):
         self.hook = hook
         self.recording = Recording(
             hook,
-            saliency_method(method, perturber, saliency_gen, fill),
+            with_details(saliency_method(method, perturber, saliency_gen, fill), details),
             num_envs=venv.num_envs,
             environments=environments,
             resets_at_once=True,

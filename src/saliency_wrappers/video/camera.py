@@ -80,11 +80,12 @@ def make_painter(
     zoom: int,
     action_names: Sequence[str] | None,
     first_action: int = 0,
+    details: bool = False,
 ) -> Painter:
     """A painter by the drawing options of `RecordSaliencyVideo`."""
     by_episode = isinstance(scale, str) and scale == "episode"
     drawing = Drawing(style, (0, 1) if by_episode else scale, tuple(heads), colormap, panels)
-    return Painter(drawing, by_episode, strip, action_names, zoom, first_action)
+    return Painter(drawing, by_episode, strip, action_names, zoom, first_action, details)
 
 
 def default_schedule() -> Callable[[int], bool]:

@@ -17,6 +17,7 @@ from gymnasium import logger
 
 from saliency_wrappers.decisions import StepSaliency
 from saliency_wrappers.preprocessing import FramePreprocessor
+from saliency_wrappers.video.details import draw_details
 from saliency_wrappers.video.overlay import Drawing, EpisodeScale, Frame, check_frame, draw_strip
 from saliency_wrappers.video.source import SaliencySource
 from saliency_wrappers.video.writer import StreamingWriter
@@ -33,6 +34,7 @@ class Painter:
         action_names: Sequence[str] | None = None,
         zoom: int = 1,
         first_action: int = 0,
+        details: bool = False,
     ) -> None:
         """Choose how frames are drawn.
 
@@ -43,6 +45,7 @@ class Painter:
             action_names: for the strip; numbers are shown where there are not as many names as logits. None: numbers.
             zoom: enlarge every pixel to `zoom` x `zoom`.
             first_action: the action that the first logit stands for.
+            details: with the strip, leave room for the decision's details, too.
 
         Raises:
             TypeError, ValueError: `zoom` is no integer, or below 1.
@@ -57,6 +60,7 @@ class Painter:
         self.action_names = action_names
         self.zoom = zoom
         self.first_action = first_action
+        self.details = details
 
     def paint(
         self, frame: Frame, saliency: StepSaliency | None, preprocessor: FramePreprocessor | None, view: Frame | None = None
@@ -83,7 +87,10 @@ class Painter:
         names = self.action_names
         if saliency is None or names is None or len(names) != len(saliency.logits):
             names = None
-        return np.vstack([picture, draw_strip(picture.shape[1], saliency, names, self.first_action)])
+        below = [draw_strip(picture.shape[1], saliency, names, self.first_action)]
+        if self.details:
+            below.append(draw_details(picture.shape[1], None if maps is None else maps.details))
+        return np.vstack([picture, *below])
 
 
 def _enlarged(view: Frame, height: int) -> Frame:

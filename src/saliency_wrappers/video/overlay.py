@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import cv2
@@ -87,7 +87,7 @@ class Drawing:
         _check_scale(self.scale)
 
     def apply(self, frame: Frame, maps: SaliencyMaps | None, preprocessor: FramePreprocessor | None = None) -> Frame:
-        """Draw maps on a frame; arguments, result and errors are those of `draw`."""
+        """Draw maps on a frame, in grey where their details say that there is nothing to explain; otherwise as `draw`."""
         check_frame(frame)
         shape = (frame.shape[0], frame.shape[1])
         seen = np.ones(shape, np.bool_) if preprocessor is None else preprocessor.covers(shape)
@@ -100,12 +100,12 @@ class Drawing:
     def _colour(self, head: str, maps: SaliencyMaps | None, shape: tuple[int, int], preprocessor: FramePreprocessor | None) -> Array | None:
         """`(H, W, 3)` float32 in [0, 255], or None where the head has no map."""
         raw = None if maps is None else getattr(maps, head)
-        if raw is None:
+        if maps is None or raw is None:
             return None
         heat = _scaled(_flat(_checked(head, raw)), self.scale)
         heat = cv2.resize(heat, shape[::-1], interpolation=cv2.INTER_LINEAR) if preprocessor is None else preprocessor.project(heat, shape)
-        if self.colormap is None:
-            return heat[..., None] * np.array(_COLOURS[head], np.float32)
+        if self.colormap is None or maps.doubtful:
+            return heat[..., None] * np.array(_DOUBTFUL if maps.doubtful else _COLOURS[head], np.float32)
         table = getattr(cv2, f"COLORMAP_{self.colormap.upper()}")
         colour = cv2.applyColorMap(np.rint(255 * heat).astype(np.uint8), table)[..., ::-1].astype(np.float32)
         # A colour map has a colour for zero too; added to the frame, zero must change nothing.
@@ -134,7 +134,7 @@ class EpisodeScale:
             self._episode = episode
             self._peaks.clear()
         critic = None if maps.critic is None else self._by_peak("critic", maps.critic)
-        return SaliencyMaps(actor=self._by_peak("actor", maps.actor), critic=critic)
+        return replace(maps, actor=self._by_peak("actor", maps.actor), critic=critic)
 
     def _by_peak(self, head: str, raw: Any) -> Array:
         saliency = _checked(head, raw)
@@ -162,19 +162,19 @@ def draw_strip(width: int, saliency: StepSaliency | None, action_names: Sequence
     """
     if width < 1:
         raise ValueError(f"Expected a strip at least 1 pixel wide, got {width}.")
-    strip = np.full((STRIP_HEIGHT, width, 3), _DARK, np.uint8)
+    strip = np.full((STRIP_HEIGHT, width, 3), DARK, np.uint8)
     if saliency is None:
         return strip
-    _write(strip, "value -" if saliency.value is None else f"value {saliency.value:.3g}", (4, 17), _LIGHT)
+    write_text(strip, "value -" if saliency.value is None else f"value {saliency.value:.3g}", (4, 17), LIGHT)
     if not isinstance(saliency.action, (int, np.integer)):
-        _write(strip, f"action {_in_words(saliency.action)}", (4, 35), _CHOSEN)
+        write_text(strip, f"action {_in_words(saliency.action)}", (4, 35), CHOSEN)
         return strip
     names = [str(first_action + index) for index in range(len(saliency.logits))] if action_names is None else list(action_names)
     if len(names) != len(saliency.logits):
         raise ValueError(f"Expected {len(saliency.logits)} action names, one for each logit, got {len(names)}: {names}.")
     chosen = int(saliency.action) - first_action
     text = min(104, width // 3)
-    _write(strip[:, :text], names[chosen] if 0 <= chosen < len(names) else str(saliency.action), (4, 35), _CHOSEN)
+    write_text(strip[:, :text], names[chosen] if 0 <= chosen < len(names) else str(saliency.action), (4, 35), CHOSEN)
     _draw_bars(strip[:, text:], _softmax(saliency.logits), names, chosen, first_action)
     return strip
 
@@ -199,8 +199,9 @@ def check_frame(frame: Any, size: tuple[int, int] | None = None) -> None:
 
 
 _COLOURS = {"actor": (0, 0, 255), "critic": (255, 0, 0)}
-_DARK, _GREY, _LIGHT, _CHOSEN = (24, 24, 24), (110, 110, 110), (235, 235, 235), (255, 205, 60)
-_FONT, _NORMAL, _SMALL = cv2.FONT_HERSHEY_SIMPLEX, 0.42, 0.31
+_DOUBTFUL = (96, 96, 96)
+DARK, GREY, LIGHT, CHOSEN = (24, 24, 24), (110, 110, 110), (235, 235, 235), (255, 205, 60)
+_FONT, NORMAL, SMALL = cv2.FONT_HERSHEY_SIMPLEX, 0.42, 0.31
 
 
 def _check_scale(scale: Any) -> None:
@@ -271,26 +272,27 @@ def _draw_bars(area: Frame, probabilities: NDArray[np.float64], names: list[str]
     for index, label in enumerate(labels):
         slot = area[:, index * width // count : (index + 1) * width // count]
         top = base - round(float(probabilities[index]) * (base - 4))
-        slot[top : base + 1, 1:-1] = _CHOSEN if index == chosen else _GREY
-        centred = (slot.shape[1] - _text_width(label, size)) // 2
-        _write(slot, label, (centred, STRIP_HEIGHT - 4), _CHOSEN if index == chosen else _LIGHT, size)
+        slot[top : base + 1, 1:-1] = CHOSEN if index == chosen else GREY
+        centred = (slot.shape[1] - text_width(label, size)) // 2
+        write_text(slot, label, (centred, STRIP_HEIGHT - 4), CHOSEN if index == chosen else LIGHT, size)
 
 
 def _labels(names: list[str], width: int, first_action: int) -> tuple[list[str], float]:
     """Names, or numbers, or nothing: the most that fits, and its font size."""
     numbers = [str(first_action + index) for index in range(len(names))]
     for labels in (names, numbers):
-        for size in (_NORMAL, _SMALL):
-            if all(_text_width(label, size) <= width for label in labels):
+        for size in (NORMAL, SMALL):
+            if all(text_width(label, size) <= width for label in labels):
                 return labels, size
-    return [""] * len(names), _SMALL
+    return [""] * len(names), SMALL
 
 
-def _text_width(text: str, size: float) -> int:
+def text_width(text: str, size: float) -> int:
+    """The width of a text in pixels."""
     return cv2.getTextSize(text, _FONT, size, 1)[0][0]
 
 
-def _write(area: Frame, text: str, origin: tuple[int, int], colour: tuple[int, int, int], size: float = _NORMAL) -> None:
+def write_text(area: Frame, text: str, origin: tuple[int, int], colour: tuple[int, int, int], size: float = NORMAL) -> None:
     """Write into a part of a picture; what does not fit is cut off."""
     if area.size:
         picture = np.ascontiguousarray(area)

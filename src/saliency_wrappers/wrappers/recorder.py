@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, Generic, SupportsFloat
 
 import gymnasium as gym
@@ -13,11 +14,12 @@ from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifier
 from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
 from saliency_wrappers.decisions import SaliencyMaps
+from saliency_wrappers.faithfulness.detailed import with_details
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.hooks.replay_check import Verify
 from saliency_wrappers.recording.recording import Mode, OnError, Recording, Trigger
-from saliency_wrappers.saliency.masks import Fill
-from saliency_wrappers.saliency.method import SaliencyMethod
+from saliency_wrappers.saliency.fills import Fills
+from saliency_wrappers.saliency.method import Detail, SaliencyMethod
 from saliency_wrappers.saliency.presets import saliency_method
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.wrappers.actions import action_names, first_action
@@ -39,8 +41,15 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
             "value": float,
         }
 
-    Deferred: no `"actor"`, no `"critic"`, but `"pending": True`. A step without a decision (a random or scripted action) and the
-    `info` of `reset` have no `"saliency"`, nor has a step whose action an `Autoreset` beneath ignored: it begins an episode.
+    Where `details` name them, also::
+
+            "memory": 0.62,                        # share of the logits that comes from the recurrent state, in [0, 1]
+            "confidence": 0.91,                    # of the actor map, in [0, 1]; 0: there is nothing to explain
+            "objects": [{"label": "bottom left", "mask": ndarray bool (h, w), "phi": 0.31, "standard_error": 0.0}, ...],
+            "sentence": "bottom left 49 %, centre 36 %",
+
+    Deferred: no `"actor"`, no `"critic"` and no details, but `"pending": True`. A step without a decision (a random or scripted action) and
+    the `info` of `reset` have no `"saliency"`, nor has a step whose action an `Autoreset` beneath ignored: it begins an episode.
     Place the recorder outside wrappers that step the environment several times for one decision (frame skip, `AtariPreprocessing`).
 
     Example:
@@ -56,7 +65,7 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
         method: str | SaliencyMethod = "xaitk",
         perturber: PerturbImage | None = None,
         saliency_gen: GenerateClassifierConfidenceSaliency | None = None,
-        fill: Fill | None = None,
+        fill: Fills | None = None,
         mode: Mode = "inline",
         episode_trigger: Trigger | None = None,
         step_trigger: Trigger | None = None,
@@ -66,6 +75,7 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
         keep: bool = False,
         block: int = 64,
         store: str | os.PathLike[str] | EpisodeStore | None = None,
+        details: Sequence[Detail] = (),
     ) -> None:
         """Record the decisions of a hooked agent.
 
@@ -75,7 +85,7 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
             method: `"xaitk"`, `"greydanus2018"`, or a `SaliencyMethod`.
             perturber: any xaitk `PerturbImage`. None: the method's own.
             saliency_gen: any xaitk `GenerateClassifierConfidenceSaliency`. None: the method's own.
-            fill: what shows through where a mask is 0, see `Fill`. None: the method's own.
+            fill: what shows through where a mask is 0, one or several, see `Fills`. None: the method's own.
             mode: `"inline"`: maps at the step. `"deferred"`: in blocks, at the latest when the episode ends. `"capture"`: none here, every
                 decision goes into the store, for `compute_saliency`.
             episode_trigger: explain the episodes for which it is True.
@@ -87,7 +97,8 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
             keep: retain the maps for `maps(episode)`.
             block: how many decisions are held, and computed together, at most, in deferred mode.
             store: where every decision is kept, explained or not, with the maps that are made: an `EpisodeStore`, or the path or URL
-                of one without frames. None: nowhere.
+                of one without frames. None: nothing is stored.
+            details: what is added to `info["saliency"]`, some of `"memory"`, `"confidence"` and `"objects"`, see `DetailedSaliency`.
 
         Raises:
             TypeError, ValueError: a parameter of the wrong kind or value.
@@ -111,11 +122,11 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
             "block": block,
             "store": EpisodeStore.of(store),
         }
-        gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, hook=hook, **parts, **options)
+        gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, hook=hook, details=details, **parts, **options)
         gym.Wrapper.__init__(self, env)
         self.hook = hook
         known: dict[str, Any] = {"first_action": first_action(env.action_space), "action_names": action_names(env.unwrapped)}
-        self.recording = Recording(hook, saliency_method(**parts), env_spec=env.spec, **known, **options)
+        self.recording = Recording(hook, with_details(saliency_method(**parts), details), env_spec=env.spec, **known, **options)
 
     @property
     def enabled(self) -> bool:

@@ -17,6 +17,7 @@ from gymnasium import logger
 from gymnasium.core import ActType, ObsType, RenderFrame
 from gymnasium.vector import VectorEnv
 
+from saliency_wrappers.faithfulness.detailed import has_details
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.video.camera import Camera, default_schedule, make_painter, prepared_folder, tell_of_whole_frame
 from saliency_wrappers.video.overlay import HEADS, Scale
@@ -99,7 +100,8 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
             heads: as in `draw`.
             colormap: as in `draw`.
             panels: as in `draw`.
-            strip: shows value, action probabilities and action below the frame, see `draw_strip`; legible from 320 pixels' width.
+            strip: shows value, action probabilities and action below the frame, see `draw_strip`, and the recorder's `details`; legible
+                from 320 pixels' width.
             zoom: enlarges every pixel to `zoom` x `zoom`.
 
         Raises:
@@ -125,7 +127,12 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         self._recorder = _recorder_beneath(env)
         self._egocentric = is_egocentric(env)
         painter = make_painter(
-            **drawn, strip=strip, zoom=zoom, action_names=action_names(env.unwrapped), first_action=first_action(env.action_space)
+            **drawn,
+            strip=strip,
+            zoom=zoom,
+            action_names=action_names(env.unwrapped),
+            first_action=first_action(env.action_space),
+            details=has_details(self._recorder.recording.method),
         )
         self.video_folder = prepared_folder(video_folder, name_prefix)
         self._camera = Camera(self._recorder.recording, painter, self.frames_per_sec, disable_logger, gc_trigger)

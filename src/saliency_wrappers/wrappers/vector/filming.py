@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from saliency_wrappers.faithfulness.detailed import has_details
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.recording.clock import chosen_environments
 from saliency_wrappers.recording.recording import Recording
@@ -58,7 +59,7 @@ class EnvironmentFilming(ABC):
         self.frames_per_sec = check_rate(fps)
         self._told = False
         self.step_id = -1
-        painters = [make_painter(**painted) for _ in chosen]
+        painters = [make_painter(**painted, details=has_details(recording.method)) for _ in chosen]
         self.video_folder = prepared_folder(
             video_folder, name_prefix, [f"env-{index}-{k}" for index in chosen for k in ("episode", "step")]
         )

@@ -17,11 +17,12 @@ from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifier
 from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
 from saliency_wrappers.decisions import SaliencyMaps, StepSaliency
+from saliency_wrappers.faithfulness.detailed import with_details
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.hooks.replay_check import Verify
 from saliency_wrappers.recording.recording import Mode, OnError, Recording, Trigger
-from saliency_wrappers.saliency.masks import Fill
-from saliency_wrappers.saliency.method import SaliencyMethod
+from saliency_wrappers.saliency.fills import Fills
+from saliency_wrappers.saliency.method import Detail, SaliencyMethod
 from saliency_wrappers.saliency.presets import saliency_method
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.wrappers.actions import first_action
@@ -46,8 +47,10 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
             "value": ndarray float64 (n,),
         }
 
-    Deferred: no `"actor"`, no `"critic"`, but `"pending"`, bool `(n,)`. Without any real row there are neither of the two keys, nor in
-    the `infos` of `reset`.
+    Where `details` name them, also `"memory"` and `"confidence"` as float64 `(n,)`, and `"objects"` and `"sentence"` as objects `(n,)`.
+
+    Deferred: no `"actor"`, no `"critic"` and no details, but `"pending"`, bool `(n,)`. Without any real row there
+    are neither of the two keys, nor in the `infos` of `reset`.
 
     Every way of resetting has its place. When an episode ends, the decision that ended it has the ended episode's numbers; then
 
@@ -69,7 +72,7 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
         method: str | SaliencyMethod = "xaitk",
         perturber: PerturbImage | None = None,
         saliency_gen: GenerateClassifierConfidenceSaliency | None = None,
-        fill: Fill | None = None,
+        fill: Fills | None = None,
         mode: Mode = "inline",
         episode_trigger: Trigger | None = None,
         step_trigger: Trigger | None = None,
@@ -81,6 +84,7 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
         store: str | os.PathLike[str] | EpisodeStore | None = None,
         *,
         environments: Sequence[int] | None = None,
+        details: Sequence[Detail] = (),
     ) -> None:
         """Record the decisions of a hooked agent.
 
@@ -90,7 +94,7 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
             method: `"xaitk"`, `"greydanus2018"`, or a `SaliencyMethod`.
             perturber: any xaitk `PerturbImage`. None: the method's own.
             saliency_gen: any xaitk `GenerateClassifierConfidenceSaliency`. None: the method's own.
-            fill: what shows through where a mask is 0, see `Fill`. None: the method's own.
+            fill: what shows through where a mask is 0, one or several, see `Fills`. None: the method's own.
             mode: `"inline"`: maps at the step. `"deferred"`: in blocks, at the latest when an episode ends.
             episode_trigger: explain the episodes for which it is True, by the number of each environment's episode.
             step_trigger: explain the steps of the vector, counted since construction, for which it is True. With neither trigger every
@@ -102,6 +106,7 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
             block: how many decisions are held, and computed together, at most, of all environments; in deferred mode.
             store: where every decision is kept, see `SaliencyRecorder`; an episode of the store for each of each environment.
             environments: the numbers of those that are recorded. None: all.
+            details: what is added to `info["saliency"]`, some of `"memory"`, `"confidence"` and `"objects"`, see `DetailedSaliency`.
 
         Raises:
             TypeError, ValueError: a parameter of the wrong kind or value.
@@ -120,13 +125,14 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
             "store": EpisodeStore.of(store),
             "environments": environments,
         }
-        gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, hook=hook, **parts, **options)
+        gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, hook=hook, details=details, **parts, **options)
         VectorWrapper.__init__(self, env)
         self.hook = hook
         self.autoreset_mode = autoreset_mode(env)
         at_once = self.autoreset_mode == AutoresetMode.SAME_STEP
         fixed: dict[str, Any] = {"resets_at_once": at_once, "env_spec": env.spec, "first_action": first_action(env.single_action_space)}
-        self.recording = Recording(hook, saliency_method(**parts), num_envs=env.num_envs, **fixed, **options)
+        chosen = with_details(saliency_method(**parts), details)
+        self.recording = Recording(hook, chosen, num_envs=env.num_envs, **fixed, **options)
 
     @property
     def enabled(self) -> bool:
