@@ -14,6 +14,7 @@ from saliency_wrappers.models.checkpoints import CheckpointError, UnsafeCheckpoi
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.recording.error_policy import MissingDecisionError
 from saliency_wrappers.saliency.fills import Background, ChannelMean, Noise
+from saliency_wrappers.saliency.gradients import Gradient, IntegratedGradients, SmoothGrad
 from saliency_wrappers.saliency.masks import GaussianBlur, SlidingDisc
 from saliency_wrappers.saliency.memory_share import MemoryShare, memory_share
 from saliency_wrappers.saliency.method import SaliencyMethod
@@ -60,7 +61,9 @@ __all__ = [
     "FramePreprocessor",
     "FunctionAdapter",
     "GaussianBlur",
+    "Gradient",
     "GridSquaredDifference",
+    "IntegratedGradients",
     "KLDivergence",
     "LeaveOneOut",
     "LogitDrop",
@@ -85,6 +88,7 @@ __all__ = [
     "Scorecard",
     "Searchlight",
     "SlidingDisc",
+    "SmoothGrad",
     "SquaredDifference",
     "SquaredProbabilityDifference",
     "StoreError",

@@ -1,6 +1,6 @@
 """Watching modules: `observe` sees their forward passes, `outputs_of` what their layers give.
 
-`undisturbed` runs a module unseen and leaves it as it was found.
+`undisturbed` runs a module unseen and leaves it as it was found, `with_gradients` lets it be differentiated.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol, cast
 
 import torch
@@ -66,7 +66,7 @@ def outputs_of(**layers: nn.Module) -> Generator[dict[str, Any]]:
     def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def after(layer: nn.Module, args: Any, output: Any) -> None:
             if threading.get_ident() == thread:
-                outputs[name] = copy_tensor(output) if isinstance(output, Tensor) else output
+                outputs[name] = _copy(output) if isinstance(output, Tensor) else output
 
         return after
 
@@ -80,7 +80,10 @@ def outputs_of(**layers: nn.Module) -> Generator[dict[str, Any]]:
 
 @contextmanager
 def undisturbed(module: nn.Module) -> Generator[None]:
-    """Run a module for replay: evaluation mode, no gradients, unseen by every hook of ours; everything is restored at the end."""
+    """Run a module for replay: evaluation mode, unseen by every hook of ours, and without gradients unless within `with_gradients`.
+
+    Everything is restored at the end.
+    """
     training = [part for part in module.modules() if part.training]
     devices = sorted({parameter.device.index or 0 for parameter in module.parameters() if parameter.device.type == "cuda"})
     thread = threading.get_ident()
@@ -89,13 +92,34 @@ def undisturbed(module: nn.Module) -> Generator[None]:
     for part in training:
         part.training = False
     try:
-        with torch.inference_mode(), torch.random.fork_rng(devices=devices):
+        without = nullcontext() if thread in _differentiating else torch.inference_mode()
+        with without, torch.random.fork_rng(devices=devices):
             yield
     finally:
         for part in training:
             part.training = True
         if not already:
             _replaying.discard(thread)
+
+
+@contextmanager
+def with_gradients() -> Generator[None]:
+    """Within this block, `evaluate` of an adapter returns outputs that can be differentiated by its inputs, in this thread."""
+    thread = threading.get_ident()
+    already = thread in _differentiating
+    _differentiating.add(thread)
+    try:
+        # cuDNN differentiates recurrent layers in training mode only.
+        with torch.inference_mode(False), torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+            yield
+    finally:
+        if not already:
+            _differentiating.discard(thread)
+
+
+def _copy(output: Tensor) -> Tensor:
+    """An ordinary copy; within `with_gradients` one that is still part of the graph."""
+    return output.clone() if threading.get_ident() in _differentiating else copy_tensor(output)
 
 
 def replaying() -> bool:
@@ -123,6 +147,8 @@ tracing = torch._C._get_tracing_state  # pyright: ignore
 """Of `torch.jit.trace`, which would record what we do with the tensors."""
 _replaying: set[int] = set()
 """The threads within an `undisturbed` block."""
+_differentiating: set[int] = set()
+"""The threads within a `with_gradients` block."""
 
 
 class InputsBefore:
