@@ -18,6 +18,8 @@ __all__ = [
     "AgentAdapter",
     "CleanRLAdapter",
     "FunctionAdapter",
+    "ImageOptions",
+    "ModuleAdapter",
     "OnPass",
     "QNetworkAdapter",
     "RecurrentModuleAdapter",

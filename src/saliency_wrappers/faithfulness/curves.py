@@ -82,7 +82,11 @@ class CurveMaker:
         self.action = int(self.logits.argmax()) if decision.action is None else int(decision.action.flatten()[0])
 
     def curves(self, order: NDArray[np.int64]) -> dict[tuple[str, str], Curves]:
-        """Curves by fill and direction, `"insertion"` or `"deletion"`, for pixels in this order; one batched pass for all."""
+        """Return the curves by fill and direction, `"insertion"` or `"deletion"`, from one batched pass.
+
+        Args:
+            order: `(h * w,)` indices of pixels, the most important first.
+        """
         keys, images = [], []
         shown = self._shown(order)
         for name, fill in self._fills.items():

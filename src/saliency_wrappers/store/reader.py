@@ -169,7 +169,7 @@ class StoredEpisode:
                     yield decision, maps
 
     def chunk(self, name: str, index: int, rows: int, budget: ReadBudget) -> NDArray[Any]:
-        """Return the first rows of a field's block; `StoreError` when they are not there, or not as they were written."""
+        """Return the first rows of a field's block, `(rows, ...)`; `StoreError` when they are not there, or not as they were written."""
         field = self._field(name, index * self.block + rows)
         key = f"{self.name}/{field.key(index)}"
         place = f"{key} in {self._location}"

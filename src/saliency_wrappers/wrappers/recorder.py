@@ -53,9 +53,9 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
     Place the recorder outside wrappers that step the environment several times for one decision (frame skip, `AtariPreprocessing`).
 
     Example:
-        >>> hook = RecurrentAgentHook(agent, preprocessor="greydanus2018")  # doctest: +SKIP
-        >>> env = gym.make("ALE/Breakout-v5", render_mode="rgb_array")  # doctest: +SKIP
-        >>> env = RecordSaliencyVideo(SaliencyRecorder(env, hook), "videos")  # doctest: +SKIP
+        >>> hook = RecurrentAgentHook(agent, preprocessor="greydanus2018")
+        >>> env = gym.make("ALE/Breakout-v5", render_mode="rgb_array")
+        >>> env = RecordSaliencyVideo(SaliencyRecorder(env, hook), "videos")
     """
 
     def __init__(

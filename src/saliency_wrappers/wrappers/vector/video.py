@@ -25,7 +25,7 @@ from saliency_wrappers.wrappers.vector.rendering import can_render, render_envir
 class RecordVectorSaliencyVideo(EnvironmentFilming, VectorWrapper, gym.utils.RecordConstructorArgs):  # pyright: ignore[reportMissingTypeArgument]
     """Records videos of what the agent looked at in chosen environments of a vector: `RecordSaliencyVideo(envs, ...)` makes one.
 
-        envs = VectorSaliencyRecorder(gym.make_vec("ALE/Breakout-v5", num_envs=8, render_mode="rgb_array"), hook)
+        envs = VectorSaliencyRecorder(gym.make_vec("ALE/Breakout-v5", 8, "sync", render_mode="rgb_array"), hook)
         envs = RecordSaliencyVideo(envs, "videos", environments=[0, 3], episode_trigger=lambda episode: episode % 100 == 0)
 
     Each chosen environment has its own files, one for each of its own episodes: `saliency-env-0-episode-100.mp4`. As in a single
