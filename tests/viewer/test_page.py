@@ -121,9 +121,9 @@ def test_a_click_on_a_curve_and_a_bookmark_jump(page: Browser) -> None:
 
 
 def test_the_list_sorts_and_opens_another_episode(page: Browser) -> None:
-    numbers = "[...document.querySelectorAll('#episodes td:nth-child(3)')].map((cell) => cell.textContent).join()"
+    numbers = "[...document.querySelectorAll('#episodes td:nth-child(2)')].map((cell) => cell.textContent).join()"
     assert page.run(f"return {numbers}") == f"{COUNT},7"
-    page.run("document.querySelectorAll('#columns button')[2].click()")
+    page.run("document.querySelectorAll('#columns button')[1].click()")
     assert page.run(f"return {numbers}") == f"7,{COUNT}"
     page.run("document.querySelector('#episodes button').click()")
     page.until("document.body.dataset.ready === '1' && document.getElementById('scrubber').max === '6'")
@@ -200,7 +200,7 @@ def test_a_hostile_store_is_shown_as_text(browser: Browser, tmp_path: Path) -> N
     with view(tmp_path / "store", browser=False) as viewer:
         for url in ((tmp_path / "page.html").as_uri(), viewer.url):
             browser.open(url)
-            assert HOSTILE in browser.text("#episodes")
+            assert HOSTILE in browser.text("#about")
             assert HOSTILE in browser.text("#layer")
             assert browser.run("return [document.title, document.querySelectorAll('img').length]") == ["Recorded episodes", 0]
 

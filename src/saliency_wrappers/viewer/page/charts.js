@@ -23,22 +23,22 @@ export function has(numbers, key) {
   return Boolean(numbers.told?.includes(key));
 }
 
-// Every chart as [title, lines, range]; a line is {name, numbers, colour}; without a range it is that of the numbers.
+// Every chart as [title, lines, look]; a line is {name, numbers, colour}, a look {range, stacked}; without a range it is that of the numbers.
 export function chartsOf(numbers, gamma, lambda) {
   const { advantage, toGo } = advantages(numbers.rewards, numbers.values, numbers.complete, gamma, lambda);
   const line = (name, data, i = 0) => ({ name, numbers: data, colour: LINE_COLOURS[i % LINE_COLOURS.length] });
-  const charts = [["Value", [...(numbers.values ? [line("value", numbers.values)] : []), line("return to go", toGo, 1)]],
-    ["Reward", [line("reward", numbers.rewards), line("return", returnsSoFar(numbers.rewards), 1)]]];
+  const charts = [...(numbers.values ? [["Value", [line("value", numbers.values)]]] : []), ["Reward", [line("reward", numbers.rewards)]],
+    ["Return", [line("return", returnsSoFar(numbers.rewards), 1), line("return to go", toGo, 2)]]];
   const unit = [0, 1];
   if (numbers.discrete && numbers.logits.length) {
     const probabilities = numbers.logits.map(softmax);
-    charts.push(["Action probabilities", probabilities[0].map((_, i) => line(actionName(numbers, i), probabilities.map((row) => row[i]), i)), unit]);
-    charts.push(["Entropy", [line("entropy", probabilities.map(entropyOf), 2)]]);
+    charts.push(["Action probabilities", probabilities[0].map((_, i) => line(actionName(numbers, i), probabilities.map((row) => row[i]), i)), { range: unit, stacked: true }]);
+    charts.push(["Entropy", [line("entropy", probabilities.map(entropyOf), 2)], { range: [0, Math.max(Math.log(probabilities[0].length), 1e-3)] }]);
   }
   if (advantage) charts.push(["Advantage", [line("advantage", advantage, 3)]]);
   const told = [["memory", "memory share", 4], ["confidence", "confidence of the map", 5]];
   const lines = told.filter(([key]) => has(numbers, key)).map(([key, name, i]) => line(name, numbers[key], i));
-  if (lines.length) charts.push(["Memory and confidence", lines, unit]);
+  if (lines.length) charts.push(["Memory and confidence", lines, { range: unit }]);
   return { charts, advantage };
 }
 
@@ -61,5 +61,5 @@ export function showCharts(parent, curves, charts, jump) {
     return curves;
   }
   parent.replaceChildren();
-  return charts.map(([title, lines, range]) => new Curve(parent, title, lines, jump, range));
+  return charts.map(([title, lines, look]) => new Curve(parent, title, lines, jump, look));
 }

@@ -6,8 +6,8 @@ const LEFT = 56;
 
 export class Curve {
   // `lines` is a list of {name, numbers, colour}; `jump(row)` is called for a click.
-  constructor(parent, title, lines, jump, fixed = null) {
-    this.fixed = fixed;
+  constructor(parent, title, lines, jump, { range = null, stacked = false } = {}) {
+    Object.assign(this, { fixed: range, stacked });
     this.title = title;
     this.lines = lines;
     this.count = lines[0].numbers.length;
@@ -95,7 +95,32 @@ export class Curve {
     context.fillText(short(Number(this.low.toPrecision(3))), LEFT - 5, this.size[1] - 3);
     context.strokeStyle = style.getPropertyValue("--line");
     context.strokeRect(LEFT + 0.5, 0.5, this.size[0] - LEFT - 4, this.size[1] - 1);
-    for (const line of this.lines) this.drawLine(context, line.numbers, style.getPropertyValue(line.colour));
+    if (this.stacked) this.drawStacked(context, style);
+    else for (const line of this.lines) this.drawLine(context, line.numbers, style.getPropertyValue(line.colour));
+  }
+
+  // Parts of a whole, one above the other; of more numbers than the chart has pixels, means are drawn.
+  drawStacked(context, style) {
+    const together = Math.max(1, Math.ceil(this.count / this.size[0]));
+    const groups = Math.ceil(this.count / together);
+    const floor = new Float64Array(groups);
+    const [left, right] = [this.x(0), this.x(this.count - 1)];
+    const x = (group) => left + (groups > 1 ? group / (groups - 1) : 0) * (right - left);
+    context.globalAlpha = 0.8;
+    for (const line of this.lines) {
+      context.fillStyle = style.getPropertyValue(line.colour);
+      context.beginPath();
+      for (let group = 0; group < groups; group += 1) context.lineTo(x(group), this.y(floor[group]));
+      if (groups === 1) context.lineTo(x(0) + 3, this.y(floor[0]));
+      for (let group = 0; group < groups; group += 1) {
+        const part = line.numbers.slice(group * together, (group + 1) * together);
+        floor[group] += part.reduce((sum, one) => sum + (one ?? 0), 0) / part.length;
+      }
+      if (groups === 1) context.lineTo(x(0) + 3, this.y(floor[0]));
+      for (let group = groups - 1; group >= 0; group -= 1) context.lineTo(x(group), this.y(floor[group]));
+      context.fill();
+    }
+    context.globalAlpha = 1;
   }
 
   // Of more numbers than the chart has pixels, each pixel's column shows the lowest and the highest.

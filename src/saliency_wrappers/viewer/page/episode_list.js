@@ -6,12 +6,14 @@ const LIVE_COLUMNS = [["index", "No."], ["slot", "Env."], ["episode", "Episode"]
 
 export class EpisodeList {
   constructor(head, body, live, open) {
-    Object.assign(this, { head, body, open, columns: live ? LIVE_COLUMNS : COLUMNS, column: "index", down: live, episodes: [], current: null });
+    Object.assign(this, { head, body, open, all: live ? LIVE_COLUMNS : COLUMNS, column: "index", down: live, episodes: [], current: null });
   }
 
   show(episodes, current) {
     const focused = this.body.contains(document.activeElement) ? document.activeElement.dataset.index : undefined;
     Object.assign(this, { episodes, current });
+    const one = (key) => new Set(episodes.map((episode) => episode[key])).size < 2;
+    this.columns = this.all.filter(([key]) => !(["environment", "slot"].includes(key) && one(key))); // the header says it
     this.head.replaceChildren(...this.columns.map((column) => this.heading(column)));
     const { column, down } = this;
     const rows = [...episodes].sort((a, b) => (a[column] < b[column] ? -1 : a[column] > b[column] ? 1 : a.index - b.index));
