@@ -15,7 +15,7 @@ def ask(viewer: Viewer, path: str, method: str = "GET", body: Any = None, **head
     token = urllib.parse.urlparse(viewer.url).path
     connection = http.client.HTTPConnection("127.0.0.1", viewer.port, timeout=60)
     content = None if body is None else json.dumps(body).encode()
-    connection.putrequest(method, path if path.startswith("/") else token + path, skip_host=True, skip_accept_encoding=True)
+    connection.putrequest(method, path if path.startswith(("/", "*")) else token + path, skip_host=True, skip_accept_encoding=True)
     for name, value in {"Host": f"127.0.0.1:{viewer.port}", **headers}.items():
         connection.putheader(name.replace("_", "-"), value)
     if content is not None:

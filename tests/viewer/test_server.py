@@ -60,7 +60,7 @@ def test_the_address_is_of_this_machine_only_and_holds_a_token(guarded: Viewer) 
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/data/store", "/wrong/data/store", "/page.js", "//data/store", "/data/news-0-0-0-0-0", "/data/episode-0"]
+    "path", ["/", "/data/store", "/wrong/data/store", "/page.js", "//data/store", "*", "/data/news-0-0-0-0-0", "/data/episode-0"]
 )
 def test_without_the_token_there_is_nothing(guarded: Viewer, path: str) -> None:
     assert ask(guarded, path)[0] == 404
@@ -101,6 +101,7 @@ def test_a_question_needs_the_pages_own_origin_json_and_a_small_body(guarded: Vi
         "/etc/passwd",
         "data/frames-0-..%2f1",
         "page.js%00.css",
+        f"data/episode-{'9' * 5000}",
         "data/news-0-0-0-0-..%2f",
         "data/news--1-0-0-0-0",
     ],

@@ -16,6 +16,9 @@ from saliency_wrappers.store.reader import StoredBlock, StoredEpisode
 from saliency_wrappers.store.tree_schema import rebuilt
 from saliency_wrappers.viewer.encoding import encode_frames, encode_maps
 
+LONGEST_NAME = 200
+"""Letters of a name, at most; the rest is left out."""
+
 
 def episode_row(index: int, episode: StoredEpisode) -> dict[str, Any]:
     """Return an episode's row in the list: name, environment, seed, decisions, return, whether it is complete."""
@@ -35,8 +38,10 @@ def episode_numbers(index: int, episode: StoredEpisode) -> dict[str, Any]:
     actions = [block.action(row) for block in blocks for row in range(block.rows)]
     numbers["actions"] = [action_of_page(action) for action in actions]
     numbers["discrete"] = all(isinstance(action, int) for action in actions)
-    numbers["action_names"], numbers["first_action"] = header.action_names, header.first_action
-    numbers["layers"] = [{"fingerprint": name, "name": str(about.get("name", "?"))} for name, about in episode.methods.items()]
+    numbers["action_names"], numbers["first_action"] = names_of_page(header.action_names), header.first_action
+    numbers["layers"] = [
+        {"fingerprint": name, "name": str(about.get("name", "?"))[:LONGEST_NAME]} for name, about in episode.methods.items()
+    ]
     return numbers
 
 
@@ -60,9 +65,14 @@ def number_of_page(value: float) -> float | None:
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
+def names_of_page(names: list[str] | None) -> list[str] | None:
+    """Return names of actions as the page shows them; None for none."""
+    return None if names is None else [name[:LONGEST_NAME] for name in names]
+
+
 def action_of_page(action: Any) -> int | str:
-    """Return an action as the page shows it: a whole number, or at most 200 letters."""
-    return action if isinstance(action, int) else str(action)[:200]
+    """Return an action as the page shows it: a whole number, or at most `LONGEST_NAME` letters."""
+    return action if isinstance(action, int) else str(action)[:LONGEST_NAME]
 
 
 def picture_of_page(size: tuple[int, ...], input_size: tuple[int, int] | None, preprocessor: FramePreprocessor | None) -> dict[str, Any]:
@@ -99,7 +109,7 @@ def _row(index: int, episode: StoredEpisode, blocks: list[StoredBlock]) -> dict[
 
 
 def _environment(env_spec: dict[str, Any] | None) -> str:
-    return str((env_spec or {}).get("id", "unknown environment"))
+    return str((env_spec or {}).get("id", "unknown environment"))[:LONGEST_NAME]
 
 
 def _rows(block: StoredBlock, name: str, dtype: str) -> list[list[float]]:

@@ -12,6 +12,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LARGEST_BODY = 65_536
+LONGEST_PATH = 512
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -65,8 +66,9 @@ class Guard:
         origin, site = known.get("origin"), known.get("sec-fetch-site", "same-origin")
         if (origin is not None and origin not in self._origins) or site not in ("same-origin", "none"):
             return 403, "Expected a request of the viewer's own page."
-        token = scope["path"].split("/")[1].encode()
-        if not secrets.compare_digest(token, self._token):
+        path: str = scope["path"]
+        token = path.partition("/")[2].partition("/")[0].encode()
+        if len(path) > LONGEST_PATH or not secrets.compare_digest(token, self._token):
             return 404, "Not found."
         if scope["method"] == "POST":
             return _post_refusal(known)

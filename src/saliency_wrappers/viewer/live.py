@@ -20,6 +20,7 @@ from saliency_wrappers.recording.recording import Recording
 from saliency_wrappers.recording.store_sink import NoCapture
 from saliency_wrappers.saliency.fingerprints import method_description
 from saliency_wrappers.viewer.encoding import encode_frames, encode_maps
+from saliency_wrappers.viewer.episodes import LONGEST_NAME, names_of_page
 from saliency_wrappers.viewer.live_episode import LiveEpisode
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class LiveEpisodes(NoCapture):
         recording = self.recording
         with self._lock:
             content = self._episode(index).numbers()
-        known = {"action_names": recording.action_names, "first_action": recording.first_action}
+        known = {"action_names": names_of_page(recording.action_names), "first_action": recording.first_action}
         return {**content, **known, "layers": [{"fingerprint": "", "name": self.about()["method"]}]}
 
     def frame(self, index: int, row: int) -> bytes:
@@ -198,7 +199,7 @@ class LiveEpisodes(NoCapture):
 
     def _begin(self, clock: EpisodeClock) -> LiveEpisode:
         spec = self.recording.env_spec
-        name = str(getattr(spec, "id", None) or "unknown environment")
+        name = str(getattr(spec, "id", None) or "unknown environment")[:LONGEST_NAME]
         seed = self._seeds.get(clock.environment)
         wait = 2 * self.recording.block if self.recording.mode == "deferred" else 0
         episode = LiveEpisode(self._begun, clock.environment, clock.episode, name, seed if type(seed) is int else None, wait)

@@ -161,7 +161,7 @@ def _application(pages: StoredPages | LivePages, token: str) -> Any:
         return page_file(request.path_params["name"])
 
     async def failed(request: Request, error: Exception) -> Response:
-        return PlainTextResponse(str(error), 400)
+        return PlainTextResponse(str(error)[:2000], 400)
 
     routes = [
         Route("/", start),
@@ -175,7 +175,7 @@ def _application(pages: StoredPages | LivePages, token: str) -> Any:
         *([Route("/data/news-{environment:int}-{after:int}-{rows:int}-{listed:int}-{stamp:int}", _news(pages))] if pages.live else []),
         Route("/{name}", file),
     ]
-    handlers: dict[Any, Any] = dict.fromkeys((ValueError, RuntimeError, OSError), failed)
+    handlers: dict[Any, Any] = dict.fromkeys((ValueError, RuntimeError, OSError, TypeError, LookupError, ArithmeticError), failed)
     return Starlette(routes=[Mount(f"/{token}", routes=routes)], exception_handlers=handlers)
 
 

@@ -2,6 +2,8 @@
 import { advantages, entropyOf, jumps, largest, returnsSoFar, softmax } from "./numbers.js";
 import { Curve, LINE_COLOURS } from "./curves.js";
 
+export const MOST_LINES = 24;
+
 // The label of an action, given as the index of its logit.
 export function actionName(numbers, index) {
   const names = numbers.action_names;
@@ -32,7 +34,7 @@ export function chartsOf(numbers, gamma, lambda) {
   const unit = [0, 1];
   if (numbers.discrete && numbers.logits.length) {
     const probabilities = numbers.logits.map(softmax);
-    charts.push(["Action probabilities", probabilities[0].map((_, i) => line(actionName(numbers, i), probabilities.map((row) => row[i]), i)), { range: unit, stacked: true }]);
+    charts.push(["Action probabilities", mostProbable(probabilities).map((i) => line(actionName(numbers, i), probabilities.map((row) => row[i]), i)), { range: unit, stacked: true }]);
     charts.push(["Entropy", [line("entropy", probabilities.map(entropyOf), 2)], { range: [0, Math.max(Math.log(probabilities[0].length), 1e-3)] }]);
   }
   if (advantage) charts.push(["Advantage", [line("advantage", advantage, 3)]]);
@@ -40,6 +42,14 @@ export function chartsOf(numbers, gamma, lambda) {
   const lines = told.filter(([key]) => has(numbers, key)).map(([key, name, i]) => line(name, numbers[key], i));
   if (lines.length) charts.push(["Memory and confidence", lines, { range: unit }]);
   return { charts, advantage };
+}
+
+// The actions that have a line: of many, those that are most probable on average.
+function mostProbable(probabilities) {
+  const actions = [...probabilities[0].keys()];
+  if (actions.length <= MOST_LINES) return actions;
+  const totals = actions.map((i) => probabilities.reduce((sum, row) => sum + row[i], 0));
+  return actions.sort((a, b) => totals[b] - totals[a]).slice(0, MOST_LINES);
 }
 
 // The decisions worth a look, found in the numbers.

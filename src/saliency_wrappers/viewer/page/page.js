@@ -2,7 +2,7 @@
 import { EpisodeSource, exported, readJson } from "./source.js";
 import { short, softmax } from "./numbers.js";
 import { PALETTES, Picture } from "./picture.js";
-import { actionName, actionTaken, chartsOf, found, has, showCharts } from "./charts.js";
+import { MOST_LINES, actionName, actionTaken, chartsOf, found, has, showCharts } from "./charts.js";
 import { EpisodeList } from "./episode_list.js";
 import { WhatIf } from "./what_if.js";
 import { Live } from "./live.js";
@@ -185,7 +185,9 @@ function showNumbers() {
   for (const curve of view.curves) curve.show(row, marks);
   for (const mark of view.bookmarks) mark.button.setAttribute("aria-current", String(mark.row === row));
   const parts = [actionTaken(numbers, row)];
-  if (numbers.discrete) parts.push(softmax(numbers.logits[row]).map((p, i) => `${actionName(numbers, i)} ${p.toFixed(3)}`).join(", "));
+  if (numbers.discrete && numbers.logits[row].length <= MOST_LINES) {
+    parts.push(softmax(numbers.logits[row]).map((p, i) => `${actionName(numbers, i)} ${p.toFixed(3)}`).join(", "));
+  }
   if (numbers.values) parts.push(`value ${short(numbers.values[row])}`);
   parts.push(`reward ${short(numbers.rewards[row])}`);
   if (has(numbers, "memory")) parts.push(`memory share ${short(numbers.memory[row])}`);
