@@ -89,7 +89,7 @@ def first_frame(browser: Browser, url: str, times: int) -> list[float]:
 
 def whole_episode(browser: Browser) -> float:
     """Milliseconds from the start of the navigation until all blocks were read."""
-    browser.until("!document.getElementById('about').textContent.includes('Reading')", seconds=600)
+    browser.until("document.body.dataset.read", seconds=600)
     return float(browser.run("return performance.now()"))
 
 
@@ -192,6 +192,7 @@ def main(store: Path, long: int, times: int, count: int, output: Path) -> None:
         size = export_page([episode], Path(folder, "page.html"))
         report["export"] = {"bytes": size, "seconds": time.perf_counter() - began}
         exported = {"first frame": first_frame(browser, Path(folder, "page.html").as_uri(), times)}
+        exported["whole episode"] = whole_episode(browser)
         report["exported file"] = {**exported, "scrubbing": scrub(browser)}
     browser.driver.quit()
     setting["load after"] = load()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from counting_vector import NEXT_STEP, World, recorded_vector, vector_input
 
 from saliency_wrappers import RecordSaliencyVideo, SaliencyMaps
 from saliency_wrappers.cli import main
+from saliency_wrappers.details import ObjectPart, SaliencyDetails
 from saliency_wrappers.viewer import live as live_module
 from saliency_wrappers.viewer.live import LiveEpisodes
 from saliency_wrappers.viewer.server import Viewer
@@ -168,10 +168,10 @@ def test_details_of_maps_are_told_where_the_recorder_makes_them() -> None:
         def __call__(self, adapter: Any, decisions: Any) -> list[Any]:
             maps = []
             for number, decision in enumerate(decisions):
-                one = SaliencyMaps(np.ones((8, 8), np.float32), None)
-                details = SimpleNamespace(memory=0.25, confidence=None if number else 0.5, sentence="ball <b> 80 %")
-                object.__setattr__(one, "details", details)
-                maps.append(one)
+                mask = np.ones((8, 8), np.bool_)
+                parts = (ObjectPart("ball <b>", mask, 0.8, 0.0), ObjectPart("paddle", mask, 0.2, 0.0))
+                details = SaliencyDetails(memory=0.25, confidence=None if number else 0.5, objects=parts)
+                maps.append(SaliencyMaps(np.ones((8, 8), np.float32), None, details))
                 assert len(decision) == 1
             return maps
 
@@ -179,7 +179,7 @@ def test_details_of_maps_are_told_where_the_recorder_makes_them() -> None:
     play(following.recorder, following.agent)
     numbers = following.live.numbers(0)
     assert numbers["told"] == ["confidence", "memory", "objects"]
-    assert [numbers[name] for name in numbers["told"]] == [[0.5, 0.5], [0.25, 0.25], ["ball <b> 80 %"] * 2]
+    assert [numbers[name] for name in numbers["told"]] == [[0.5, 0.5], [0.25, 0.25], ["ball <b> 80 %, paddle 20 %"] * 2]
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from saliency_wrappers.decisions import AgentPass, Array, SaliencyMaps, StepSaliency
 from saliency_wrappers.hooks.replay_check import FramesNow
 from saliency_wrappers.recording.recording import Recording
-from saliency_wrappers.viewer.episodes import action_of_page, number_of_page, picture_of_page
+from saliency_wrappers.viewer.episodes import LONGEST_NAME, action_of_page, number_of_page, picture_of_page
 
 RECENT = 16
 """The newest decision with a picture is shown when it is at most so many old, else the newest of all."""
@@ -89,14 +89,14 @@ class LiveEpisode:
         return row
 
     def _tell_details(self, row: int, maps: SaliencyMaps) -> None:
-        details = getattr(maps, "details", None)
+        details = maps.details
         if details is None:
             return
         for told, name in ((self.memory, "memory"), (self.confidence, "confidence")):
             number = getattr(details, name)
             told[row] = None if number is None else number_of_page(number)
             self.told |= {name} if number is not None else set()
-        self.objects[row] = details.sentence
+        self.objects[row] = None if details.sentence is None else details.sentence[:LONGEST_NAME]
         self.told |= {"objects"} if details.sentence is not None else set()
 
     def take_picture(self, seen: AgentPass, frames: FramesNow, recording: Recording) -> NDArray[np.uint8] | None:

@@ -57,7 +57,17 @@ async function open(index) {
   trust.show(store.agent && !has(numbers, "confidence"));
   await go(live?.following ? numbers.show : 0);
   document.body.dataset.ready = index;
-  if (numbers.picture && !live) source.readAll(view.row, (part) => view.source === source && about(part)).then(redraw, failed);
+  delete document.body.dataset.read;
+  if (numbers.picture && !live) readAll(source).catch(failed);
+}
+
+// Reads the rest of the episode in the background.
+async function readAll(source) {
+  about(0);
+  await source.readAll(view.row, (part) => view.source === source && about(part));
+  if (view.source !== source) return;
+  document.body.dataset.read = view.numbers.index;
+  await redraw();
 }
 
 function about(part = 1) {
