@@ -3,10 +3,10 @@ PYTHON ?= $(shell python3.11 --version >/dev/null 2>&1 && echo python3.11 || ech
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-fast lint bench browser clean
+.PHONY: help demo test test-fast lint bench docs gallery release-check lowest browser clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## record Breakout with saliency into runs/demo (CHECKPOINT=path takes your agent instead of the bundled one)
 	$(VENV)/bin/saliency-wrappers record ALE/Breakout-v5 $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --seed 0 --steps 1200 --strip --zoom 3 --output runs/demo
@@ -35,6 +35,21 @@ bench: $(READY)  ## measure speed, into runs/bench (ARGS="--agents Pong" goes to
 	$(VENV)/bin/python benchmarks/bench_stages.py
 	$(VENV)/bin/python benchmarks/bench_vector.py --rounds 8
 	$(VENV)/bin/python benchmarks/bench_store.py
+
+docs: $(READY)  ## build the site into runs/site: strictly, and without any request to the network
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+	@echo "Open runs/site/index.html"
+
+gallery: $(READY)  ## make the films and pictures of docs/gallery.md again (minutes)
+	MPLBACKEND=Agg $(VENV)/bin/python docs/code_blocks.py docs/gallery.md docs/gallery
+
+release-check: $(READY)  ## build sdist and wheel, check them, install the wheel by pip and uv into bare environments, run README's program there
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[release]'
+	$(VENV)/bin/python .ci/release_check.py
+
+lowest: $(READY)  ## run the quick tests with the lowest versions that pyproject.toml allows (TORCH="torch==2.4.0+cpu": of PyTorch, too)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[release]'
+	$(VENV)/bin/python .ci/lowest_versions.py $(TORCH)
 
 clean:  ## remove .venv, caches, builds and runs/demo
 	rm -rf $(VENV) build dist runs/demo .pytest_cache .ruff_cache .hypothesis

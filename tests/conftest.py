@@ -50,6 +50,7 @@ SLOW = (
     "tests/examples/",
     "tests/benchmarks/",
     "tests/compute/",
+    "tests/docs/",
     "tests/store/test_kills.py",
     "tests/store/test_memory.py",
     "tests/wrappers/test_memory.py",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparse import as_changes, dense_perturbation, random_images, window, with_kernels
+from sparse_cases import as_changes, dense_perturbation, random_images, window, with_kernels
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparse import as_changes, decisions_of, dense_perturbation, random_images, window, with_kernels
+from sparse_cases import as_changes, decisions_of, dense_perturbation, random_images, window, with_kernels
 from torch import Tensor, nn
 from torch.nn import functional
 from xaitk_saliency.impls.perturb_image.rise import RISEGrid

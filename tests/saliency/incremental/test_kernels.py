@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparse import as_changes, decisions_of, random_images, with_kernels
+from sparse_cases import as_changes, decisions_of, random_images, with_kernels
 from torch import Tensor, nn
 from torch.nn import functional
 
