@@ -316,14 +316,41 @@ def test_a_memo_tells_agents_apart_by_identity_and_forgets_them():
 # Speed: the choice is measured, and announced where a decision takes long
 
 
-@pytest.mark.parametrize(("incremental", "dense", "path"), [(0.9, 1.0, "incremental"), (1.1, 1.0, "plain")])
+@pytest.mark.parametrize(
+    ("incremental", "dense", "path"), [(0.9, 1.0, "incremental"), (1.1, 1.0, "plain"), (0.99, 1.0, "plain"), (0.96, 1.0, "incremental")]
+)
 def test_the_faster_path_is_taken(incremental: float, dense: float, path: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(paths.Evaluation, "_measured", lambda *_: (incremental, dense))
     module = seeded(TinyLSTM)
     plan = PerturbationSaliency(WINDOWS).plan(as_adapter(module), decision_of(module))
     assert plan.path == path
     if path == "plain":
-        assert plan.reason == "it is faster here, as measured: 1000.0 ms, and 1100.0 ms on the incremental path"
+        assert plan.reason == f"it is faster here, as measured: 1000.0 ms, and {1000 * incremental:.1f} ms on the incremental path"
+
+
+def test_the_choice_is_measured_again_where_masks_change_much_more(monkeypatch: pytest.MonkeyPatch):
+    works: list[int] = []
+
+    def measured(self: Any, adapter: Any, perturbation: Perturbation) -> tuple[float, float]:
+        works.append(int(perturbation.counts.sum()))
+        return 1e-3 * works[-1], 1.3e-3 * works[0]  # incremental passes take longer with more changes, dense ones do not
+
+    monkeypatch.setattr(paths.Evaluation, "_measured", measured)
+    module = seeded(TinyLSTM)
+    adapter, decision = as_adapter(module), decision_of(module)
+    method = PerturbationSaliency(WINDOWS)
+    x = decision.inputs[0].numpy()
+
+    def path(changed: float) -> str:
+        fill = x.copy()
+        fill.reshape(-1)[: int(changed * x.size)] += 1
+        method._fills = [fill]
+        return method.plan(adapter, decision).path
+
+    assert [path(0.4), path(0.42), path(0.2)] == ["incremental"] * 3
+    assert len(works) == 1
+    assert [path(0.8), path(0.9), path(1.0)] == ["plain"] * 3  # at most a factor of 1.3, and it is never measured again
+    assert len(works) == 2
 
 
 def test_both_paths_are_measured_once_for_an_agent(measured: None, monkeypatch: pytest.MonkeyPatch):

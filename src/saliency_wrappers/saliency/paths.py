@@ -38,6 +38,9 @@ COMPILED_POSITIONS = 2_500_000
 SLOW = 5.0
 """Seconds: a decision that is expected to take longer is announced at the first one."""
 
+_CLEARLY = 1.03
+"""The incremental path is taken where it is faster by this factor: by less it may be the noise of measuring."""
+
 _FEWEST = 8
 """How many rows of a slow decision are measured at least."""
 
@@ -81,6 +84,8 @@ class _Choice:
     """How long that decision took on the faster path."""
     reason: str
     """Why the dense path; empty for the incremental one."""
+    most_work: float
+    """With more changed pixels it may be another path: incremental passes take longer then, dense ones do not."""
 
 
 class Evaluation:
@@ -152,13 +157,19 @@ class Evaluation:
         return self._suitability(adapter, perturbation) or self._choice(adapter, perturbation).reason
 
     def _choice(self, adapter: AgentAdapter, perturbation: Perturbation) -> _Choice:
-        """The faster path, measured at the first decision and again where masks change more than twice as much as then."""
+        """Return the faster path, as measured at the first decision.
+
+        It is measured again where masks change so much more than then that incremental passes would take as long as dense ones.
+        """
         key, work = _choice_key(perturbation), int(perturbation.counts.sum())
         choice = self._choices.get(adapter, key)
-        if choice is None or work > 2 * choice.work:
+        if choice is None or work > choice.most_work:
             incremental, dense = self._measured(adapter, perturbation)
             slower = f"it is faster here, as measured: {1e3 * dense:.1f} ms, and {1e3 * incremental:.1f} ms on the incremental path"
-            choice = _Choice(work, min(incremental, dense), slower if dense < incremental else "")
+            if dense < _CLEARLY * incremental:
+                choice = _Choice(work, dense, slower, float("inf"))
+            else:
+                choice = _Choice(work, incremental, "", work * max(_CLEARLY, min(2.0, dense / incremental if incremental else 2.0)))
             self._choices.put(adapter, key, choice)
         return choice
 
