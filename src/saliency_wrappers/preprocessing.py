@@ -22,7 +22,7 @@ Resize = Literal["bilinear-antialiased", "bilinear", "area"]
 
 @dataclass(frozen=True)
 class FramePreprocessor:
-    """Crop, grey, scale, resize: `(H, W, 3)` uint8 to `(stack, h, w)` float32 in [0, 1]; and a map `(h, w)` back to `(H, W)`.
+    """Crops, greys, scales and resizes frames, `(H, W, 3)` uint8 to `(stack, h, w)` float32 in [0, 1], and lays maps `(h, w)` on the frame.
 
     Named instances (`FramePreprocessor.named`):
 
@@ -58,14 +58,14 @@ class FramePreprocessor:
 
     @staticmethod
     def named(name: str) -> FramePreprocessor:
-        """The named instance; `ValueError` for a name that is none."""
+        """Return the preprocessor with this name; `ValueError` for an unknown name."""
         if name not in _NAMED:
             raise ValueError(f"Expected the name of a preprocessor, one of {sorted(_NAMED)}, got {name!r}.")
         return _NAMED[name]
 
     @staticmethod
     def of(preprocessor: FramePreprocessor | str | None) -> FramePreprocessor | None:
-        """A preprocessor from what users pass: an instance, a name, or None."""
+        """Return a preprocessor for an instance, a name, or None."""
         if preprocessor is None or isinstance(preprocessor, FramePreprocessor):
             return preprocessor
         if isinstance(preprocessor, str):
@@ -73,7 +73,7 @@ class FramePreprocessor:
         raise TypeError(f"Expected a FramePreprocessor, its name or None, got {type(preprocessor).__name__}.")
 
     def stacked(self, stack: int) -> FramePreprocessor:
-        """The same preprocessing for inputs of `stack` consecutive frames."""
+        """Return the same preprocessing for inputs of `stack` consecutive frames."""
         return replace(self, stack=stack, determines_input=self.determines_input and stack == 1)
 
     def for_input(self, shape: tuple[int, ...]) -> FramePreprocessor:
@@ -88,11 +88,11 @@ class FramePreprocessor:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """The network input's `(stack, h, w)`."""
+        """The shape `(stack, h, w)` of the network input."""
         return (self.stack, *self.size)
 
     def __call__(self, frame: NDArray[np.uint8]) -> Array:
-        """The network input for a frame.
+        """Return the network input for a frame.
 
         Args:
             frame: `(H, W, 3)` uint8; `(stack, H, W, 3)`, the newest last, when `stack` is more than one. It is not modified.
@@ -127,7 +127,7 @@ class FramePreprocessor:
         return projected
 
     def covers(self, frame_shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """`(H, W)` bool: True where the agent sees the frame, False outside the crop."""
+        """Return `(H, W)` bool: True where the agent sees the frame, False outside the crop."""
         top, bottom, left, right = self._box(frame_shape)
         seen = np.zeros(frame_shape, np.bool_)
         seen[top:bottom, left:right] = True
@@ -168,7 +168,7 @@ def _grey(frame: NDArray[np.uint8], how: Grey) -> NDArray[Any]:
 
 
 def _stretched(grey: NDArray[Any]) -> NDArray[np.uint8]:
-    """To the frame's own min..max as 8 bits, rounded half up, as `scipy.misc.imresize` (SciPy 1.2 and older) did."""
+    """Stretch to the frame's min..max as 8 bits, rounded half up, as `scipy.misc.imresize` (SciPy 1.2 and older) did."""
     low, high = float(grey.min()), float(grey.max())
     scale = 255.0 / (high - low or 1.0)
     return ((grey - low) * scale + 0.5).clip(0, 255).astype(np.uint8)

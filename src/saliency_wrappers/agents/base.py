@@ -14,7 +14,7 @@ from saliency_wrappers.states import StateTree, map_state, state_leaves
 
 @dataclass(frozen=True)
 class UnreadPass:
-    """A pass of the agent that its adapter could not read."""
+    """A forward pass that the adapter could not read."""
 
     reason: str
     """To follow a count: `"of another form than ..."`, `"that could not be captured: ..."`."""
@@ -25,7 +25,7 @@ OnPass = Callable[[AgentPass | UnreadPass], None]
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """What a user says of an agent's images. None: as the adapter finds out."""
+    """Options of an agent's images, as the user gives them. None: the adapter decides."""
 
     input_range: tuple[float, float] | None = None
     """The lowest and highest value of the images."""
@@ -40,11 +40,11 @@ class ImageOptions:
 
     @property
     def given(self) -> dict[str, Any]:
-        """The options that are not None."""
+        """Return the options that are not None, by name."""
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
 
     def without_image(self, agent: Any) -> dict[str, Any]:
-        """The options that are not None, for an agent that takes an image and no dictionary; `ValueError` where `image` is given."""
+        """Return the options that are not None, for an agent without dictionary observations; `ValueError` where `image` is given."""
         if self.image is not None:
             raise ValueError(
                 f"Expected a policy of Stable-Baselines3 with a dictionary of observations for image={self.image!r}, got "
@@ -55,7 +55,7 @@ class ImageOptions:
 
 @runtime_checkable
 class AgentAdapter(Protocol):
-    """How the toolkit talks to one family of agents. `saliency_wrappers.testing.check_adapter` checks an implementation."""
+    """Interface between the toolkit and one family of agents. `saliency_wrappers.testing.check_adapter` checks an implementation."""
 
     @property
     def input_range(self) -> tuple[float, float]:
@@ -80,17 +80,17 @@ class AgentAdapter(Protocol):
         ...
 
     def initial_state(self, n: int) -> StateTree:
-        """The state in which n episodes begin. None for an agent without memory."""
+        """Return the state in which n episodes begin. None for an agent without memory."""
         ...
 
     def repeat_state(self, state: StateTree, n: int) -> StateTree:
-        """Each row of the state n times in a row (`repeat_interleave` along this family's batch axis)."""
+        """Repeat each row of the state n times (`repeat_interleave` along the batch axis)."""
         ...
 
 
 @runtime_checkable
 class ActingAdapter(AgentAdapter, Protocol):
-    """An adapter that can also act: `RecurrentAgentHook.act` needs it."""
+    """An adapter that can act, as `RecurrentAgentHook.act` requires."""
 
     def act(self, inputs: Tensor, state: StateTree) -> tuple[Tensor, StateTree]:
         """Run the agent as its user would, seen by hooks: logits `(n, num_actions)` and the next state."""
@@ -98,7 +98,7 @@ class ActingAdapter(AgentAdapter, Protocol):
 
 
 def split_rows(adapter: AgentAdapter, decision: Decision) -> list[Decision]:
-    """One decision of n rows as n decisions of one row. The batch axes of the state are those in which initial states grow with n."""
+    """Split a decision of n rows into n decisions of one row, along the axes of the state in which initial states grow with n."""
     if len(decision) == 1:
         return [decision]
     axes = batch_axes(adapter) if decision.state is not None else []
@@ -125,7 +125,7 @@ def split_rows(adapter: AgentAdapter, decision: Decision) -> list[Decision]:
 
 
 def batch_axes(adapter: AgentAdapter) -> list[int]:
-    """The batch axis of each tensor of an agent's state: the one in which initial states grow with the number of episodes."""
+    """Return the batch axis of each tensor of an agent's state: the one along which initial states grow with the number of episodes."""
     one, two = (list(state_leaves(adapter.initial_state(n))) for n in (1, 2))
     grown = [[axis for axis in range(a.ndim) if a.shape[axis] != b.shape[axis]] for a, b in zip(one, two, strict=True)]
     if any(len(axes) != 1 for axes in grown):
@@ -135,7 +135,7 @@ def batch_axes(adapter: AgentAdapter) -> list[int]:
 
 
 def repeat_rows(adapter: AgentAdapter, state: StateTree, n: int) -> StateTree:
-    """Each row of each tensor n times in a row along its batch axis (the first, where initial states have other tensors)."""
+    """Repeat each row of each tensor n times along its batch axis (the first axis where initial states have other tensors)."""
     axes = batch_axes(adapter)
     known = len(axes) == len(list(state_leaves(state)))
     axis = iter(axes)
@@ -143,7 +143,7 @@ def repeat_rows(adapter: AgentAdapter, state: StateTree, n: int) -> StateTree:
 
 
 def without_lists(state: Any) -> StateTree:
-    """A state whose lists are tuples: a tree that nobody changes in place."""
+    """Return the state with tuples instead of lists, which cannot be changed in place."""
     if isinstance(state, Tensor):
         return state
     if isinstance(state, list):
@@ -156,7 +156,7 @@ def without_lists(state: Any) -> StateTree:
 
 
 def zero_state(module: nn.Module, n: int) -> StateTree:
-    """Zeros for n episodes, of the size of the one LSTM or GRU (cell) of a module; `TypeError` when there is none, or more."""
+    """Return zeros for n episodes, sized for a module's only LSTM or GRU (cell); `TypeError` when it has none or several."""
     cells = [part for part in module.modules() if isinstance(part, nn.LSTMCell | nn.GRUCell | nn.LSTM | nn.GRU)]
     if len(cells) != 1:
         raise TypeError(
@@ -174,7 +174,7 @@ def zero_state(module: nn.Module, n: int) -> StateTree:
 
 
 def advice_for(agent: Any) -> str:
-    """What to do about an agent whose passes cannot be read, or that acts by a method which is not watched."""
+    """Return advice for an agent whose passes cannot be read, or that acts by a method that is not observed."""
     methods = [name for name in _METHODS if callable(getattr(type(agent), name, None))]
     named = f', method="{methods[0]}"' if methods else ""
     return (
@@ -184,9 +184,9 @@ def advice_for(agent: Any) -> str:
 
 
 _METHODS = ("get_action", "act", "select_action", "choose_action", "sample_action", "get_action_and_value", "predict")
-"""By which agents usually act, when it is not by a call of the module."""
+"""Methods by which agents usually act, other than a call of the module."""
 
 
 def acts_by_method(agent: Any) -> bool:
-    """Whether an agent has a method by the usual name for acting."""
+    """Whether an agent has a method with a usual name for acting."""
     return any(callable(getattr(type(agent), name, None)) for name in _METHODS)

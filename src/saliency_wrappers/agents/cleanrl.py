@@ -28,7 +28,7 @@ def adapt(agent: Any, options: ImageOptions) -> CleanRLAdapter | None:
 
 
 class CleanRLAdapter:
-    """Agents in the manner of CleanRL's PPO: `get_action_and_value(x, action=None)`, or `(x, lstm_state, done, action=None)` with memory.
+    """Adapter for agents like CleanRL's PPO: `get_action_and_value(x, action=None)`, or `(x, lstm_state, done, action=None)` with memory.
 
     What the call returns has no logits: they are the output of the agent's layer `actor` during the call. A Gaussian agent has
     `actor_mean` and a parameter `actor_logstd` instead: then the mean and the logarithm of the standard deviation, `(n, 2 * action_size)`,
@@ -70,17 +70,17 @@ class CleanRLAdapter:
 
     @property
     def layers(self) -> Mapping[str, nn.Module]:
-        """The head of the actor."""
+        """Return the layer of the actor, by name."""
         return {"actor": self._actor}
 
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Logits `(n, outputs)` and values `(n, 1)` for images `(n, C, h, w)` in `input_range`; the action it draws is not used."""
+        """Return logits `(n, outputs)` and values `(n, 1)` for images `(n, C, h, w)` in `input_range`; the sampled action is ignored."""
         with undisturbed(self.module):
             logits, output = self._run(inputs, map_state(Tensor.contiguous, state), episode_start)
             return logits, output[3]
 
     def act(self, inputs: Tensor, state: StateTree) -> tuple[Tensor, StateTree]:
-        """One acting pass without gradients: logits and the next state. The action that the agent draws is not used."""
+        """Run one acting pass without gradients and return logits and the next state; the sampled action is ignored."""
         with torch.no_grad():
             logits, output = self._run(inputs, state, None)
         return logits, None if self._form.state is None else output[4]
@@ -90,15 +90,15 @@ class CleanRLAdapter:
         return observe_calls(self.module, self.methods, self, on_pass)
 
     def initial_state(self, n: int) -> StateTree:
-        """Zeros for n episodes; None for an agent without memory."""
+        """Return zeros for n episodes; None for an agent without memory."""
         return None if self._form.state is None else zero_state(self.module, n)
 
     def repeat_state(self, state: StateTree, n: int) -> StateTree:
-        """Each environment's state n times in a row, along the second axis."""
+        """Repeat each environment's state n times along the second axis."""
         return map_state(lambda leaf: leaf.repeat_interleave(n, dim=1), state)
 
     def entering(self, method: str, call: inspect.BoundArguments) -> AgentPass | None:
-        """The images, by reference, and the state, copied."""
+        """Return the pass before it runs: images by reference, the state copied."""
         arguments, form = call.arguments, self._form
         images = next(iter(arguments.values()), None)
         if not isinstance(images, Tensor) or images.ndim != 4:
@@ -111,7 +111,7 @@ class CleanRLAdapter:
         return AgentPass(images.detach(), state, None, None, start, scored_action=arguments.get("action") is not None, copied=True)
 
     def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
-        """Logits from the actor's layer, the value from what was returned."""
+        """Return the pass with logits from the actor's layer and the value from the call's output."""
         if method == "get_value":
             return incoming
         if not isinstance(output, tuple) or len(output) < 4:
@@ -135,7 +135,7 @@ class CleanRLAdapter:
 
 
 class QNetworkAdapter:
-    """Q-networks, and any other module without memory called as `module(x)`, that gives `(n, num_actions)`.
+    """Adapter for Q-networks and any other module without memory called as `module(x)` that returns `(n, num_actions)`.
 
     Q-values stand for the logits, and there is no value. A random action of an epsilon-greedy policy is made without the network and has
     no decision. A training batch after the step is none either, for its size; where it has as many rows as there are environments, train
@@ -159,12 +159,12 @@ class QNetworkAdapter:
         self.layout = ImageLayout(module, channels_last)
 
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Q-values `(n, num_actions)` for images `(n, C, h, w)` in `input_range`, and None."""
+        """Return Q-values `(n, num_actions)` for images `(n, C, h, w)` in `input_range`, and None for the value."""
         with undisturbed(self.module):
             return self.module(self.layout.as_given(inputs)), None
 
     def act(self, inputs: Tensor, state: StateTree) -> tuple[Tensor, StateTree]:
-        """One acting pass without gradients: Q-values and None."""
+        """Run one acting pass without gradients and return Q-values and None."""
         with torch.no_grad():
             return self.module(self.layout.as_given(inputs)), None
 
@@ -173,27 +173,27 @@ class QNetworkAdapter:
         return observe(self.module, self, on_pass)
 
     def initial_state(self, n: int) -> StateTree:
-        """None: it has no memory."""
+        """Return None: the network has no memory."""
         return None
 
     def repeat_state(self, state: StateTree, n: int) -> StateTree:
-        """The same None."""
+        """Return None: the network has no memory."""
         return state
 
     def incoming(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AgentPass | None:
-        """The images, by reference."""
+        """Return the pass before it runs: images by reference."""
         images = args[0] if len(args) == 1 and not kwargs else None
         if not isinstance(images, Tensor) or images.ndim != 4:
             return None
         return AgentPass(self.layout.channels_first(images.detach()), None, None, None, copied=True)
 
     def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
-        """The Q-values."""
+        """Return the pass with its Q-values."""
         return incoming.gave(output, None) if isinstance(output, Tensor) and output.ndim == 2 else None
 
 
 class _CallForm(NamedTuple):
-    """The names that an agent gives to the parameters of `get_action_and_value`."""
+    """Names of the parameters of an agent's `get_action_and_value`."""
 
     inputs: str
     state: str | None

@@ -13,7 +13,7 @@ from saliency_wrappers.states import StateTree, copy_tensor
 
 
 class ObservedState(NamedTuple):
-    """The state of an agent that consumes more than an image: what it remembers, and the rest of what it observes."""
+    """State of an agent with dictionary observations: its memory, and the observation without the image."""
 
     memory: StateTree
     """What it remembers. None for an agent without memory."""
@@ -22,13 +22,13 @@ class ObservedState(NamedTuple):
 
 
 def memory_of(state: StateTree) -> StateTree:
-    """The part of a state that an agent remembers: all of it, but for an `ObservedState`."""
+    """Return an agent's memory: the state itself, or the memory of an `ObservedState`."""
     return state.memory if isinstance(state, ObservedState) else state
 
 
 @dataclass(frozen=True, eq=False)
 class DictObservation:
-    """Which part of a dictionary is the image; the others go with the state, so that whoever has the state can put them together again."""
+    """Splits dictionary observations into the image and the rest, which travels with the state so that both can be joined again."""
 
     image: str
     """The image's key."""
@@ -36,7 +36,7 @@ class DictObservation:
     """All other keys, each with an example of one row."""
 
     def apart(self, observation: Any, memory: StateTree) -> tuple[Any, ObservedState]:
-        """The image, and the memory together with a copy of the rest; `TypeError` for other keys."""
+        """Return the image, and the memory with a copy of the rest; `TypeError` for other keys."""
         expected = {self.image, *self.others}
         if not isinstance(observation, Mapping) or set(cast("Mapping[str, Any]", observation)) != expected:
             keys = sorted(cast("Mapping[str, Any]", observation)) if isinstance(observation, Mapping) else type(observation).__name__
@@ -44,10 +44,10 @@ class DictObservation:
         return observation[self.image], ObservedState(memory, {name: copy_tensor(observation[name]) for name in self.others})
 
     def together(self, images: Tensor, state: StateTree) -> tuple[dict[str, Tensor], StateTree]:
-        """The observation with these images, and the memory."""
+        """Return the observation with these images, and the memory."""
         memory, rest = cast("ObservedState", state)
         return {self.image: images, **rest}, memory
 
     def initial(self, memory: StateTree, n: int) -> ObservedState:
-        """A state to begin with: the examples, n times."""
+        """Return an initial state: the memory, and the example values repeated n times."""
         return ObservedState(memory, {name: torch.stack([example] * n) for name, example in self.others.items()})

@@ -33,11 +33,11 @@ def _logits_and_value(output: Any) -> tuple[Any, Any]:
 
 
 def _no_memory(n: int) -> None:
-    """The initial state of an agent without memory."""
+    """Return None, the initial state of an agent without memory."""
 
 
 def _without_memory(state: Any, told: bool) -> None:
-    """None for what a call of an agent without `initial_state` was given second, where that is no state: a flag, a number.
+    """Return None for a second argument that is no state (a flag, a number) of an agent without `initial_state`.
 
     Raises:
         TypeError: it is a state, or `incoming` says so (`told`).
@@ -52,7 +52,7 @@ def _without_memory(state: Any, told: bool) -> None:
 
 
 class FunctionAdapter:
-    """Any agent, in ten lines.
+    """Adapter for any agent, described by functions.
 
         adapter = FunctionAdapter(
             agent,                                                        # whose calls are watched
@@ -85,7 +85,7 @@ class FunctionAdapter:
         channels_last: bool = False,
         input_range: tuple[float, float] = (0.0, 1.0),
     ) -> None:
-        """Describe an agent.
+        """Describe how an agent is called and evaluated.
 
         Args:
             module: the `nn.Module` that acts, or an object that holds modules as its attributes.
@@ -128,11 +128,11 @@ class FunctionAdapter:
 
     @property
     def layers(self) -> Mapping[str, nn.Module]:
-        """The layers that give what the call does not return."""
+        """Return the layers whose outputs the call does not return, by name."""
         return self._layers
 
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """What the agent's own `evaluate` returns for images `(n, C, h, w)`."""
+        """Return what the given `evaluate` returns for images `(n, C, h, w)`."""
         images = inputs.permute(0, 2, 3, 1) if self._channels_last else inputs
         observation, memory = (images, state) if self._parts is None else self._parts.together(images, state)
         with ExitStack() as stack:
@@ -146,16 +146,16 @@ class FunctionAdapter:
         return observe_calls(self.module, [self._method], self, on_pass)
 
     def initial_state(self, n: int) -> StateTree:
-        """The agent's own; with other observations, their examples n times."""
+        """Return the agent's initial state; with dictionary observations, together with the example values repeated n times."""
         memory = without_lists(self._initial_state(n))
         return memory if self._parts is None else self._parts.initial(memory, n)
 
     def repeat_state(self, state: StateTree, n: int) -> StateTree:
-        """Each row n times in a row, along the axis in which initial states grow."""
+        """Repeat each row n times along the axis in which initial states grow."""
         return repeat_rows(self, state, n)
 
     def entering(self, method: str, call: BoundArguments) -> AgentPass | None:
-        """What goes in, by the agent's `incoming`."""
+        """Return the pass before it runs, as the given `incoming` reads it."""
         read = self._incoming(*call.args, **call.kwargs)
         if read is None:
             return None
@@ -173,7 +173,7 @@ class FunctionAdapter:
         return AgentPass(images, whole, None, None, None if start is None else start.detach().bool(), copied=True)
 
     def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
-        """What came out, by the agent's `outgoing`, or of its layers."""
+        """Return the pass with its outputs, as the given `outgoing` or the layers give them."""
         logits, value = (layers.get(name) for name in ("actor", "critic"))
         if logits is None or (value is None and self._outgoing is not _logits_and_value):
             policy, returned = self._outgoing(output)
@@ -184,7 +184,7 @@ class FunctionAdapter:
         return incoming.gave(logits, value)
 
     def _complete(self, incoming: AgentPass) -> None:
-        """The value, by `evaluate`, of a pass that ran the actor only."""
+        """Add the value, by `evaluate`, to a pass that ran the actor only."""
         try:
             _, value = self.evaluate(incoming.inputs.clone(), incoming.state, incoming.episode_start)
         except Exception:  # the check by replay will show it to the user, not the agent's own call
@@ -194,7 +194,7 @@ class FunctionAdapter:
 
     @contextmanager
     def _remembering(self, memory: StateTree) -> Generator[None]:
-        """While the block runs the agent's own attribute holds this memory."""
+        """Set the agent's state attribute within the block, and restore it afterwards."""
         if self._state_attribute is None:
             yield
             return

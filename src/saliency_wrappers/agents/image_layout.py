@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 class ImageLayout:
-    """Presents an agent's images channels first, and gives them back as the agent takes them."""
+    """Converts between an agent's image layout and channels first."""
 
     def __init__(self, module: Any, channels_last: bool | None) -> None:
-        """Know a layout.
+        """Choose the layout.
 
         Args:
             module: the agent, whose first convolution tells the layout at its first pass.
@@ -23,13 +23,13 @@ class ImageLayout:
         """None until it is known."""
 
     def channels_first(self, images: Tensor) -> Tensor:
-        """Images of the agent's, `(n, C, h, w)`."""
+        """Return the agent's images channels first, `(n, C, h, w)`."""
         if self.last is None and images.ndim == 4:
             self.last = _has_channels_last(self._module, images)
         return images.permute(0, 3, 1, 2) if self.last and images.ndim == 4 else images
 
     def as_given(self, images: Tensor) -> Tensor:
-        """Images `(n, C, h, w)` as the agent takes them."""
+        """Return images `(n, C, h, w)` in the agent's layout."""
         return images.permute(0, 2, 3, 1) if self.last else images
 
 

@@ -18,24 +18,24 @@ from saliency_wrappers.decisions import AgentPass
 
 
 class CallReader(Protocol):
-    """How an adapter reads the calls of an agent's methods. What it raises makes an `UnreadPass`, and never reaches the caller."""
+    """Reads the calls of an agent's methods. An exception becomes an `UnreadPass` and never reaches the caller."""
 
     @property
     def form(self) -> str:
-        """The calls that it reads, in words: `"agent.get_action_and_value(x)"`."""
+        """Description of the calls that it reads: `"agent.get_action_and_value(x)"`."""
         ...
 
     @property
     def layers(self) -> Mapping[str, nn.Module]:
-        """The layers whose outputs tell what the call itself does not return, by a name of the reader's."""
+        """Return the layers whose outputs the call itself does not return, by a name that the reader chooses."""
         ...
 
     def entering(self, method: str, call: inspect.BoundArguments) -> AgentPass | None:
-        """The pass before it happens, as `PassReader.incoming`; the call's arguments have the names of the method's definition."""
+        """Return the pass before it runs, as `PassReader.incoming`; arguments have the names of the method's definition."""
         ...
 
     def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
-        """The same pass with its outputs, as `PassReader.outgoing`; `layers`: what those that ran gave, by name, tensors as copies."""
+        """Return the same pass with its outputs, as `PassReader.outgoing`; `layers` are copies of the outputs of those that ran, by name."""
         ...
 
 
@@ -59,7 +59,7 @@ def observe_calls(owner: Any, methods: Sequence[str], reader: CallReader, on_pas
 
 
 class _CallObserver:
-    """Sees the outermost calls of an agent's methods."""
+    """Observes the outermost calls of an agent's methods."""
 
     def __init__(self, reader: CallReader, on_pass: OnPass) -> None:
         self._reader = reader
@@ -68,7 +68,7 @@ class _CallObserver:
         self._inputs = InputsBefore()
 
     def see(self, name: str, signature: inspect.Signature, method: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Make the call, and tell of it."""
+        """Make the call and report it."""
         if self._now.within:
             return method(*args, **kwargs)
         reader, form, inputs = self._reader, self._reader.form, self._inputs
@@ -91,7 +91,7 @@ class _Now(threading.local):
 
 
 class _Tap(Untraced, WatchesModule):
-    """Stands in for a method of one agent so that observers see its calls. Copies of the agent have the method itself instead."""
+    """Replaces a method of one agent so that observers see its calls. Copies of the agent have the original method."""
 
     def __init__(self, owner: Any, name: str) -> None:
         super().__init__()
@@ -105,14 +105,14 @@ class _Tap(Untraced, WatchesModule):
 
     @staticmethod
     def on(owner: Any, name: str) -> _Tap:
-        """The tap on a method, which those who watch the same agent share."""
+        """Return the tap on a method, which all observers of the agent share."""
         tap = vars(owner).get(name)
         if not isinstance(tap, _Tap):
             tap = vars(owner)[name] = _Tap(owner, name)
         return tap
 
     def leave(self, observer: _CallObserver) -> None:
-        """Tell an observer no more; with the last one the method is itself again."""
+        """Remove an observer; with the last one the original method is restored."""
         self.observers = tuple(other for other in self.observers if other is not observer)
         owner = self._owner()
         if owner is None or self.observers or vars(owner).get(self._name) is not self:
@@ -124,7 +124,7 @@ class _Tap(Untraced, WatchesModule):
 
     @property
     def original(self) -> Any:
-        """What was in the method's place. None: the class's own."""
+        """The instance attribute that the tap replaced. None: the method of the class."""
         return self._instead_of
 
     def _see(self, *args: Any, **kwargs: Any) -> Any:

@@ -22,19 +22,19 @@ from saliency_wrappers.states import copy_tensor
 
 
 class PassReader(Protocol):
-    """How an adapter reads the calls of its module. What it raises makes an `UnreadPass`, and never reaches the caller of the module."""
+    """Reads the calls of a module. An exception becomes an `UnreadPass` and never reaches the caller of the module."""
 
     @property
     def form(self) -> str:
-        """The call that it reads, in words: `"model((x, state)) -> value, logits, state"`."""
+        """Description of the call that it reads: `"model((x, state)) -> value, logits, state"`."""
         ...
 
     def incoming(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AgentPass | None:
-        """The pass before it happens: inputs by reference, the state copied, no outputs. None for a call of another form."""
+        """Return the pass before it runs: inputs by reference, the state copied, no outputs. None for a call of another form."""
         ...
 
     def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
-        """The same pass with its outputs; without logits when there are none (a value-only call). None for an output of another form."""
+        """Return the same pass with its outputs; without logits for a value-only call. None for an output of another form."""
         ...
 
 
@@ -59,7 +59,7 @@ def observe(module: nn.Module, reader: PassReader, on_pass: OnPass) -> Callable[
 
 @contextmanager
 def outputs_of(**layers: nn.Module) -> Generator[dict[str, Any]]:
-    """What each of these layers gave last, within the block and in this thread, by the names given here; tensors as ordinary copies."""
+    """Collect the last output of each layer within the block, in this thread, by the given names; tensors as ordinary copies."""
     outputs: dict[str, Any] = {}
     thread = threading.get_ident()
 
@@ -118,7 +118,7 @@ def with_gradients() -> Generator[None]:
 
 
 def _copy(output: Tensor) -> Tensor:
-    """An ordinary copy; within `with_gradients` one that is still part of the graph."""
+    """Return an ordinary copy; within `with_gradients` one that is part of the graph."""
     return output.clone() if threading.get_ident() in _differentiating else copy_tensor(output)
 
 
@@ -128,7 +128,7 @@ def replaying() -> bool:
 
 
 def read_pass(form: str, read: Callable[..., AgentPass | UnreadPass | None], *what: Any) -> AgentPass | UnreadPass:
-    """What a reader finds in a call; an `UnreadPass` that says why when it finds nothing, or fails."""
+    """Return what a reader finds in a call, or an `UnreadPass` with the reason."""
     try:
         return read(*what) or _another_form(form)
     except Exception as error:  # it would come out of the user's own call of the agent
@@ -152,7 +152,7 @@ _differentiating: set[int] = set()
 
 
 class InputsBefore:
-    """Inputs as they were before the pass, for agents that change what they are given, as by `x /= 255`.
+    """Keeps inputs as they were before the pass, for agents that modify them in place, as by `x /= 255`.
 
     Inputs are held by reference, which costs nothing: that an agent leaves them as they are is seen at its first pass.
     """
@@ -163,13 +163,13 @@ class InputsBefore:
         self._change = False
 
     def keep(self, incoming: AgentPass | UnreadPass | None) -> AgentPass | UnreadPass | None:
-        """Before a pass: have it hold a copy of its inputs. Returns the pass."""
+        """Replace the inputs of a pass by a copy, before it runs. Returns the pass."""
         if not self.stay and isinstance(incoming, AgentPass):
             incoming.given, incoming.inputs = incoming.inputs, copy_tensor(incoming.inputs)
         return incoming
 
     def compare(self, incoming: AgentPass) -> AgentPass:
-        """After a pass: see whether its inputs changed. Where they did not, they are held by reference again. Returns the pass."""
+        """Compare the inputs after a pass; unchanged ones are held by reference again. Returns the pass."""
         given, incoming.given = incoming.given, None
         if self._change or given is None:
             return incoming
@@ -186,7 +186,7 @@ def _same_numbers(now: Tensor, before: Tensor) -> bool:
 
 
 def _calls_in_progress(module: nn.Module) -> int:
-    """How many calls of a module this thread is in the middle of. Looks through the whole stack: for rare moments."""
+    """Count the calls of a module that this thread is in. It walks the whole stack and is slow."""
     count, frame = 0, sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     while frame is not None:
         count += frame.f_code is _CALL and frame.f_locals.get("self") is module
@@ -198,14 +198,14 @@ _CALL = nn.Module._call_impl.__code__  # pyright: ignore[reportPrivateUsage]
 
 
 class _Passes(threading.local):
-    """What was seen to go in, of the passes that this thread is in the middle of. None for a pass that is not watched."""
+    """The incoming passes that this thread is in. None for a pass that is not observed."""
 
     def __init__(self) -> None:
         self.begun: list[AgentPass | UnreadPass | None] = []
 
 
 class _Observer:
-    """Joins what a pre-hook saw of a pass with what the forward hook sees of it."""
+    """Joins the inputs that a forward pre-hook saw with the outputs that the forward hook sees."""
 
     def __init__(self, module: nn.Module, reader: PassReader, on_pass: OnPass) -> None:
         self._module = weakref.ref(module)
@@ -252,7 +252,7 @@ class _Observer:
 
 
 class Untraced:
-    """What is called within an agent's code, and is not to be traced by `torch.compile`: a call is one of `_see`."""
+    """A callable within an agent's code that `torch.compile` does not trace; a call runs `_see`."""
 
     _see: Callable[..., Any]
     """What a call does."""
@@ -262,7 +262,7 @@ class Untraced:
 
     @property
     def __call__(self) -> Callable[..., Any]:
-        """What is called: `_see`, out of the compiler's sight."""
+        """Call `_see` outside of the compiled graph."""
         # Decided at each call: importing torch._dynamo takes seconds, and without it nothing is compiled. A property without tensors, and
         # without the name `torch`, because dynamo compiles any frame that has one of them.
         dynamo = sys.modules.get("torch._dynamo")
@@ -274,7 +274,7 @@ class Untraced:
 
 
 class _Hook(Untraced, WatchesModule):
-    """A forward hook that can be copied and pickled with its module: the copy does nothing."""
+    """A forward hook that can be copied and pickled with its module; the copy does nothing."""
 
     def __init__(self, see: Callable[..., None] | None) -> None:
         super().__init__()
@@ -285,4 +285,4 @@ class _Hook(Untraced, WatchesModule):
 
 
 def _nothing(*_: Any) -> None:
-    """What the hook of a copy does."""
+    """Do nothing: the hook of a copy."""

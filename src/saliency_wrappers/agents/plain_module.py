@@ -15,11 +15,11 @@ from saliency_wrappers.states import StateTree
 
 
 class _PlainPass(AgentPass):
-    """A pass `module(x)`, of a module without memory."""
+    """A pass `module(x)` of a module without memory."""
 
 
 class ModuleAdapter(RecurrentModuleAdapter):
-    """A module called as `value, logits, state = model((x, state))`, or, if it has no memory, as `model(x)`.
+    """Adapter for a module called as `value, logits, state = model((x, state))` or, without memory, as `model(x)`.
 
     What `model(x)` returns is read as `read_outputs` says; the range of its images is told by its first input, and `notice` says so.
     """
@@ -35,25 +35,25 @@ class ModuleAdapter(RecurrentModuleAdapter):
         """What its user should know of how it was read. None: nothing."""
 
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Logits `(n, num_actions)` and values, as `AgentAdapter.evaluate` says."""
+        """Return logits `(n, num_actions)` and values, as `AgentAdapter.evaluate`."""
         if not self._plain:
             return super().evaluate(inputs, state, episode_start)
         with undisturbed(self.module):
             return self._read(self.module(self.layout.as_given(inputs)))
 
     def act(self, inputs: Tensor, state: StateTree) -> tuple[Tensor, StateTree]:
-        """One acting pass without gradients: logits and the next state."""
+        """Run one acting pass without gradients and return logits and the next state."""
         if not self._plain:
             return super().act(inputs, state)
         with torch.no_grad():
             return self._read(self.module(self.layout.as_given(inputs)))[0], None
 
     def initial_state(self, n: int) -> StateTree:
-        """As of the module with memory; None without."""
+        """Return the initial state of a module with memory; None without."""
         return None if self._plain else super().initial_state(n)
 
     def incoming(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AgentPass | None:
-        """What goes in: `((x, state),)`, or `(x,)` with images `(n, C, h, w)`."""
+        """Return the pass of a call with `((x, state),)`, or `(x,)` with images `(n, C, h, w)`."""
         read = super().incoming(args, kwargs)
         if read is not None or not self._may_be_plain:
             return read
@@ -63,7 +63,7 @@ class ModuleAdapter(RecurrentModuleAdapter):
         return _PlainPass(self.layout.channels_first(image.detach()), None, None, None, copied=True)
 
     def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
-        """What came out."""
+        """Return the pass with its outputs."""
         if type(incoming) is not _PlainPass:
             return super().outgoing(incoming, output)
         read = read_outputs(output)

@@ -13,7 +13,7 @@ _VALUE = ("value", "values", "state_value", "state_values", "baseline", "vf", "c
 
 
 def read_outputs(output: Any) -> tuple[Tensor, Tensor | None] | None:
-    """Logits `(n, k)`, k > 1, and value `(n,)` or `(n, 1)`, or None for the value, of an output that can be read in one way only.
+    """Return logits `(n, k)`, k > 1, and value `(n,)`, `(n, 1)` or None, of an output that can be read in one way only; else None.
 
     That is: a tensor `(n, k)`; a distribution, categorical or Gaussian; a pair of one of these and a value, in any order; a mapping with
     such entries under the usual names. None: of another form.
@@ -28,7 +28,7 @@ def read_outputs(output: Any) -> tuple[Tensor, Tensor | None] | None:
 
 
 def policy_tensor(output: Any) -> Any:
-    """What describes the policy: of a categorical distribution its logits, of a Gaussian `(mean, log_std)` side by side; else itself."""
+    """Return the policy's tensor: the logits of a categorical distribution, `(mean, log_std)` of a Gaussian, or the output itself."""
     if not isinstance(output, torch.distributions.Distribution):
         return output
     base = output.base_dist if isinstance(output, torch.distributions.Independent) else output

@@ -16,7 +16,7 @@ from saliency_wrappers.states import StateTree, copy_state, copy_tensor, map_sta
 
 
 class RecurrentModuleAdapter:
-    """Any `nn.Module` called as `value, logits, state = model((x, state))`, batch first, with images in `input_range`.
+    """Adapter for any `nn.Module` called as `value, logits, state = model((x, state))`, batch first, with images in `input_range`.
 
     The initial state comes from the module's own `initial_state(n)`; else it is zeros of the size of its one LSTM or GRU (cell).
     A `torch.compile`d module and a `DataParallel` one are seen as well.
@@ -43,13 +43,13 @@ class RecurrentModuleAdapter:
             self.input_range = (float(low), float(high))
 
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Logits `(n, num_actions)` and values `(n, 1)`, as `AgentAdapter.evaluate` says. The episode start is in the state."""
+        """Return logits `(n, num_actions)` and values `(n, 1)`, as `AgentAdapter.evaluate`. The episode start is part of the state."""
         with undisturbed(self.module):
             value, logits, _ = self.module((self.layout.as_given(inputs), copy_state(state)))
         return logits, value
 
     def act(self, inputs: Tensor, state: StateTree) -> tuple[Tensor, StateTree]:
-        """One acting pass without gradients: logits and the next state."""
+        """Run one acting pass without gradients and return logits and the next state."""
         with torch.no_grad():
             _, logits, state = self.module((self.layout.as_given(inputs), state))
         return logits, without_lists(state)
@@ -59,14 +59,14 @@ class RecurrentModuleAdapter:
         return observe(self.module, self, on_pass)
 
     def initial_state(self, n: int) -> StateTree:
-        """Zeros for n episodes, on the module's device."""
+        """Return zeros for n episodes on the module's device, or what the module's `initial_state` returns."""
         # Unlike a compiled module, a DataParallel one does not pass on the attributes of what it wraps.
         module = self.module.module if isinstance(self.module, nn.DataParallel) else self.module
         own: Any = getattr(module, "initial_state", None)
         return without_lists(own(n)) if callable(own) else zero_state(self.module, n)
 
     def repeat_state(self, state: StateTree, n: int) -> StateTree:
-        """Each row of each tensor n times in a row, along the axis in which initial states grow; the first one where they cannot tell."""
+        """Repeat each row of each tensor n times along the axis in which initial states grow, or the first axis."""
         if self._axes is None:
             self._axes = _known_axes(self)
         leaves = list(state_leaves(state))
@@ -78,7 +78,7 @@ class RecurrentModuleAdapter:
         return map_state(lambda tensor: tensor.repeat_interleave(n, dim=next(axes) if known else 0), state)
 
     def incoming(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AgentPass | None:
-        """What goes in: `((x, state),)`. None for a call of another form."""
+        """Return the pass of a call with `((x, state),)`. None for a call of another form."""
         call = args[0] if len(args) == 1 and not kwargs else None
         if not isinstance(call, _SEQUENCE) or len(call) != 2 or not isinstance(call[0], Tensor) or not call[0].ndim:
             return None
@@ -90,7 +90,7 @@ class RecurrentModuleAdapter:
         return AgentPass(inputs.detach() if inputs.requires_grad else inputs, copy, None, None, copied=True)
 
     def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
-        """What came out: `(value, logits, state)`. A tensor alone, or None for logits, is a pass without policy output."""
+        """Return the pass with the outputs `(value, logits, state)`. A single tensor, or None for logits, is a pass without policy output."""
         if isinstance(output, Tensor):
             return incoming
         if not isinstance(output, _SEQUENCE) or len(output) != 3:

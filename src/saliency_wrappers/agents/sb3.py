@@ -35,7 +35,7 @@ def adapt(agent: Any, options: ImageOptions) -> PolicyAdapter | None:
 
 
 class ActorCriticPolicyAdapter(PolicyAdapter):
-    """PPO and A2C (and TRPO and MaskablePPO, whose forbidden actions' logits count as the others do).
+    """Adapter for PPO and A2C (and TRPO and MaskablePPO, whose masked actions' logits count as the others do).
 
     `learn` acts by `policy(observation)`: logits and value are those of the pass itself. `predict` computes no value: its value is
     computed by `policy.predict_values` right after it, without side effects, which costs one more pass through the features. Logits are
@@ -44,7 +44,7 @@ class ActorCriticPolicyAdapter(PolicyAdapter):
     """
 
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Logits `(n, outputs)` and values `(n, 1)` for images `(n, C, h, w)` in `input_range`."""
+        """Return logits `(n, outputs)` and values `(n, 1)` for images `(n, C, h, w)` in `input_range`."""
         policy: Any = self.module
         observation, _ = self.together(inputs, state)
         with undisturbed(policy), kept(policy.action_dist), outputs_of(**self.layers) as heads:
@@ -52,12 +52,12 @@ class ActorCriticPolicyAdapter(PolicyAdapter):
             return policy_output(policy, heads["actor"]), heads["critic"]
 
     def entering(self, method: str, call: BoundArguments) -> AgentPass | None:
-        """The images, by reference."""
+        """Return the pass before it runs: images by reference."""
         read = self.apart(call)
         return None if read is None else AgentPass(*read, None, None, scored_action=method == "evaluate_actions", copied=True)
 
     def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
-        """Logits and value from the heads that ran; the value of a prediction is computed now."""
+        """Return the pass with logits and value from the heads that ran; the value of a prediction is computed here."""
         policy: Any = self.module
         if method == "predict_values":
             return incoming
@@ -70,7 +70,7 @@ class ActorCriticPolicyAdapter(PolicyAdapter):
 
 
 class QPolicyAdapter(PolicyAdapter):
-    """DQN (and QR-DQN, by the mean of its quantiles): the Q-values stand for the logits, and there is no value.
+    """Adapter for DQN (and QR-DQN, by the mean of its quantiles): Q-values take the place of logits, and there is no value.
 
     A random action of the exploration is made without the network and has no decision; training calls the network itself, not the policy.
     """
@@ -79,23 +79,23 @@ class QPolicyAdapter(PolicyAdapter):
 
     @property
     def layers(self) -> Mapping[str, nn.Module]:
-        """The online network."""
+        """Return the online network, by name."""
         policy: Any = self.module
         return {"network": policy.q_net if hasattr(policy, "q_net") else policy.quantile_net}
 
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Q-values `(n, num_actions)` for images `(n, C, h, w)` in `input_range`, and None."""
+        """Return Q-values `(n, num_actions)` for images `(n, C, h, w)` in `input_range`, and None for the value."""
         observation, _ = self.together(inputs, state)
         with undisturbed(self.module):
             return _q_values(self.layers["network"](observation)), None
 
     def entering(self, method: str, call: BoundArguments) -> AgentPass | None:
-        """The images, by reference."""
+        """Return the pass before it runs: images by reference."""
         read = self.apart(call)
         return None if read is None else AgentPass(*read, None, None, copied=True)
 
     def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
-        """The Q-values behind the action."""
+        """Return the pass with the Q-values of the prediction."""
         return incoming.gave(_q_values(layers["network"]), None)
 
 

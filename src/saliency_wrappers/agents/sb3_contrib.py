@@ -21,7 +21,7 @@ LSTMState = tuple[Tensor, Tensor]
 
 
 class RNNStates(NamedTuple):
-    """The memory of a recurrent policy, by the names that sb3-contrib gives its parts. Without an LSTM of the critic, `vf` is `pi`."""
+    """Memory of a recurrent policy, with sb3-contrib's names of its parts. Without an LSTM of the critic, `vf` is `pi`."""
 
     pi: LSTMState
     """The actor's."""
@@ -38,7 +38,7 @@ def adapt(agent: Any, options: ImageOptions) -> RecurrentPolicyAdapter | None:
 
 
 class RecurrentPolicyAdapter(PolicyAdapter):
-    """RecurrentPPO, with an LSTM of the critic's own, a shared one or none.
+    """Adapter for RecurrentPPO with a separate LSTM of the critic, a shared one or none.
 
     The state is the `RNNStates` that went in, of every environment; the policy resets it itself where `episode_start` is True.
 
@@ -63,7 +63,7 @@ class RecurrentPolicyAdapter(PolicyAdapter):
         self._memory = CriticMemory()
 
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Logits `(n, outputs)` and values `(n, 1)` for images `(n, C, h, w)` and states `(layers, n, hidden)`."""
+        """Return logits `(n, outputs)` and values `(n, 1)` for images `(n, C, h, w)` and states `(layers, n, hidden)`."""
         policy: Any = self.module
         starts = torch.zeros(len(inputs), device=inputs.device) if episode_start is None else episode_start.float()
         observation, memory = self.together(inputs, map_state(Tensor.contiguous, state))
@@ -73,14 +73,14 @@ class RecurrentPolicyAdapter(PolicyAdapter):
             return policy_output(policy, heads["actor"]), heads["critic"]
 
     def initial_memory(self, n: int) -> RNNStates:
-        """Zeros for n episodes, on the policy's device."""
+        """Return zeros for n episodes, on the policy's device."""
         policy: Any = self.module
         layers, _, hidden = policy.lstm_hidden_state_shape
         h, c, critic_h, critic_c = (torch.zeros(layers, n, hidden, device=policy.device) for _ in range(4))
         return RNNStates((h, c), (critic_h, critic_c))
 
     def entering(self, method: str, call: BoundArguments) -> AgentPass | None:
-        """The images, by reference; the states of actor and critic, copied."""
+        """Return the pass before it runs: images by reference, the states of actor and critic copied."""
         if method == "predict_values":
             read = self.apart(call)
             return None if read is None else AgentPass(*read, None, None, copied=True)
@@ -91,7 +91,7 @@ class RecurrentPolicyAdapter(PolicyAdapter):
         return None if read is None else AgentPass(*read, None, None, start, scored_action=method == "evaluate_actions", copied=True)
 
     def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
-        """Logits and value from the heads that ran; after a prediction the critic's pass is made up for."""
+        """Return the pass with logits and value from the heads that ran; after a prediction the critic's pass is run here."""
         if method == "predict_values":
             return incoming
         value = self._predicted_value(incoming, output[1]) if method == "get_distribution" else layers["critic"]
@@ -102,7 +102,7 @@ class RecurrentPolicyAdapter(PolicyAdapter):
         return actor if policy.lstm_critic is None else self._memory.beside(actor, start)
 
     def _predicted_value(self, incoming: AgentPass, next_actor: LSTMState) -> Tensor:
-        """The value that belongs to a prediction; the critic's next state is remembered with the actor's."""
+        """Compute the value of a prediction, and remember the critic's next state with the actor's."""
         policy: Any = self.module
         observation, memory = self.together(incoming.inputs.clone(), copy_state(incoming.state))
         start, (_, vf) = cast("Tensor", incoming.episode_start), cast("RNNStates", memory)
@@ -116,7 +116,7 @@ class RecurrentPolicyAdapter(PolicyAdapter):
 
 
 class CriticMemory:
-    """The critic's state beside each of the actor's states that predictions gave: the one tells which the other is, for every row.
+    """Maps the actor's states that predictions returned to the critic's states, row by row.
 
     The latest `rows` of them are kept (the default: 4 MB at the usual 256 units).
     """
@@ -126,7 +126,7 @@ class CriticMemory:
         self._critic: OrderedDict[bytes, LSTMState] = OrderedDict()
 
     def remember(self, actor: LSTMState, critic: LSTMState) -> None:
-        """What a pass left behind, of every environment."""
+        """Remember the states after a pass, for every environment."""
         keys = list(_row_keys(actor))
         for i, key in enumerate(keys):
             self._critic[key] = (copy_tensor(critic[0][:, i : i + 1]), copy_tensor(critic[1][:, i : i + 1]))
@@ -135,7 +135,7 @@ class CriticMemory:
             self._critic.popitem(last=False)
 
     def beside(self, actor: LSTMState, start: Tensor) -> LSTMState:
-        """The critic's state for every environment: zeros where an episode starts or the actor begins with zeros.
+        """Return the critic's state for every environment: zeros where an episode starts or the actor's state is zero.
 
         Raises:
             ValueError: an actor's state that no prediction gave.
@@ -157,6 +157,6 @@ class CriticMemory:
 
 
 def _row_keys(actor: LSTMState) -> Iterator[bytes]:
-    """The numbers of each environment's state."""
+    """Return the bytes of each environment's state, as keys."""
     rows = torch.stack(actor).detach().transpose(0, 2).contiguous().cpu().numpy()
     return (row.tobytes() for row in rows)

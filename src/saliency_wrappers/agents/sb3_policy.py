@@ -23,7 +23,7 @@ from saliency_wrappers.states import StateTree
 
 
 class PolicyAdapter(ABC):
-    """Watches the policy of a Stable-Baselines3 algorithm by its methods: `predict` does not go through `forward`, and `learn` may."""
+    """Base class of adapters for policies of Stable-Baselines3. Methods are observed: `predict` does not call `forward`, `learn` may."""
 
     form = "model.predict(observation) or policy(observation), with images (n, C, h, w)"
     takes_observations = True
@@ -61,53 +61,53 @@ class PolicyAdapter(ABC):
 
     @abstractmethod
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """As `AgentAdapter.evaluate` says."""
+        """Run the policy once, as `AgentAdapter.evaluate`."""
 
     @property
     def layers(self) -> Mapping[str, nn.Module]:
-        """The layers that give what an adapter needs: of an actor-critic policy the heads."""
+        """Return the layers whose outputs an adapter needs, by name: the heads of an actor-critic policy."""
         policy: Any = self.module
         return {"actor": policy.action_net, "critic": policy.value_net}
 
     @abstractmethod
     def entering(self, method: str, call: BoundArguments) -> AgentPass | None:
-        """What goes in."""
+        """Return the pass before it runs. None for a call without images."""
 
     @abstractmethod
     def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
-        """What came out."""
+        """Return the pass with its outputs."""
 
     def attach(self, on_pass: OnPass) -> Callable[[], None]:
         """Call `on_pass` after every call of the watched methods, until the function that is returned is called."""
         return observe_calls(self.module, self.methods, self, on_pass)
 
     def initial_state(self, n: int) -> StateTree:
-        """What n episodes begin with: None for policies without memory; with the rest of a dictionary an `ObservedState`."""
+        """Return the state in which n episodes begin: None for policies without memory, an `ObservedState` for dictionary observations."""
         memory = self.initial_memory(n)
         return memory if self.parts is None else self.parts.initial(memory, n)
 
     def initial_memory(self, n: int) -> StateTree:
-        """None: most policies have no memory."""
+        """Return the memory in which n episodes begin. None: no memory."""
         return None
 
     def repeat_state(self, state: StateTree, n: int) -> StateTree:
-        """Each environment's state n times in a row."""
+        """Repeat each environment's state n times."""
         return repeat_rows(self, state, n)
 
     def apart(self, call: BoundArguments, memory: StateTree = None) -> tuple[Tensor, StateTree] | None:
-        """The images `(n, C, h, w)` that a call was given, by reference, and the state that goes with them. None without images."""
+        """Return the images `(n, C, h, w)` of a call, by reference, and the state that goes with them. None without images."""
         observation: Any = next(iter(call.arguments.values()), None)
         images, state = (observation, memory) if self.parts is None else self.parts.apart(observation, memory)
         return (self.layout.channels_first(images.detach()), state) if isinstance(images, Tensor) and images.ndim == 4 else None
 
     def together(self, inputs: Tensor, state: StateTree) -> tuple[Any, StateTree]:
-        """The observation that the policy is to be given, and the memory."""
+        """Return the observation to give to the policy, and the memory."""
         images = self.layout.as_given(inputs)
         return (images, state) if self.parts is None else self.parts.together(images, state)
 
 
 def policy_of(agent: Any) -> nn.Module | None:
-    """The policy of a Stable-Baselines3 algorithm, or the agent itself if it is one; None for anything else."""
+    """Return the policy of a Stable-Baselines3 algorithm, or the agent itself if it is a policy; None for anything else."""
     if sys.modules.get("stable_baselines3") is None:  # then nothing can be of it, and it need not be loaded
         return None
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -126,7 +126,7 @@ def policy_options(agent: Any, options: ImageOptions) -> dict[str, Any]:
 
 
 def _normalised_range(agent: Any, image: str | None) -> tuple[float, float] | None:
-    """The range of observations that the algorithm's `VecNormalize` clips to. None where it has none, or leaves the images as they are."""
+    """Return the range that the algorithm's `VecNormalize` clips images to. None where it has none, or leaves images as they are."""
     vector = agent.get_vec_normalize_env() if hasattr(agent, "get_vec_normalize_env") else None
     if vector is None or not vector.norm_obs:
         return None
@@ -137,7 +137,7 @@ def _normalised_range(agent: Any, image: str | None) -> tuple[float, float] | No
 
 
 def policy_output(policy: Any, head: Tensor) -> Tensor:
-    """What the policy says of its actions, right after it spoke.
+    """Return the policy output of the pass that just ran.
 
     Args:
         policy: an actor-critic policy.
@@ -155,7 +155,7 @@ def policy_output(policy: Any, head: Tensor) -> Tensor:
 
 @contextmanager
 def kept(distribution: Any) -> Generator[None]:
-    """Leave a policy's one distribution object as it is: `policy.get_distribution` hands it to the user."""
+    """Restore a policy's distribution object after the block: `policy.get_distribution` returns the same object to the user."""
     before = dict(vars(distribution))
     try:
         yield

@@ -21,7 +21,7 @@ _HOOKS = (
 
 
 class WatchesModule:
-    """What is put into a module to watch it, and cannot be compiled: a hook, or a method's stand-in."""
+    """Base class of what observes a module and cannot be compiled: a hook, or a replaced method."""
 
     original: Any = None
     """What was in its place. None: nothing."""
@@ -40,7 +40,7 @@ def not_watched(module: Any) -> None:
 
 
 class _Unwatched:
-    """Makes the twin that is compiled: it shares everything with the module but what watches it."""
+    """Makes the copy that is compiled: it shares everything with the module except its observers."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = weakref.ref(module)

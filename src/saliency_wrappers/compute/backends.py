@@ -28,7 +28,7 @@ Task = Callable[[], T]
 
 
 class Shared(Generic[T]):
-    """One object for all tasks of a run. Pickled once; a worker's tasks have the same one, and use it one at a time."""
+    """An object shared by all tasks of a run: pickled once, and used by one task of a worker at a time."""
 
     def __init__(self, content: T) -> None:
         self.content = content
@@ -57,7 +57,7 @@ def _unpacked(digest: str, packed: bytes) -> Shared[Any]:
 
 
 class WorkerDiedError(RuntimeError):
-    """A worker process ended while it computed. What was finished is in the store."""
+    """A worker process died while it computed. What was finished is in the store."""
 
 
 def run(tasks: Sequence[Task[T]], backend: Backend | None, n_jobs: int, address: Any = None) -> Generator[T]:
@@ -108,7 +108,7 @@ def _in_one_thread(task: Task[T]) -> T:
 
 
 def end_with(owner: int) -> None:
-    """Have this worker end within a second after its parent process, however that ends.
+    """End this worker within a second after its parent process ends.
 
     Files of a store are replaced as a whole: none is left half written. Windows does not report a parent's end; there the worker stays
     until it has been idle for minutes.
@@ -129,7 +129,7 @@ def end_with(owner: int) -> None:
 
 @contextmanager
 def _connected(backend: Backend, address: Any) -> Generator[dict[str, Any]]:
-    """What joblib's configuration needs to know beyond the backend's name; clients that are made here are closed here."""
+    """Return joblib's options for a backend; clients that are created here are closed after the block."""
     try:
         if backend == "loky":
             importlib.import_module("joblib")
@@ -167,7 +167,7 @@ def _register_ray() -> None:
 
 @contextmanager
 def _deaths_told() -> Generator[None]:
-    """The backends have names of their own for a worker that died."""
+    """Translate each backend's exception for a dead worker into `WorkerDiedError`."""
     try:
         yield
     except Exception as error:

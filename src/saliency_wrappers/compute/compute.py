@@ -38,7 +38,7 @@ _FIRST_DECISIONS = 64
 
 @dataclass(frozen=True)
 class ComputedSaliency:
-    """What `compute_saliency` did."""
+    """Result of `compute_saliency`."""
 
     fingerprint: str
     """Of method and agent: the maps are under it, for `StoredEpisode.maps(method=...)`."""
@@ -141,7 +141,7 @@ def compute_saliency(
 
 
 def _readable(episode: StoredEpisode, failed: dict[str, str], use: Callable[[StoredEpisode], None]) -> bool:
-    """Use an episode; whether it could be read. If not, the reason is noted."""
+    """Use an episode and return whether it could be read; if not, its reason is added to `failed`."""
     try:
         use(episode)
     except StoreError as error:
@@ -170,10 +170,10 @@ def _run(
 
 
 class _Plan:
-    """What is still to be computed of some episodes."""
+    """The blocks that are still to be computed."""
 
     def __init__(self, work: Work, start: int, end: int | None, stride: int) -> None:
-        """Plan nothing yet; steps are chosen as a slice chooses them."""
+        """Start with an empty plan; steps are chosen as by a slice."""
         self.work = work
         self.tasks: list[BlockTask] = []
         self.reused = 0
@@ -182,7 +182,7 @@ class _Plan:
         self._steps = start, end, stride
 
     def add(self, episode: StoredEpisode) -> None:
-        """Plan an episode; nothing of one that cannot be read."""
+        """Add an episode; nothing is added of one that cannot be read."""
         layer = episode.layer(self.work.fingerprint)
         start, end, stride = self._steps
         tasks: list[BlockTask] = []

@@ -18,7 +18,7 @@ from saliency_wrappers.store.tree_schema import dressed
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What every task needs to know."""
+    """What all tasks share: where to, which agent and method."""
 
     location: Location
     adapter: AgentAdapter
@@ -28,13 +28,13 @@ class Work:
 
     @property
     def fingerprint(self) -> str:
-        """Of method and agent: the maps lie under it."""
+        """The fingerprint of method and agent, under which maps are stored."""
         return fingerprint(self.description)
 
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a task."""
+    """Result of a task."""
 
     episode: str
     count: int
@@ -45,7 +45,7 @@ class Done:
 
 @dataclass(frozen=True, eq=False)
 class BlockTask:
-    """One block, or some decisions of it: read, explained and written by one worker."""
+    """Computes the maps of some decisions of one block: read, computed and written by one worker."""
 
     shared: Shared[Work]
     episode: str
@@ -53,7 +53,7 @@ class BlockTask:
     rows: tuple[int, ...]
 
     def __call__(self) -> Done:
-        """Explain the rows that have no maps yet. A block that cannot be read is told, not raised."""
+        """Compute the maps of the rows that have none. A block that cannot be read is reported in the result, not raised."""
         with self.shared.lock:
             try:
                 return Done(self.episode, self._explain(self.shared.content))
@@ -74,7 +74,7 @@ class BlockTask:
 
 
 class _BlockWithStates:
-    """The decisions of a block, each with the state of the one `lag` rows before it."""
+    """The decisions of a block, each with the state of the decision `lag` rows before."""
 
     def __init__(self, episode: StoredEpisode, index: int, adapter: AgentAdapter, lag: int) -> None:
         self._episode, self._index, self._lag = episode, index, lag
@@ -94,7 +94,7 @@ class _BlockWithStates:
 
 
 def initial_state(adapter: AgentAdapter) -> StateTree:
-    """The state of an episode that begins. None when the agent has none, or does not tell it."""
+    """Return the initial state of an episode. None when the agent has none or its initial state is unknown."""
     try:
         return adapter.initial_state(1)
     except TypeError:  # the agent does not tell it

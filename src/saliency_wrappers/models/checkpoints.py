@@ -24,11 +24,11 @@ from saliency_wrappers.preprocessing import FramePreprocessor
 
 
 class CheckpointError(ValueError):
-    """A file is no checkpoint of a known network: corrupt, too large, or with weights that fit none."""
+    """The file is not a checkpoint of a known network: corrupt, too large, or with weights that fit none."""
 
 
 class UnsafeCheckpointError(CheckpointError):
-    """A checkpoint holds objects other than weights. Loading them could run code, so nothing of it was loaded."""
+    """The checkpoint holds objects other than weights. Loading them could run code, so nothing was loaded."""
 
 
 def load_checkpoint(path: str | Path) -> GreydanusLSTM | BabyA3CGRU | AtariLSTM:
@@ -86,7 +86,7 @@ def load_pretrained(env_id: str) -> tuple[BabyA3CGRU, FramePreprocessor]:
 
 
 def pretrained_agents() -> list[str]:
-    """The environment ids for which a trained agent ships with the package."""
+    """Return the environment ids for which a trained agent ships with the package."""
     return [env_id for env_id, name in _PRETRAINED.items() if (_PRETRAINED_FOLDER / name).is_file()]
 
 
@@ -174,7 +174,7 @@ def _unsafe(file: Path, what: str) -> UnsafeCheckpointError:
 
 
 def _network_for(weights: dict[str, Tensor], file: Path) -> GreydanusLSTM | BabyA3CGRU | AtariLSTM:
-    """The network that these weights belong to, without memory for weights of its own."""
+    """Return the network that weights belong to, on the meta device."""
     families = (
         ("conv4.weight", "lstm.weight_ih", GreydanusLSTM),
         ("conv4.weight", "gru.weight_ih", BabyA3CGRU),
@@ -192,6 +192,6 @@ def _network_for(weights: dict[str, Tensor], file: Path) -> GreydanusLSTM | Baby
 
 
 def _names(names: Sequence[object]) -> str:
-    """Some names, the first of many."""
+    """Return the first of many names as text."""
     more = [f"and {len(names) - 20} more"] if len(names) > 20 else []
     return ", ".join([*map(str, names[:20]), *more])

@@ -28,15 +28,15 @@ _LEGACY_PICKLES = 5
 
 
 class LimitError(ValueError):
-    """A checkpoint takes more than it may."""
+    """A checkpoint exceeds a limit."""
 
 
 class ForbiddenError(ValueError):
-    """A pickle names something that PyTorch permits, but that weights do not need and that takes any amount of memory."""
+    """A pickle uses a global that PyTorch permits, but that weights do not need and that can allocate any amount of memory."""
 
 
 def bounded_pickle(content: bytes) -> bytes:
-    """The bytes of a PyTorch checkpoint in a form that cannot grow while it is read.
+    """Return the bytes of a PyTorch checkpoint in a form that cannot grow while it is read.
 
     A zip archive is written anew without compression, so that PyTorch reads exactly the entries that were measured here.
 
@@ -71,7 +71,7 @@ def bounded_pickle(content: bytes) -> bytes:
 
 
 def check_safetensors(file: Path) -> None:
-    """Look at the header of a safetensors file.
+    """Validate the header of a safetensors file.
 
     Raises:
         LimitError: more tensors or dimensions than permitted.
@@ -92,7 +92,7 @@ def check_safetensors(file: Path) -> None:
 
 
 def _check_pickles(content: bytes, count: int) -> None:
-    """Count the operations of pickles that follow each other. What is broken is left to PyTorch, which stops there too."""
+    """Count the operations of consecutive pickles. A broken pickle is left to PyTorch, which stops there too."""
     stream, operations = io.BytesIO(content), 0
     try:
         for _ in range(count):

@@ -15,7 +15,7 @@ LSTMState = tuple[Tensor, Tensor]
 
 
 class _ConvTrunk(nn.Module):
-    """Four 3x3 convolutions of stride 2 with ELU: `(n, 1, 80, 80)` to `(n, 800)`."""
+    """Four 3x3 convolutions of stride 2 with ELU, `(n, 1, 80, 80)` to `(n, 800)`."""
 
     def __init__(self, channels: int = 1) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class _ConvTrunk(nn.Module):
         self.conv4 = nn.Conv2d(32, 32, 3, stride=2, padding=1)
 
     def features(self, x: Tensor) -> Tensor:
-        """The flattened activations of the last convolution, `(n, 800)` float32."""
+        """Return the flattened activations of the last convolution, `(n, 800)` float32."""
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             x = functional.elu(conv(x))
         return x.flatten(1)
@@ -46,13 +46,13 @@ class GreydanusLSTM(_ConvTrunk):
         self.actor_linear = nn.Linear(self.state_size, num_actions)
 
     def forward(self, inputs: tuple[Tensor, LSTMState]) -> tuple[Tensor, Tensor, LSTMState]:
-        """Act once: value `(n, 1)`, logits `(n, num_actions)` and the next state."""
+        """Return value `(n, 1)`, logits `(n, num_actions)` and the next state."""
         x, state = inputs
         hx, cx = self.lstm(self.features(x), state)
         return self.critic_linear(hx), self.actor_linear(hx), (hx, cx)
 
     def initial_state(self, n: int) -> LSTMState:
-        """The zero state of `n` episodes that begin."""
+        """Return the zero state of n episodes."""
         zeros = self.critic_linear.weight.new_zeros(n, self.state_size)
         return zeros, zeros.clone()
 
@@ -72,13 +72,13 @@ class BabyA3CGRU(_ConvTrunk):
         self.actor_linear = nn.Linear(self.state_size, num_actions)
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Act once: value `(n, 1)`, logits `(n, num_actions)` and the next state."""
+        """Return value `(n, 1)`, logits `(n, num_actions)` and the next state."""
         x, state = inputs
         hx = self.gru(self.features(x), state)
         return self.critic_linear(hx), self.actor_linear(hx), hx
 
     def initial_state(self, n: int) -> Tensor:
-        """The zero state of `n` episodes that begin."""
+        """Return the zero state of n episodes."""
         return self.critic_linear.weight.new_zeros(n, self.state_size)
 
 
@@ -101,18 +101,18 @@ class AtariLSTM(nn.Module):
         self.actor_linear = nn.Linear(self.state_size, num_actions)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the LSTM cell receives, `(n, 256)` float32."""
+        """Return the input of the LSTM cell, `(n, 256)` float32."""
         x = functional.relu(self.conv1(x))
         x = functional.relu(self.conv2(x))
         return functional.relu(self.linear(x.flatten(1)))
 
     def forward(self, inputs: tuple[Tensor, LSTMState]) -> tuple[Tensor, Tensor, LSTMState]:
-        """Act once: value `(n, 1)`, logits `(n, num_actions)` and the next state."""
+        """Return value `(n, 1)`, logits `(n, num_actions)` and the next state."""
         x, state = inputs
         hx, cx = cast(LSTMState, self.lstm(self.features(x), state))
         return self.critic_linear(hx), self.actor_linear(hx), (hx, cx)
 
     def initial_state(self, n: int) -> LSTMState:
-        """The zero state of `n` episodes that begin."""
+        """Return the zero state of n episodes."""
         zeros = self.critic_linear.weight.new_zeros(n, self.state_size)
         return zeros, zeros.clone()

@@ -41,7 +41,7 @@ _NO_VIDEO = ("stdout", "log", "json", "csv")
 
 
 class SaliencyCallback(BaseCallback):
-    """Every `eval_freq` calls plays one episode with `model.predict`, writes its saliency video and logs it to TensorBoard.
+    """Plays an episode every `eval_freq` calls with `model.predict`, writes its saliency video and logs it to TensorBoard.
 
         callback = SaliencyCallback(gym.make("ALE/Breakout-v5", render_mode="rgb_array"), "videos", eval_freq=50_000)
         model.learn(1_000_000, callback=callback)                      # videos/saliency-50000-steps-episode-0.mp4
@@ -130,7 +130,7 @@ class SaliencyCallback(BaseCallback):
         self.hook.close()
 
     def _film(self) -> tuple[Path, list[float]]:
-        """Play an episode; its video and rewards."""
+        """Play an episode and return its video and rewards."""
         self._video.name_prefix = f"{self._prefix}-{self.num_timesteps}-steps"
         self.recorder.enabled = self._starts = True
         try:
@@ -145,7 +145,7 @@ class SaliencyCallback(BaseCallback):
             self._video.stop_recording(*([self._video.filmed[0]] if self._vector else []))
 
     def _play(self) -> list[float]:
-        """Play an episode of the environment; its rewards."""
+        """Play an episode of the environment and return its rewards."""
         observation, _ = self._video.reset(seed=self.seed)
         state, rewards, ended = None, [], False
         while not ended and len(rewards) != self.max_steps:
@@ -157,7 +157,7 @@ class SaliencyCallback(BaseCallback):
         return rewards
 
     def _play_first(self) -> list[float]:
-        """Play until the episode of the environment that is filmed is over; its rewards."""
+        """Play until the filmed environment's episode ends, and return its rewards."""
         filmed = self._video.filmed[0]
         evaluated, trained = unwrap_vec_normalize(self._video), self.model.get_vec_normalize_env()
         if evaluated is not None and trained is not None:
@@ -175,7 +175,7 @@ class SaliencyCallback(BaseCallback):
         return rewards
 
     def _predicted(self, observation: Any, state: Any, starts: Any) -> tuple[Any, Any]:
-        """The model's action, with the action masks of the environment where both know them."""
+        """Return the model's action, with the environment's action masks where both support them."""
         options: dict[str, Any] = {"deterministic": self.deterministic}
         if "action_masks" in signature(self.model.predict).parameters:
             from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
@@ -185,7 +185,7 @@ class SaliencyCallback(BaseCallback):
         return self.model.predict(self._normalised(observation), state, starts, **options)
 
     def _normalised(self, observation: Any) -> Any:
-        """What the model is shown: by the statistics of its `VecNormalize`, if it is trained under one, which do not change."""
+        """Normalise an observation by the statistics of the model's `VecNormalize`, if it has one, without updating them."""
         normalize: Any = self.model.get_vec_normalize_env()
         own = self._vector and unwrap_vec_normalize(self._video) is not None
         if own or normalize is None or not normalize.norm_obs:
@@ -209,7 +209,7 @@ class SaliencyCallback(BaseCallback):
 
 
 class FlushSaliency(BaseCallback):
-    """Has the recorders beneath the training environments explain what they hold, at the end of each rollout: then the weights change.
+    """Computes the pending maps of the training environments' recorders at the end of each rollout, before the weights change.
 
         env = SaliencyRecorder(env, hook, mode="deferred", step_trigger=lambda step: step % 1000 == 0)
         model.learn(1_000_000, callback=FlushSaliency())
@@ -230,7 +230,7 @@ class FlushSaliency(BaseCallback):
 
 @contextmanager
 def _undisturbed_training(model: Any) -> Generator[None]:
-    """Acting within the block leaves the training as it was: random states, training flags."""
+    """Restore random states and training flags after acting within the block."""
     flags = [(part, part.training) for part in model.policy.modules()]
     devices = [model.device.index or 0] if model.device.type == "cuda" else []
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
@@ -248,7 +248,7 @@ def _undisturbed_training(model: Any) -> Generator[None]:
 
 
 def _thinned(path: Path, most: int) -> tuple[Tensor, int]:
-    """At most so many frames of a video, `(1, T, 3, H, W)` uint8, evenly spaced, and how many frames apart they are."""
+    """Return at most so many frames of a video, `(1, T, 3, H, W)` uint8, evenly spaced, and their spacing in frames."""
     kept: list[Tensor] = []
     capture, stride, number = cv2.VideoCapture(str(path)), 1, 0
     try:

@@ -30,7 +30,7 @@ except ImportError as error:
 
 
 class SaliencyVecEnv(VecEnvWrapper):
-    """Says, at every step of an SB3 `VecEnv`, what the agent was looking at when it chose each action, in training and evaluation alike.
+    """Adds to the `infos` of an SB3 `VecEnv` what the agent was looking at when it chose each action, in training and evaluation.
 
         hook = RecurrentAgentHook()
         venv = SaliencyVecEnv(make_atari_env("BreakoutNoFrameskip-v4", n_envs=8), hook, step_trigger=lambda s: s % 100 == 0)
@@ -112,7 +112,7 @@ class SaliencyVecEnv(VecEnvWrapper):
 
     @property
     def saliency_video_wrapper(self) -> type[VecEnvWrapper]:
-        """The class that `RecordSaliencyVideo` makes of this one, and of wrappers around it."""
+        """The class of video wrapper that `RecordSaliencyVideo` creates for this one and for wrappers around it."""
         from saliency_wrappers.sb3.video import RecordSaliencyVecVideo  # imports this module
 
         return RecordSaliencyVecVideo
@@ -127,11 +127,11 @@ class SaliencyVecEnv(VecEnvWrapper):
         self.recording.enabled = enabled
 
     def maps(self, episode: int, environment: int) -> list[SaliencyMaps]:
-        """The maps of the explained decisions of one episode of one environment, in order; needs `keep=True`."""
+        """Return the maps of one episode of one environment, in order; needs `keep=True`."""
         return self.recording.maps(episode, environment)
 
     def flush(self) -> None:
-        """Explain what is held now, before a block is full or an episode ends; in deferred mode useful before the weights change."""
+        """Compute pending maps now, before a block is full or an episode ends; in deferred mode useful before the weights change."""
         self.recording.flush()
 
     def reset(self) -> Any:
@@ -156,7 +156,7 @@ class SaliencyVecEnv(VecEnvWrapper):
         return observations, rewards, dones, told
 
     def close(self) -> None:
-        """Explain what is held, close the environments and detach the hook."""
+        """Compute pending maps, close the environments and detach the hook."""
         try:
             self.recording.close()
         finally:

@@ -151,7 +151,7 @@ def _recorder_beneath(venv: Any) -> SaliencyVecEnv:
 
 
 def _rate(venv: VecEnv) -> float:
-    """The `render_fps` of the environments' metadata, or 30: a `VecEnv` has none of its own."""
+    """Return the `render_fps` of the environments' metadata, or 30: a `VecEnv` has no metadata."""
     try:
         return venv.get_attr("metadata", [0])[0].get("render_fps", 30)
     except AttributeError:

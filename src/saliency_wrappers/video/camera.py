@@ -22,7 +22,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Camera:
-    """Starts and stops the recordings of one environment. Whatever happens, the file is finished: the camera need not be closed."""
+    """Starts and stops the videos of one environment. The file is finished even if the camera is never closed."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Camera:
         self._last_resort = weakref.finalize(self, self.film.rescue)
 
     def stop(self, episode: int) -> None:
-        """Have what is held explained, draw and write it, and finish the file; `RuntimeError` when nothing is being recorded."""
+        """Compute pending maps, draw and write the frames, and finish the file; `RuntimeError` when nothing is being recorded."""
         if not self.running:
             raise RuntimeError("stop_recording was called, but no recording was started.")
         self._last_resort.detach()
@@ -82,26 +82,26 @@ def make_painter(
     first_action: int = 0,
     details: bool = False,
 ) -> Painter:
-    """A painter by the drawing options of `RecordSaliencyVideo`."""
+    """Return a painter with the drawing options of `RecordSaliencyVideo`."""
     by_episode = isinstance(scale, str) and scale == "episode"
     drawing = Drawing(style, (0, 1) if by_episode else scale, tuple(heads), colormap, panels)
     return Painter(drawing, by_episode, strip, action_names, zoom, first_action, details)
 
 
 def default_schedule() -> Callable[[int], bool]:
-    """Gymnasium's trigger of episodes 0, 1, 8, 27, ... and every thousandth."""
+    """Return Gymnasium's trigger of episodes 0, 1, 8, 27, ... and every thousandth."""
     from gymnasium.utils.save_video import capped_cubic_video_schedule  # brings moviepy, which is slow to import
 
     return capped_cubic_video_schedule
 
 
 def tell_of_whole_frame() -> None:
-    """Say that nothing tells where in the frame the network input lies."""
+    """Warn that the hook has no preprocessor, so maps are drawn over the whole frame."""
     _logger.warning("The hook has no preprocessor: maps are drawn over the whole frame. Name one if the agent sees a part of it.")
 
 
 def prepared_folder(video_folder: str | os.PathLike[str], name_prefix: str, kinds: Sequence[str] = ("episode", "step")) -> str:
-    """Make the folder; warn of videos in it that will be overwritten."""
+    """Create the folder, and warn of videos in it that will be overwritten."""
     folder = Path(video_folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     prefix = folder / name_prefix

@@ -21,7 +21,7 @@ class FileClaim:
     """An exclusive lock (`flock`) on an open file. It ends with `release`, or with the process."""
 
     def __init__(self, descriptor: int) -> None:
-        """Hold a descriptor of a file that is locked."""
+        """Hold the descriptor of a locked file."""
         self._descriptor: int | None = descriptor
         self._identity = _identity(os.fstat(descriptor))
         _claimed.add(self._identity)
@@ -40,7 +40,7 @@ class FileClaim:
 
 
 def claim_free(path: Path) -> tuple[Path, FileClaim | None]:
-    """Claim a file, or the first of `name-1.mp4`, `name-2.mp4`, ... that nobody else has claimed.
+    """Claim a file, or the first of `name-1.mp4`, `name-2.mp4`, ... that no other writer has claimed.
 
     Args:
         path: the file; made, empty, if it does not exist.
@@ -58,7 +58,7 @@ def claim_free(path: Path) -> tuple[Path, FileClaim | None]:
 
 
 def _claim(path: Path) -> FileClaim | None:
-    """The claim of a file, None for what cannot be claimed; `BlockingIOError` when another writer has it."""
+    """Return the claim of a file, None for what cannot be locked; `BlockingIOError` when another writer has it."""
     with suppress(OSError):
         if not stat.S_ISREG(path.stat().st_mode):
             return None

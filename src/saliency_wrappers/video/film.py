@@ -24,7 +24,7 @@ from saliency_wrappers.video.writer import StreamingWriter
 
 
 class Painter:
-    """Draws a video's frames, all of one size: with maps or without, with numbers below or an empty strip."""
+    """Draws the frames of a video, all of one size, with or without maps and a strip of numbers."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Painter:
 
 
 def _enlarged(view: Frame, height: int) -> Frame:
-    """The view at a height, its pixels as squares as far as possible."""
+    """Scale the view to a height, with square pixels as far as possible."""
     width = max(1, round(view.shape[1] * height / view.shape[0]))
     return np.asarray(cv2.resize(view, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
 
@@ -111,7 +111,7 @@ class _Held:
 
 
 class Film:
-    """The frames of one video at a time. A frame is held until its decision is explained, then drawn, written and dropped.
+    """Writes one video at a time. A frame is held until the maps of its decision are computed, then drawn, written and dropped.
 
     A `SaliencyConsumer`: it hears of decisions from a `Recording`, of which it holds at most one block, and wants what it can draw.
     """
@@ -138,16 +138,16 @@ class Film:
 
     @property
     def path(self) -> Path | None:
-        """The present video, or the last one. None before the first."""
+        """The current video file, or the last one. None before the first."""
         return getattr(self._writer, "path", self._path)  # the writer may have moved to a free name
 
     @property
     def holding(self) -> int:
-        """How many frames are held."""
+        """The number of frames that are held."""
         return len(self._held) + (self._current is not None)
 
     def start(self, path: Path, fps: float, preprocessor: FramePreprocessor | None) -> None:
-        """Begin a video; nothing is written before its second frame, or its end."""
+        """Start a video; nothing is written before its second frame, or its end."""
         self._writer = StreamingWriter(path, fps)
         self._path = path
         self._preprocessor = preprocessor
@@ -166,7 +166,7 @@ class Film:
         self.frames += 1
 
     def turn(self) -> None:
-        """The environment has stepped or was reset: nothing more is decided on the present frame. Write what waits for nothing."""
+        """Close the current frame after a step or reset: no decision can follow on it. Frames that need no maps are written."""
         if self._current is not None:
             self._hold(None)
         self._write_explained()
@@ -180,12 +180,12 @@ class Film:
         return self._current is not None
 
     def decided(self, saliency: StepSaliency) -> None:
-        """The present frame's decision. A second one, and one made while nothing is shown, has no frame and is ignored."""
+        """Attach a decision to the current frame. A second one, or one without a frame, is ignored."""
         if self._current is not None:
             self._hold(saliency)
 
     def explained(self, saliency: StepSaliency) -> None:
-        """The maps of a frame that waits for them."""
+        """Attach maps to the frame that waits for them."""
         place = (saliency.episode, saliency.step)
         for index, held in enumerate(self._held):
             if held.waiting and held.saliency is not None and (held.saliency.episode, held.saliency.step) == place:
@@ -193,7 +193,7 @@ class Film:
                 return
 
     def finish(self) -> None:
-        """End the video: have what is held explained, draw and write it, close the file. The file is closed whatever fails."""
+        """Finish the video: compute pending maps, draw and write the frames, close the file. The file is closed even if that fails."""
         writer = self._writer
         if writer is None:
             return
@@ -207,7 +207,7 @@ class Film:
                 writer.close()
 
     def rescue(self) -> None:
-        """End the video after a failure elsewhere: frames whose maps cannot be had are plain, and nothing is raised.
+        """Finish the video after a failure elsewhere: frames without maps are plain, and nothing is raised.
 
         Does nothing in a forked child, which has the film, too, when it exits: the video is its parent's.
         """
@@ -220,7 +220,7 @@ class Film:
 
     @contextmanager
     def rescued(self) -> Generator[None]:
-        """When the block fails, the video is finished, and the failure goes on its way."""
+        """Finish the video when the block raises, and re-raise."""
         try:
             yield
         except BaseException as failure:
@@ -231,7 +231,7 @@ class Film:
 
     @contextmanager
     def filming(self) -> Generator[None]:
-        """What is done for the video alone: its failure ends the video, and is the recorder's to raise, or, by `on_error`, to warn of."""
+        """Handle errors of filming: an exception ends the video, and the recorder's error policy raises it or warns."""
         recording = self._recording()
         handled = nullcontext() if recording is None else recording.failures.handled("A saliency video ended early", f"({self.path})")
         with handled:
@@ -244,7 +244,7 @@ class Film:
 
     @contextmanager
     def filming_step(self) -> Generator[None]:
-        """As `filming`, after the environment has stepped: the transition must not be lost, so that an error is raised by the next call."""
+        """As `filming`, after the environment has stepped: an error is raised by the next call, so that the transition is not lost."""
         recording = self._recording()
         with nullcontext() if recording is None else recording.failures.postponed(), self.filming():
             yield
@@ -276,7 +276,7 @@ class Film:
             self._write_first()
 
     def _write_all(self) -> None:
-        """Whatever cannot be drawn is written plain; the first failure is raised when all is done."""
+        """Write all frames. Those that cannot be drawn are written without maps, and the first exception is raised at the end."""
         self._hold(None)
         failures: list[Exception] = []
         while self._held:

@@ -34,7 +34,7 @@ def newest_picture(observation: Any, colour_first: bool = False) -> Frame | None
 
 
 def check_pictures(space: Space[Any], render_mode: str | None) -> None:
-    """See that an environment that does not render observes images; `ValueError` when it does not."""
+    """Check that an environment that does not render observes images; `ValueError` when it does not."""
     if not isinstance(space, Box) or newest_picture(np.zeros(space.shape, space.dtype)) is None:
         raise ValueError(
             f'Expected environments that render (render_mode="rgb_array") or observe images of uint8, got render_mode={render_mode!r} and '

@@ -64,7 +64,7 @@ def draw(
 
 @dataclass(frozen=True)
 class Drawing:
-    """Drawing options, checked when they are made; each means what it means in `draw`."""
+    """Validated drawing options, as in `draw`."""
 
     style: str = "xaitk"
     scale: Scale = "frame"
@@ -98,7 +98,7 @@ class Drawing:
         return self._blend(frame, sum(drawn[1:], drawn[0]) if drawn else None, seen)
 
     def _colour(self, head: str, maps: SaliencyMaps | None, shape: tuple[int, int], preprocessor: FramePreprocessor | None) -> Array | None:
-        """`(H, W, 3)` float32 in [0, 255], or None where the head has no map."""
+        """Return `(H, W, 3)` float32 in [0, 255], or None where the head has no map."""
         raw = None if maps is None else getattr(maps, head)
         if maps is None or raw is None:
             return None
@@ -129,7 +129,7 @@ class EpisodeScale:
         self._peaks: dict[str, float] = {}
 
     def __call__(self, maps: SaliencyMaps, episode: int) -> SaliencyMaps:
-        """Scale a decision's maps, to be drawn with `scale=(0, 1)`. A constant map scales to zeros; a new episode begins anew."""
+        """Scale a decision's maps, to be drawn with `scale=(0, 1)`. A constant map becomes zeros; a new episode resets the peak."""
         if episode != self._episode:
             self._episode = episode
             self._peaks.clear()
@@ -180,7 +180,7 @@ def draw_strip(width: int, saliency: StepSaliency | None, action_names: Sequence
 
 
 def check_frame(frame: Any, size: tuple[int, int] | None = None) -> None:
-    """Refuse what is no frame.
+    """Raise unless the array is a frame `(H, W, 3)` uint8.
 
     Args:
         frame: should be `(H, W, 3)` uint8.
@@ -243,7 +243,7 @@ def _flat(saliency: Array) -> Array:
 
 
 def _scaled(saliency: Array, scale: Scale) -> Array:
-    """To [0, 1]. In float64, where no finite range of float32 overflows or vanishes."""
+    """Scale to [0, 1], in float64, where no finite range of float32 overflows or vanishes."""
     low, high = (saliency.min(), saliency.max()) if isinstance(scale, str) else scale
     if low == high:
         return np.zeros_like(saliency)
@@ -259,7 +259,7 @@ def _in_words(action: Any) -> str:
 
 
 def _softmax(logits: Array) -> NDArray[np.float64]:
-    """Probabilities. Forbidden actions (-inf) and NaN have none."""
+    """Return probabilities, 0 for forbidden actions (-inf) and NaN."""
     scores = np.nan_to_num(logits.astype(np.float64), nan=-np.inf, posinf=np.finfo(np.float64).max, neginf=-np.inf)
     weights = np.exp(scores - scores.max()) if np.isfinite(scores.max()) else np.zeros(len(scores))
     return weights / max(float(weights.sum()), 1.0)
@@ -278,7 +278,7 @@ def _draw_bars(area: Frame, probabilities: NDArray[np.float64], names: list[str]
 
 
 def _labels(names: list[str], width: int, first_action: int) -> tuple[list[str], float]:
-    """Names, or numbers, or nothing: the most that fits, and its font size."""
+    """Return the labels that fit (names, numbers or none) and their font size."""
     numbers = [str(first_action + index) for index in range(len(names))]
     for labels in (names, numbers):
         for size in (NORMAL, SMALL):
@@ -288,7 +288,7 @@ def _labels(names: list[str], width: int, first_action: int) -> tuple[list[str],
 
 
 def text_width(text: str, size: float) -> int:
-    """The width of a text in pixels."""
+    """Return the width of a text in pixels."""
     return cv2.getTextSize(text, _FONT, size, 1)[0][0]
 
 

@@ -25,7 +25,7 @@ class SaliencySource(Protocol):
 
     @property
     def block(self) -> int:
-        """How many decisions wait for their maps at most."""
+        """The largest number of decisions that wait for their maps."""
         ...
 
     @property

@@ -25,7 +25,7 @@ _INTERRUPTED = (255, -signal.SIGINT, -signal.SIGTERM)
 
 
 class StreamingWriter:
-    """Streams frames to an H.264 file, yuv420p, that plays while it grows; keeps none of them.
+    """Streams frames to an H.264 file (yuv420p) that plays while it grows; no frame is kept.
 
         writer = StreamingWriter("episode.mp4", fps=30)
         writer.write(frame)
@@ -36,7 +36,7 @@ class StreamingWriter:
     """
 
     def __init__(self, path: str | os.PathLike[str], fps: float) -> None:
-        """Prepare a file; it is made with the first frame.
+        """Prepare a file; it is created with the first frame.
 
         Args:
             path: the file, replaced if it exists. Its folder must exist. While another writer, of this process or another one, writes that
@@ -56,11 +56,11 @@ class StreamingWriter:
 
     @property
     def path(self) -> Path:
-        """The file. Before the first frame: the one that was asked for; from then on the one that is written."""
+        """The video file: the requested one before the first frame, the one that is written from then on."""
         return self._encoder.path
 
     def write(self, frame: Frame) -> None:
-        """Append a frame; an odd height or width is made even by a black row or column.
+        """Append a frame; an odd height or width is padded by a black row or column.
 
         Args:
             frame: `(H, W, 3)` uint8, RGB, of the first frame's size. It is not modified, and not kept.
@@ -93,7 +93,7 @@ class StreamingWriter:
 
 
 def check_rate(fps: Any) -> float:
-    """The same frames per second: `TypeError` if it is no number, `ValueError` if it is not above 0 (ffmpeg reads two decimals)."""
+    """Return frames per second as given; `TypeError` if it is no number, `ValueError` if it is not above 0 (ffmpeg reads two decimals)."""
     if isinstance(fps, bool) or not isinstance(fps, (int, float, np.number)):
         raise TypeError(f"Expected a number of frames per second, got {type(fps).__name__}.")
     rate = float(cast("float", fps))
@@ -103,7 +103,7 @@ def check_rate(fps: Any) -> float:
 
 
 class _Encoder:
-    """One ffmpeg process, from the first frame to `close`. Apart from the writer, so that it can be closed when the writer is gone."""
+    """One ffmpeg process, from the first frame to `close`. Separate from the writer, so that it can outlive a deleted writer."""
 
     def __init__(self, path: Path, fps: float) -> None:
         self.path = path
@@ -134,7 +134,7 @@ class _Encoder:
             self._release()
 
     def let_go(self) -> None:
-        """In a forked child: the file is the parent's, which must see its end when the parent, and it alone, closes it."""
+        """Close the pipe in a forked child, so that ffmpeg sees its end when the parent closes it."""
         self._release()
         if self._ffmpeg is not None:
             nowhere = os.open(os.devnull, os.O_RDWR)
@@ -196,7 +196,7 @@ def _ended(process: Any) -> str:
 
 @contextmanager
 def _interrupts_kept_away() -> Generator[None]:
-    """A process started within never hears Ctrl-C, which terminals send to the whole group: ours ends it, when all is written."""
+    """Start processes within the block with SIGINT ignored: terminals send Ctrl-C to the whole group, and ffmpeg must outlive it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -208,7 +208,7 @@ def _interrupts_kept_away() -> Generator[None]:
 
 
 def _shorten_pipe(pipe: int, size: int) -> None:
-    """Where the system can: many tiny frames would wait in a pipe of 64 KB, and be lost with a kill."""
+    """Shorten the pipe where the system can: many small frames would wait in 64 KB and be lost by a kill."""
     with suppress(ImportError, AttributeError, OSError):
         import fcntl
 
