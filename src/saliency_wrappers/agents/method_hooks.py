@@ -35,7 +35,7 @@ class CallReader(Protocol):
         ...
 
     def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:
-        """Return the same pass with its outputs, as `PassReader.outgoing`; `layers` are copies of the outputs of those that ran, by name."""
+        """Return the same pass with its outputs, as `PassReader.outgoing`; `layers`: copies of the outputs of those that ran, by name."""
         ...
 
 

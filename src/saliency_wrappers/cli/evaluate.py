@@ -73,7 +73,7 @@ def _check_agent(episode: StoredEpisode, agent: str | None) -> None:
 
 
 def _decisions(episode: StoredEpisode, adapter: AgentAdapter, count: int, apart: int) -> list[Decision]:
-    """The decisions to measure; only these are read and kept."""
+    """Return the decisions to measure."""
     stored = list(episode.decisions())
     if not stored:
         raise Misused(f"The episode {episode.name} has no decisions yet.")

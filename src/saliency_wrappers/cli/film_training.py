@@ -27,7 +27,7 @@ _SUFFIXES = (".pt", ".pth", ".tar", ".safetensors")
 
 @dataclass(frozen=True)
 class FilmOptions:
-    """What `film-training` was asked for: each field is the option of its name."""
+    """Options of `film-training`: each field is the option of its name."""
 
     checkpoints: tuple[Path, ...]
     env_id: str
@@ -80,7 +80,7 @@ def film_training(**options: Any) -> None:
 
 
 def numbered_checkpoints(paths: Sequence[Path]) -> list[Path]:
-    """Files as given, folders as the numbered checkpoints in them, by their numbers.
+    """Return files as given, and folders as their numbered checkpoints, by number.
 
     Raises:
         ValueError: a folder without numbered checkpoints.

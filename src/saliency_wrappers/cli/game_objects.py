@@ -15,7 +15,7 @@ Mask = NDArray[np.bool_]
 
 
 def moving_objects(env: gym.Env[Any, Any]) -> list[Box] | None:
-    """Ball and own paddle of Breakout or Pong, as the screen shows them now.
+    """Return the boxes of ball and own paddle of Breakout or Pong on the current screen.
 
     Positions are read from the console's memory, at the addresses that the AtariARI benchmark (Anand et al. 2019) lists, with offsets
     measured on frames.
@@ -34,7 +34,7 @@ def moving_objects(env: gym.Env[Any, Any]) -> list[Box] | None:
 
 
 def boxes_mask(boxes: Sequence[Box], shape: tuple[int, int], margin: tuple[float, float] = (0.0, 0.0)) -> Mask:
-    """`(H, W)` bool: True in any of the boxes, each grown by `margin` `(rows, columns)` on every side."""
+    """Return `(H, W)` bool, True in any of the boxes, each grown by `margin` `(rows, columns)` on every side."""
     mask = np.zeros(shape, np.bool_)
     for top, left, bottom, right in boxes:
         rows = slice(max(0, round(top - margin[0])), max(0, round(bottom + margin[0])))
@@ -44,7 +44,7 @@ def boxes_mask(boxes: Sequence[Box], shape: tuple[int, int], margin: tuple[float
 
 
 def moving_pixels(frames: Sequence[NDArray[np.uint8]]) -> list[Mask]:
-    """Where each frame differs from the background, which is the median of all frames.
+    """Return the pixels in which each frame differs from the background, the median of all frames.
 
     Args:
         frames: `(H, W, 3)` uint8 each, of one size.

@@ -24,12 +24,12 @@ EXTRAS = {
 
 
 def package_version() -> str:
-    """The version of this package, installed or run from its source."""
+    """Return the version of this package, installed or run from its source."""
     return importlib.import_module("saliency_wrappers").__version__
 
 
 def installation() -> dict[str, Any]:
-    """What is installed.
+    """Return what is installed, by name.
 
     Returns:
         Versions by package (None: not installed), `"python"`, `"torch threads"`, the path of `"ffmpeg"` (None: not found), and lists of
@@ -59,7 +59,7 @@ def _version(package: str) -> str | None:
 
 
 def _ffmpeg() -> str | None:
-    """The program that writes the videos, as moviepy finds it."""
+    """Return the ffmpeg program, as moviepy finds it."""
     try:
         found = importlib.import_module("moviepy.config").FFMPEG_BINARY
     except (ImportError, OSError, RuntimeError):

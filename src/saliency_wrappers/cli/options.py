@@ -31,7 +31,7 @@ _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fm
 
 
 class Failed(click.ClickException):
-    """One line on stderr and exit code 1: it was tried, and it went wrong."""
+    """An error of the command: one line on stderr, exit code 1."""
 
     exit_code = 1
 
@@ -40,13 +40,13 @@ class Failed(click.ClickException):
 
 
 class Misused(Failed):
-    """The same with exit code 2: what was asked for cannot be done."""
+    """A wrong use of the command: one line on stderr, exit code 2."""
 
     exit_code = 2
 
 
 def scale_option(ctx: click.Context, param: click.Parameter, text: str) -> Scale:
-    """The value of `--scale`."""
+    """Parse the value of `--scale`."""
     if text in ("frame", "episode"):
         return text
     numbers = _numbers(text)
@@ -56,13 +56,13 @@ def scale_option(ctx: click.Context, param: click.Parameter, text: str) -> Scale
 
 
 def parameter_option(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
-    """The values of `--perturber-option`."""
+    """Parse the values of `--perturber-option`."""
     pairs = [text.partition("=")[::2] for text in texts]
     return {key.strip(): None if value == "None" else _numbers(value) for key, value in pairs}
 
 
 def _numbers(text: str) -> Any:
-    """A number, or a tuple of numbers from `5,5` or `(5, 5)`."""
+    """Parse a number, or a tuple of numbers from `5,5` or `(5, 5)`."""
     try:
         value = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -77,7 +77,7 @@ class FiniteRange(click.FloatRange):
     """A `FloatRange` that refuses NaN."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number; `BadParameter` for none within the range."""
+        """Return the number; `BadParameter` for one outside the range."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value} is no finite number.", param, ctx)
@@ -86,7 +86,7 @@ class FiniteRange(click.FloatRange):
 
 @contextmanager
 def failures(kind: type[Failed]) -> Generator[None]:
-    """Turn every error into one line and an exit code. Kinds that nobody foresaw are named, and exit with 1."""
+    """Turn every error into one line and an exit code. Unexpected kinds are named, and exit with 1."""
     try:
         yield
     except (BrokenPipeError, click.ClickException, click.exceptions.Exit, click.Abort):
@@ -103,7 +103,7 @@ def failures(kind: type[Failed]) -> Generator[None]:
 
 @contextmanager
 def warnings_in_one_line() -> Generator[None]:
-    """Warnings go to stderr without the place in the code."""
+    """Write warnings to stderr without their place in the code."""
     with warnings.catch_warnings():
         warnings.showwarning = _warn
         yield
@@ -114,17 +114,17 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def one_line(text: object) -> str:
-    """A text without line breaks and colours, safe to print."""
+    """Return a text without line breaks and colours, safe to print."""
     return printable(" ".join(click.unstyle(str(text)).split()))
 
 
 def printable(text: object) -> str:
-    """A text with everything that would control a terminal escaped: stored text is untrusted."""
+    """Escape control characters of a text: stored text is untrusted."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text))
 
 
 def agent_for(env_id: str, checkpoint: Path | None, preprocessor: str | None = None) -> tuple[nn.Module, FramePreprocessor]:
-    """The agent of a checkpoint, or the one that ships with the package, and what it is fed with."""
+    """Return the agent of a checkpoint, or the bundled one, and its preprocessor."""
     if checkpoint is None and env_id not in pretrained_agents():
         agents = ", ".join(pretrained_agents()) or "none"
         raise Misused(f"No agent for {env_id} ships with this package (there are: {agents}). Give --checkpoint PATH.")
@@ -132,14 +132,14 @@ def agent_for(env_id: str, checkpoint: Path | None, preprocessor: str | None = N
 
 
 def perturber_for(name: str | None, parameters: dict[str, Any], size: tuple[int, int] | None, seed: int = 0) -> PerturbImage | None:
-    """The perturber that was asked for. None: the method's own."""
+    """Return the perturber of the options. None: the method's own."""
     if parameters and name is None:
         raise Misused("--perturber-option needs --perturber.")
     return None if name is None or size is None else named_perturber(name, size, default_seed=seed, **parameters)
 
 
 def progress_bar(total: int, wanted: bool, description: str, unit: str) -> tqdm[Any]:
-    """A bar on stderr that tells the rate and the time that is left."""
+    """Return a progress bar on stderr with rate and remaining time."""
     often = 0.1 if sys.stderr.isatty() else 10.0
     look: dict[str, Any] = {"desc": description, "unit": unit, "bar_format": _BAR, "mininterval": often}
     return tqdm(total=total, disable=not wanted, **look)
@@ -156,7 +156,7 @@ def advancing(bar: tqdm[Any]) -> Callable[[int, int], None]:
 
 
 def check_size(shape: tuple[int, ...], zoom: int, panels: bool) -> None:
-    """See that enlarged frames are not larger than a video can be; `Misused` when they are.
+    """Check that enlarged frames fit into a video; `Misused` when they do not.
 
     Args:
         shape: of a frame, `(H, W, 3)`.

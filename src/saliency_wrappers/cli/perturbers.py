@@ -27,7 +27,7 @@ PERTURBERS = tuple(_NAMED)
 
 
 def named_perturber(name: str, size: tuple[int, int], default_seed: int | None = 0, **parameters: Any) -> PerturbImage:
-    """Make a perturber.
+    """Return a perturber by its name.
 
     Args:
         name: one of `PERTURBERS`.
@@ -59,7 +59,7 @@ def named_perturber(name: str, size: tuple[int, int], default_seed: int | None =
 
 
 def _as_usual(key: str, value: Any, usual: Any) -> Any:
-    """A pair where a pair is usual, else one number."""
+    """Return a pair for parameters that are usually pairs, else one number."""
     if value is None:
         return None
     count = len(usual) if isinstance(usual, tuple) else 1

@@ -45,13 +45,13 @@ class Layer:
 
     @property
     def outputs(self) -> int:
-        """Output channels."""
+        """The number of output channels."""
         return self.product.matrix.shape[1]
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """The images that layers are run on, in the kernels' form."""
+    """Input images of a layer chain, as the kernels take them."""
 
     pictures: Tensor
     """`(n, positions + 1, C)`, the padding behind each image; where there are masks, each frame's reference instead, `(f, ...)`."""
@@ -66,13 +66,13 @@ class Images:
 
     @staticmethod
     def whole(rows: Tensor, batch: Batch) -> Images:
-        """Stored images: `(n * (positions + 1), C)`, the padding behind each image."""
+        """Return stored images `(n * (positions + 1), C)`, the padding behind each image."""
         pictures = rows.view(len(batch.frames), batch.positions + 1, -1)
         return Images(pictures, pictures[batch.first], pictures[:1], rows.new_empty(0, batch.positions), batch.frames)
 
     @staticmethod
     def masked(parts: Sequence[MaskedInput]) -> Images:
-        """Images made from masks as they are needed, one frame after another."""
+        """Return images that are computed from masks when they are needed, one frame after another."""
         x, change = (torch.stack([getattr(one, name).flatten(1).T for one in parts]) for name in ("inputs", "change"))
         pictures = functional.pad(x, (0, 0, 0, 1))
         if all(one.replaced is parts[0].replaced for one in parts):
@@ -123,7 +123,7 @@ def run_layers(layers: Sequence[Layer], images: Images, batch: Batch) -> tuple[T
 
 
 def _kernels_for(layers: Sequence[Layer], pictures: Tensor) -> ModuleType | None:
-    """The kernels, where the weights of all layers fit one another and the images; else None."""
+    """Return the kernels where the weights of all layers fit one another and the images; else None."""
     channels, kernels = pictures.shape[2], None
     if not pictures.is_cpu or pictures.dtype != torch.float32:
         return None
@@ -136,13 +136,13 @@ def _kernels_for(layers: Sequence[Layer], pictures: Tensor) -> ModuleType | None
 
 
 class _Room(threading.local):
-    """A scratch buffer for each thread, reused between calls."""
+    """One scratch buffer per thread, reused between calls."""
 
     def __init__(self) -> None:
         self._kept: NDArray[np.float32] = np.empty(0, np.float32)
 
     def of(self, size: int) -> NDArray[np.float32]:
-        """An uninitialised buffer of `size` float32 numbers."""
+        """Return an uninitialised buffer of `size` float32 numbers."""
         if len(self._kept) < size:
             self._kept = np.empty(size, np.float32)
         return self._kept[:size]

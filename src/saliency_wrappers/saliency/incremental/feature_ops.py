@@ -25,7 +25,7 @@ def on_features(changes: Changes, name: str, args: tuple[Any, ...], kwargs: dict
 
 
 def _linear(changes: Changes, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The product of each reference plus that of each image's differences, with kernels; else the product of whole images."""
+    """Multiply references and differences separately and add them, with kernels; without kernels, multiply whole images."""
     _, channels, height, width = changes.shape
     fits = weight.ndim == 2 and weight.shape[1] == channels * height * width and weight.dtype == changes.rows.dtype
     kernels = direct(weight.T, bias) if fits else None
@@ -40,7 +40,7 @@ def _linear(changes: Changes, weight: Tensor, bias: Tensor | None = None) -> Ten
 
 
 def _by_positions(changes: Changes, weight: Tensor, kernels: ModuleType) -> Tensor:
-    """Weights `(C_out, C * positions)` by positions, as `multiply` wants them."""
+    """Rearrange weights `(C_out, C * positions)` by positions, as `multiply` takes them."""
     channels, positions = changes.shape[1], changes.batch.positions
     weights = workspace.take((weight.numel(),), weight)
     arrays = (weight.detach().reshape(len(weight), channels, positions).numpy(), weights.numpy())
@@ -50,7 +50,7 @@ def _by_positions(changes: Changes, weight: Tensor, kernels: ModuleType) -> Tens
 
 
 def _differences(changes: Changes, kernels: ModuleType) -> tuple[Tensor, Seen]:
-    """The references `(f, C * positions)`, and by how much the changed positions of each image differ from its own: 0 for all others."""
+    """Return the references `(f, C * positions)`, and the differences of each image's changed positions from them, 0 elsewhere."""
     batch, positions = changes.batch, changes.batch.positions
     images = changes.rows.view(len(batch.frames), positions + 1, -1)
     rows = workspace.take(tuple(images.shape), images)
@@ -63,7 +63,7 @@ def _differences(changes: Changes, kernels: ModuleType) -> tuple[Tensor, Seen]:
 
 
 def _listed_differences(changes: Changes, places: Places) -> tuple[Tensor, Seen]:
-    """As `_differences`, for images whose changed positions are listed."""
+    """As `_differences`, for images that list their changed positions."""
     batch, positions = changes.batch, changes.batch.positions
     image, position = places.listed[places.known :].long().unbind(1)
     own, reference = changes.rows[places.known : -1], batch.frames[image] * positions + position
@@ -85,7 +85,7 @@ def _of_whole_images(changes: Changes, rows: Tensor, lookup: Tensor, idle: int) 
 def _gru_cell(
     changes: Changes, state: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
 ) -> Tensor:
-    """`torch.gru_cell`, with the state's half once for each frame."""
+    """Compute `torch.gru_cell`, with the product of the state once per frame."""
     seen, own = _linear(changes, w_ih, b_ih), _own_states(changes, state)
     known = functional.linear(state, w_hh, b_hh) if own is None else _once_a_frame(own, w_hh, b_hh)
     kernels = None if own is None else _cell_kernels(3, seen, known, own)
@@ -108,7 +108,7 @@ def _gru_gates(seen: Tensor, remembered: Tensor, state: Tensor) -> Tensor:
 def _lstm_cell(
     changes: Changes, state: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`torch.lstm_cell`, with the state's half once for each frame."""
+    """Compute `torch.lstm_cell`, with the product of the state once per frame."""
     hx, cx = state
     seen, own, cells = _linear(changes, w_ih, b_ih), _own_states(changes, hx), _own_states(changes, cx)
     known = functional.linear(hx, w_hh, b_hh) if own is None else _once_a_frame(own, w_hh, b_hh)
@@ -135,7 +135,7 @@ _CELLS: dict[str, Callable[..., Any]] = {
 
 
 def _own_states(changes: Changes, state: Tensor) -> Tensor | None:
-    """Each frame's state, `(f, hidden)`. None where the images of a frame have different states."""
+    """Return each frame's state, `(f, hidden)`. None where the images of a frame have different states."""
     if len(state) != len(changes.batch.frames):
         return None
     own = state[changes.batch.first]
@@ -144,12 +144,12 @@ def _own_states(changes: Changes, state: Tensor) -> Tensor | None:
 
 
 def _once_a_frame(own: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The state's product, computed frame by frame so that it does not depend on the other frames."""
+    """Compute the product of the state frame by frame, so that it does not depend on the other frames."""
     return torch.cat([functional.linear(one, weight, bias) for one in own.split(1)])
 
 
 def _cell_kernels(gates: int, seen: Tensor, known: Tensor, *states: Tensor) -> ModuleType | None:
-    """The kernels for a cell of so many gates. None where its tensors do not fit: kernels do not ask, where PyTorch would complain."""
+    """Return the kernels for a cell of so many gates. None where its tensors do not fit: kernels do not validate, PyTorch raises."""
     hidden = states[0].shape[-1]
     fit = all(one.shape[1:] == (hidden,) for one in states) and seen.shape[1] == known.shape[1] == gates * hidden
     same = all(one.dtype == torch.float32 for one in (seen, known, *states))

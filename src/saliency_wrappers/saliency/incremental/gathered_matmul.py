@@ -29,7 +29,7 @@ Reduce = Callable[[Tensor, Tensor], object]
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """The rows that a layer sees in each of m places."""
+    """Rows of the receptive field in each of m output positions (implicit im2col)."""
 
     rows: Tensor
     """`(any, C)`."""
@@ -46,11 +46,11 @@ class Seen:
 
     @property
     def images(self) -> int:
-        """How many there are."""
+        """The number of images."""
         return len(self.rows) // (self.positions + 1) if self.lookup is None else len(self.lookup)
 
     def gather(self, begin: int, end: int, out: Tensor) -> Tensor:
-        """The rows of some places, `(end - begin, taps, C)`, written to `out`."""
+        """Gather the rows of some output positions into `out`, `(end - begin, taps, C)`."""
         image, position = self.places[begin:end].long().unbind(1)
         rows = self.taps.index_select(0, position).add_(image[:, None] * (self.positions + 1)).flatten()
         if self.lookup is not None:
@@ -64,18 +64,18 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """A product with `matrix` `(taps * C, C_out)`, plus `bias` `(C_out,)`."""
+    """Matrix product with `matrix` `(taps * C, C_out)`, plus `bias` `(C_out,)`."""
 
     matrix: Tensor
     bias: Tensor | None
 
     @property
     def biases(self) -> Tensor:
-        """What sums begin with, `(C_out,)`: the bias, or 0."""
+        """The initial values of the sums, `(C_out,)`: the bias, or 0."""
         return self.matrix.new_zeros(self.matrix.shape[1]) if self.bias is None else self.bias
 
     def __call__(self, seen: Tensor, out: Tensor) -> None:
-        """From `(m, taps, C)` into `(m, C_out)`."""
+        """Multiply `(m, taps, C)` into `(m, C_out)`."""
         torch.mm(seen.flatten(1), self.matrix, out=out)
         if self.bias is not None:
             out.add_(self.bias)  # in half the time that addmm takes for it
@@ -87,7 +87,7 @@ class Product:
 
 
 def compute(seen: Seen, reduce: Reduce, functions: Sequence[Pointwise], out: Tensor) -> None:
-    """What a layer makes of the rows that it sees, with functions applied to it, written to `out` `(m, C_out)`."""
+    """Compute a gathered matrix product (implicit im2col) with fused activations into `out`, `(m, C_out)`."""
     if isinstance(reduce, Product) and reduce.fits(seen, out) and (kernels := direct(reduce.matrix, reduce.bias)) is not None:
         _at_once(kernels, seen, reduce, functions, out)
     else:
@@ -95,7 +95,7 @@ def compute(seen: Seen, reduce: Reduce, functions: Sequence[Pointwise], out: Ten
 
 
 def direct(matrix: Tensor, bias: Tensor | None) -> ModuleType | None:
-    """The kernels that do a product with `matrix` `(any, C_out)` and `bias` `(C_out,)`. None where none do."""
+    """Return the kernels for a product with `matrix` `(any, C_out)` and `bias` `(C_out,)`. None where there are none."""
     width, parts = matrix.shape[1], [part for part in (matrix, bias) if part is not None]
     found = load_kernels(matrix) if all(part.dtype == torch.float32 and part.is_cpu for part in parts) else None
     fitting = found is not None and width > 0 and width % found.LANES == 0 and (bias is None or bias.shape == (width,))
@@ -103,22 +103,22 @@ def direct(matrix: Tensor, bias: Tensor | None) -> ModuleType | None:
 
 
 def relu(rows: Tensor) -> Tensor:
-    """In place."""
+    """Apply `relu` in place."""
     return rows.relu_()
 
 
 def elu(rows: Tensor) -> Tensor:
-    """`elu` in place, within 1e-7, in three quarters of the time."""
+    """Apply `elu` in place, within 1e-7, in three quarters of PyTorch's time."""
     return torch.maximum(rows, rows.clamp(max=0).exp_().sub_(1), out=rows)
 
 
 def at_once(functions: Sequence[Pointwise]) -> Pointwise | None:
-    """The first function, if it is one that kernels do with their product; else None."""
+    """Return the first activation if kernels can fuse it with their product; else None."""
     return functions[0] if functions and functions[0] in (relu, elu) else None
 
 
 def code_of(kernels: ModuleType, function: Pointwise | None) -> int:
-    """The kernels' number for what `at_once` gives."""
+    """Return the kernels' code of a fused activation."""
     codes: dict[Pointwise | None, int] = {None: kernels.IDENTITY, relu: kernels.RELU, elu: kernels.ELU}
     return codes[function]
 
@@ -149,12 +149,12 @@ def _at_once(kernels: ModuleType, seen: Seen, product: Product, functions: Seque
 
 
 def packed(kernels: ModuleType, matrix: Tensor) -> Tensor:
-    """A matrix `(any, C_out)` as `multiply` wants it: one block after another of two vectors of columns, the last one with the rest."""
+    """Pack a matrix `(any, C_out)` as `multiply` takes it: blocks of two vectors of columns, the last one with the rest."""
     return torch.cat([block.flatten() for block in matrix.split(2 * kernels.LANES, dim=1)])
 
 
 def multiply(kernels: ModuleType, seen: Seen, weights: Tensor, biases: Tensor, begins: Tensor, out: Tensor, follows: int = 0) -> None:
-    """The kernel's product.
+    """Compute the product by the kernel.
 
     Args:
         kernels: the kernels.

@@ -23,7 +23,7 @@ POINTWISE = set(
 
 
 def on_images(images: AnyImages, operator: Operator, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Do on the changes what PyTorch was asked to do on images `(n, C, h, w)`.
+    """Apply an operator of PyTorch on images `(n, C, h, w)` to their changes.
 
     Args:
         images: what is known of them.
@@ -147,7 +147,7 @@ _LAYERS: dict[str, Operator] = {
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    """One number for both axes, or one for each."""
+    """Return one number for both axes as two."""
     if isinstance(value, int):
         return value, value
     numbers = tuple(int(number) for number in value)

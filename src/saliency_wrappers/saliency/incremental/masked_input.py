@@ -26,7 +26,7 @@ class MaskedInput:
 
 
 def masked_images(one: MaskedInput, out: Tensor) -> None:
-    """Make the images, each position's channels together.
+    """Compute the images, channels last.
 
     Args:
         one: what they are made of.
@@ -44,6 +44,6 @@ def masked_images(one: MaskedInput, out: Tensor) -> None:
 
 
 def rows_of(tensor: Tensor, rows: Tensor) -> Tensor:
-    """These ascending rows: a view where they follow each other, which they mostly do, else a copy."""
+    """Return ascending rows: a view where they are consecutive, which is usual, else a copy."""
     first, last = int(rows[0]), int(rows[-1])
     return tensor[first : last + 1] if last - first == len(rows) - 1 else tensor[rows]

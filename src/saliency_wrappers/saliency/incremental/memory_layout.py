@@ -16,7 +16,7 @@ from saliency_wrappers.saliency.incremental.positions import ConvGeometry
 
 @dataclass(frozen=True)
 class LayerForm:
-    """The form of one layer, without its weights."""
+    """Form of one layer, without its weights."""
 
     kernel: ConvGeometry
     outputs: int
@@ -45,7 +45,7 @@ class MemoryLayout:
 
 @lru_cache(maxsize=64)
 def layout(forms: Sequence[LayerForm], channels: int, height: int, width: int, kernels: ModuleType) -> MemoryLayout:
-    """Lay out a tuple of layers for input images `(channels, height, width)`."""
+    """Compute the offsets of a tuple of layers for input images `(channels, height, width)`."""
     runs: list[NDArray[np.int64]] = []
     table: NDArray[Any] = np.zeros(len(forms), kernels.LAYER)
     paddings = [form.kernel.padding for form in forms[1:]] + [(0, 0)]
@@ -73,7 +73,7 @@ def layout(forms: Sequence[LayerForm], channels: int, height: int, width: int, k
 
 
 def _runs(kernel: ConvGeometry, channels: int, line: int) -> tuple[NDArray[np.int64], int]:
-    """Where in a window each run begins, in an image with `line` positions from row to row, and how long they are."""
+    """Return the offset of each contiguous run of a window, in an image with `line` positions per row, and their length."""
     together = kernel.size[1] if kernel.dilation[1] == 1 else 1
     down = np.arange(kernel.size[0], dtype=np.int64)[:, None] * kernel.dilation[0] * line
     along = np.arange(0, kernel.size[1], together, dtype=np.int64) * kernel.dilation[1]

@@ -17,7 +17,7 @@ from saliency_wrappers.saliency.incremental.scratch import workspace
 
 @dataclass(frozen=True)
 class ConvGeometry:
-    """The geometry of a convolution or pooling, vertical first."""
+    """Geometry of a convolution or pooling, vertical first."""
 
     size: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
@@ -25,7 +25,7 @@ class ConvGeometry:
     dilation: tuple[int, int] = (1, 1)
 
     def outputs(self, axis: int, length: int) -> int:
-        """How many outputs there are along an axis, 0 or 1, of this length."""
+        """Return the number of outputs along an axis, 0 or 1, of this length."""
         return (length + 2 * self.padding[axis] - self.dilation[axis] * (self.size[axis] - 1) - 1) // self.stride[axis] + 1
 
 
@@ -42,14 +42,14 @@ class Batch:
 
     @staticmethod
     def of(changed: Tensor, frames: Tensor) -> Batch:
-        """From where images are changed `(n, h, w)` bool and the frames they belong to `(n,)`, ascending from 0."""
+        """Return the batch of images that are changed in `(n, h, w)` bool and belong to frames `(n,)`, ascending from 0."""
         begins = torch.ones_like(frames, dtype=torch.bool)
         begins[1:] = frames[1:] != frames[:-1]
         return Batch(changed, frames, begins.nonzero().flatten())
 
     @property
     def positions(self) -> int:
-        """How many positions an image has, h * w. The number itself stands for the padding around the image."""
+        """The number of positions of an image, h * w, which as an index stands for the padding."""
         return self.changed.shape[1] * self.changed.shape[2]
 
 
@@ -66,7 +66,7 @@ class Places:
 
     @property
     def changed(self) -> int:
-        """How many entries are changed positions."""
+        """The number of entries that are changed positions."""
         return len(self.listed) - self.known
 
     @staticmethod
@@ -77,7 +77,7 @@ class Places:
 
     @staticmethod
     def empty(batch: Batch, changed: int) -> Places:
-        """Room for so many changed ones, with the references' in the list."""
+        """Return places with uninitialised entries for so many changed positions; those of the references are filled in."""
         first, positions = batch.first, batch.positions
         known = len(first) * positions
         listed = workspace.take((known + changed, 2), batch.changed.new_empty(0, dtype=torch.int32))
@@ -109,7 +109,7 @@ def _enlisted(batch: Batch, kernels: ModuleType) -> Places:
 
 
 def counted(changed: Tensor) -> Tensor:
-    """How many positions of each image are changed, `(n,)` int64, from `(n, positions)` bool."""
+    """Count the changed positions of each image, `(n,)` int64, from `(n, positions)` bool."""
     kernels = load_kernels(changed)
     if kernels is None:
         return changed.view(torch.uint8).sum(dim=1, dtype=torch.int32).long()  # as bool in five times the time
@@ -120,7 +120,7 @@ def counted(changed: Tensor) -> Tensor:
 
 
 def dilated(changed: Tensor, kernel: ConvGeometry) -> Tensor:
-    """The positions `(n, h', w')` bool in which a kernel sees a changed one of `(n, h, w)`."""
+    """Return the outputs `(n, h', w')` bool whose receptive field holds a changed position of `(n, h, w)`."""
     n, height, width = changed.shape
     rows, columns = (kernel.outputs(axis, length) for axis, length in enumerate((height, width)))
     kernels = load_kernels(changed)
@@ -156,7 +156,7 @@ def _dilated(changed: Tensor, kernel: ConvGeometry, rows: int, columns: int) -> 
 
 
 def _vertically(seen: Tensor, kernel: ConvGeometry, rows: int) -> Tensor:
-    """Each column's positions, or words of them, `(n, h, any)`, put together by `or` where the kernel sees them: `(n, h', any)`."""
+    """Combine each column's positions, or words of them, `(n, h, any)`, by `or` over receptive fields: `(n, h', any)`."""
     stride = kernel.stride[0]
     padded = functional.pad(seen, (0, 0, kernel.padding[0], kernel.padding[0]))
     parts = [padded[:, first : first + (rows - 1) * stride + 1 : stride] for first in _taps(kernel, 0)]
@@ -167,7 +167,7 @@ def _vertically(seen: Tensor, kernel: ConvGeometry, rows: int) -> Tensor:
 
 
 def _taps(kernel: ConvGeometry, axis: int) -> range:
-    """The positions that a kernel sees, from its first."""
+    """Return the offsets of a kernel's receptive field, from its first position."""
     return range(0, kernel.size[axis] * kernel.dilation[axis], kernel.dilation[axis])
 
 
@@ -177,7 +177,7 @@ _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @lru_cache(maxsize=64)
 def slide(height: int, width: int, kernel: ConvGeometry, device: torch.device) -> Tensor:
-    """The positions that a kernel sees for each of its outputs, `(h' * w', taps)` int64; `height * width` stands for the padding."""
+    """Return the receptive field of each output, `(h' * w', taps)` int64; `height * width` stands for the padding."""
     axes: list[Tensor] = []
     for axis, length in enumerate((height, width)):
         start = torch.arange(kernel.outputs(axis, length))[:, None] * kernel.stride[axis] - kernel.padding[axis]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Workspace(threading.local):
-    """Memory that is used again by each run of an agent: what is new from the system costs more than what is computed in it.
+    """Memory that each run of an agent reuses: page faults of new memory cost more than the computation in it.
 
     One for each thread. What was taken is given back when the run of which it is a part ends.
     """
@@ -34,7 +34,7 @@ class Workspace(threading.local):
             self._taken = before
 
     def take(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """An empty tensor of the dtype and device of `like`."""
+        """Return an uninitialised tensor of the dtype and device of `like`."""
         size = math.prod(shape)
         if size * like.element_size() > self.largest:
             return like.new_empty(shape)

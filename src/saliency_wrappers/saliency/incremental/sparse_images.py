@@ -23,7 +23,7 @@ from saliency_wrappers.saliency.incremental.scratch import workspace
 
 @dataclass(frozen=True, eq=False)
 class Changes:
-    """A batch of images `(n, C, h, w)`: f reference images, and what each image has in its changed positions."""
+    """A batch of images `(n, C, h, w)`: f reference images, and the values of each image's changed positions."""
 
     batch: Batch
     rows: Tensor
@@ -33,7 +33,7 @@ class Changes:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """`(n, C, h, w)`."""
+        """The shape `(n, C, h, w)`."""
         n, height, width = self.batch.changed.shape
         return n, self.rows.shape[1], height, width
 
@@ -46,7 +46,7 @@ class Changes:
 
     @property
     def settled(self) -> Changes:
-        """Itself: it is already computed."""
+        """The images themselves, which are computed already."""
         return self
 
     @property
@@ -55,7 +55,7 @@ class Changes:
         return Images.whole(self.rows, self.batch) if self.places is None else None
 
     def dense(self) -> Tensor:
-        """All images, `(n, C, h, w)`."""
+        """Return all images, `(n, C, h, w)`."""
         n, channels, height, width = self.shape
         if self.places is None:
             rows = self.rows.view(n, -1, channels)[:, :-1].clone()
@@ -64,7 +64,7 @@ class Changes:
         return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
 
     def pointwise(self, function: Pointwise) -> Changes:
-        """The images with a function applied to them, in place if it works in place."""
+        """Apply a function to the images, in place if it works in place."""
         rows = function(self.rows)
         padding = rows[-1:] if self.places is not None else rows.view(len(self.batch.frames), -1, rows.shape[1])[:, -1]
         padding.zero_()
@@ -86,7 +86,7 @@ class Masked:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """`(n, C, h, w)`."""
+        """The shape `(n, C, h, w)`."""
         n, height, width = self.batch.changed.shape
         return n, len(self.parts[0].inputs), height, width
 
@@ -102,7 +102,7 @@ class Masked:
 
     @cached_property
     def settled(self) -> Changes:
-        """The images, made now, the padding behind each."""
+        """The images, computed now, the padding behind each."""
         n, channels, height, width = self.shape
         images = workspace.take((n, height * width + 1, channels), self.rows)
         for one, part in zip(self.parts, images.split([len(one.rows) for one in self.parts]), strict=True):
@@ -110,7 +110,7 @@ class Masked:
         return Changes(self.batch, images.flatten(0, 1), None)
 
     def pointwise(self, function: Pointwise) -> Changes:
-        """The images with a function applied to them."""
+        """Apply a function to the images."""
         return self.settled.pointwise(function)
 
 
@@ -130,7 +130,7 @@ class Pending:
 
     @cached_property
     def shape(self) -> tuple[int, int, int, int]:
-        """`(n, C_out, h', w')`."""
+        """The shape `(n, C_out, h', w')`."""
         n, _, height, width = self.source.shape
         return n, self.channels, self.kernel.outputs(0, height), self.kernel.outputs(1, width)
 
@@ -141,7 +141,7 @@ class Pending:
 
     @cached_property
     def batch(self) -> Batch:
-        """Where the outputs differ from their references."""
+        """The positions in which outputs differ from their references."""
         return replace(self.source.batch, changed=dilated(self.source.batch.changed, self.kernel))
 
     @cached_property
@@ -160,7 +160,7 @@ class Pending:
         return self.settled.as_given
 
     def pointwise(self, function: Pointwise) -> Pending:
-        """The images with a function applied to them, which may work in place and keeps the dtype."""
+        """Apply a function to the images, which may work in place and keeps the dtype."""
         return replace(self, functions=(*self.functions, function))
 
     @cached_property
@@ -178,7 +178,7 @@ class Pending:
 
     @property
     def _layers(self) -> tuple[list[Layer], AnyImages]:
-        """The layers that can be computed at once, this one last, and of which images; none where this one cannot."""
+        """Return the layers that one kernel can compute, this one last, and their input images; no layers where this one cannot be fused."""
         images, layers = self, list[Layer]()
         while isinstance(images, Pending) and (layer := images._layer) is not None:
             if images is not self and len(images.functions) > (layer.function is not None):
@@ -189,7 +189,7 @@ class Pending:
 
     @property
     def _layer(self) -> Layer | None:
-        """The layer, and the first function if one of those that can be with it."""
+        """Return the layer with its fused activation, if the first function is one that can be fused."""
         if not isinstance(self.reduce, Product):
             return None
         return Layer(self.kernel, self.reduce, at_once(self.functions))

@@ -23,7 +23,7 @@ from saliency_wrappers.saliency.incremental.sparse_images import AnyImages
 
 @dataclass(frozen=True)
 class Step:
-    """One operator that an agent asked for."""
+    """An operator that an agent called."""
 
     operator: str
     """PyTorch's name of it."""
@@ -40,7 +40,7 @@ class Step:
 
 
 class IncrementalBatch(Tensor):
-    """Images `(n, C, h, w)`, or the features `(n, C * h * w)` that they are one after another, known by their `Changes`."""
+    """A tensor subclass of images `(n, C, h, w)` or flattened features `(n, C * h * w)`, stored as `Changes`."""
 
     changes: AnyImages | None
     """None once an operator needed the whole batch."""
@@ -52,14 +52,14 @@ class IncrementalBatch(Tensor):
     """What was done until now, shared by all batches that come from the same images. None: tracing off."""
 
     def __new__(cls, changes: AnyImages, steps: list[Step] | None = None, flat: bool = False) -> Self:
-        """A tensor without memory of its own, of the shape, dtype and device of the batch."""
+        """Create a tensor without storage, with the shape, dtype and device of the batch."""
         n, channels, height, width = changes.shape
         shape = (n, channels * height * width) if flat else (n, channels, height, width)
         make: Any = Tensor._make_wrapper_subclass  # pyright: ignore
         return make(cls, shape, dtype=changes.rows.dtype, device=changes.rows.device)
 
     def __init__(self, changes: AnyImages, steps: list[Step] | None = None, flat: bool = False) -> None:
-        """A batch by its changes."""
+        """Wrap the changes of a batch."""
         self.changes, self.flat, self.whole, self.steps = changes, flat, None, steps
 
     @classmethod
@@ -83,7 +83,7 @@ class IncrementalBatch(Tensor):
         raise NotImplementedError(f"{func} on an IncrementalBatch, past __torch_function__.")
 
     def _incrementally(self, operator: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the operator gives, from the changes; `NotImplemented` where it needs the whole batch."""
+        """Apply an operator to the changes; `NotImplemented` where it needs the whole batch."""
         changes = self.changes
         if changes is None:
             return NotImplemented
@@ -107,7 +107,7 @@ class IncrementalBatch(Tensor):
         return done if self.flat else IncrementalBatch(done, self.steps)
 
     def whole_batch(self, operator: str = "output") -> Tensor:
-        """The batch as an ordinary tensor, which replaces the changes from now on: the operator may modify it in place."""
+        """Return the batch as an ordinary tensor, which replaces the changes from now on: the operator may modify it in place."""
         if self.changes is not None:
             dense = self.changes.settled.dense()
             self.whole, self.changes = dense.flatten(1) if self.flat else dense, None

@@ -17,13 +17,13 @@ _logger = logging.getLogger(__name__)
 
 
 def load_kernels(tensor: Tensor) -> ModuleType | None:
-    """The compiled kernels for a tensor's device. None where there are none."""
+    """Return the compiled kernels for a tensor's device. None where there are none."""
     return _kernels() if tensor.device.type == "cpu" else None
 
 
 @contextmanager
 def _announced() -> Generator[None]:
-    """Say on stderr when Numba compiles within the block; nothing is said where kernels are read from its cache."""
+    """Print a line to stderr when Numba compiles within the block; nothing where kernels are read from its cache."""
     event: Any = importlib.import_module("numba.core.event")
 
     class Announcement(event.Listener):

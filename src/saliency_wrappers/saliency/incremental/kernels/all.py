@@ -39,7 +39,7 @@ __all__ = [
 
 
 def warm_up() -> None:
-    """Compile everything, or load what was compiled."""
+    """Compile all kernels, or load them from Numba's cache."""
     number, byte, short, long = (np.zeros((1, 1), dtype) for dtype in (np.float32, np.uint8, np.int32, np.int64))
     line, one, pair = np.zeros((1, LANES), np.float32), (1, 1), np.zeros((1, 2), np.int32)
     count(byte, long[0], 0, 0)

@@ -15,7 +15,7 @@ _exponential = function_of(exponential)
 
 @compiled
 def differ(images: Any, frames: Any, firsts: Any, changed: Any, rows: Any, lookup: Any, begin: int, end: int) -> None:
-    """By how much images differ from their references.
+    """Compute the differences of images from their references.
 
     Args:
         images: `(n, positions + 1, C)` float32, the padding behind each image.
@@ -39,7 +39,7 @@ def differ(images: Any, frames: Any, firsts: Any, changed: Any, rows: Any, looku
 
 @compiled
 def gru(seen: Any, remembered: Any, states: Any, frames: Any, out: Any, begin: int, end: int) -> None:
-    """The cell of `torch.gru_cell`.
+    """Compute a GRU cell, as `torch.gru_cell`.
 
     Args:
         seen: what it makes of its input, `(n, 3 * hidden)` float32.
@@ -63,7 +63,7 @@ def gru(seen: Any, remembered: Any, states: Any, frames: Any, out: Any, begin: i
 
 @compiled
 def lstm(seen: Any, remembered: Any, cells: Any, frames: Any, hidden: Any, cell: Any, begin: int, end: int) -> None:
-    """The cell of `torch.lstm_cell`.
+    """Compute an LSTM cell, as `torch.lstm_cell`.
 
     Args:
         seen: what it makes of its input, `(n, 4 * hidden)` float32.

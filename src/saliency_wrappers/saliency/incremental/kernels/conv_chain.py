@@ -130,7 +130,7 @@ def run_layers(
 
 @compiled
 def _transfer(source: Any, target: Any) -> None:
-    """Copy all of the source: an assignment would take as long to compile as all the rest."""
+    """Copy all of the source. An array assignment would take as long to compile as the rest of the module."""
     for k in range(np.uintp(len(source))):
         target[k] = source[k]
 
@@ -145,7 +145,7 @@ def _widest(layers: Any) -> int:
 
 @compiled
 def _box(changed: Any, columns: Any) -> Any:
-    """The rows and columns between which an image is changed, `(top, bottom, left, right)`."""
+    """Return the bounding box of an image's changes, `(top, bottom, left, right)`."""
     height, width = changed.shape
     columns[:] = 0
     top, bottom = height, 0
@@ -167,7 +167,7 @@ def _box(changed: Any, columns: Any) -> Any:
 
 @compiled
 def _seen(layer: Any, top: int, bottom: int, left: int, right: int) -> Any:
-    """The box of what outputs that see something of a box see: also of changes that do not count."""
+    """Return the receptive field of all outputs that depend on a box, which may hold changes that are not computed."""
     if top >= bottom:
         return top, bottom, left, right
     tall, wide = (layer.size_y - 1) * layer.dilation_y, (layer.size_x - 1) * layer.dilation_x
@@ -176,7 +176,7 @@ def _seen(layer: Any, top: int, bottom: int, left: int, right: int) -> Any:
 
 @compiled
 def _put(layer: Any, image: Any, memory: Any, top: int, bottom: int, left: int, right: int) -> None:
-    """Some rows and columns of an image `(positions + 1, C)`."""
+    """Write some rows and columns of an image `(positions + 1, C)`."""
     length = (right - left) * layer.channels
     for y in range(top, bottom):
         first = (y * layer.width + left) * layer.channels
@@ -185,7 +185,7 @@ def _put(layer: Any, image: Any, memory: Any, top: int, bottom: int, left: int, 
 
 @compiled
 def _mask(layer: Any, image: Any, change: Any, share: Any, memory: Any, top: int, bottom: int, left: int, right: int) -> None:
-    """Some rows and columns of an image `(positions + 1, C)` under a mask."""
+    """Write some rows and columns of an image `(positions + 1, C)` under a mask."""
     length, channels = np.uintp(right - left), np.uintp(layer.channels)
     for y in range(top, bottom):
         first = y * layer.width + left
@@ -202,20 +202,20 @@ def _mask(layer: Any, image: Any, change: Any, share: Any, memory: Any, top: int
 
 @compiled
 def _corner(layer: Any, y: int, x: int) -> int:
-    """Where in memory a position's channels begin."""
+    """Return the offset of a position's channels."""
     return layer.from_ + ((y + layer.padding_y) * layer.line + x + layer.padding_x) * layer.channels
 
 
 @compiled
 def _place(layer: Any, y: int, x: int) -> Any:
-    """Where the window of an output begins, and where the output goes."""
+    """Return the offsets of an output's window and of the output itself."""
     start = layer.from_ + (y * layer.stride_y * layer.line + x * layer.stride_x) * layer.channels
     return start, layer.to_ + (layer.to_padding + y * layer.to_line + x) * layer.outputs
 
 
 @compiled
 def _reach(layer: Any, marks: Any, flags: Any, tall: Any, top: int, bottom: int, left: int, right: int) -> Any:
-    """Mark the outputs that see a mark; all marks are within a box, and so are the new ones within that which is returned."""
+    """Mark the outputs whose receptive field holds a mark, within a box, and return the box of the new marks."""
     flags[: layer.rows * layer.columns] = 0
     if top >= bottom:
         return 0, 0, 0, 0
@@ -243,7 +243,7 @@ def _reach(layer: Any, marks: Any, flags: Any, tall: Any, top: int, bottom: int,
 
 @compiled
 def _between(begin: int, end: int, size: int, stride: int, padding: int, dilation: int, outputs: int) -> Any:
-    """The first output whose window reaches the inputs from `begin` to `end`, and the one after the last."""
+    """Return the range of outputs whose windows overlap the inputs from `begin` to `end`."""
     first = -(-(begin + padding - (size - 1) * dilation) // stride)
     return min(max(0, first), outputs), max(0, min(outputs, (end - 1 + padding) // stride + 1))
 
@@ -280,7 +280,7 @@ def _multiply(layer: Any, memory: Any, starts: Any, targets: Any, count: int, we
 
 @compiled
 def _take_back(layers: Any, counts: Any, targets: Any, reference: Any, memory: Any, top: int, bottom: int, left: int, right: int) -> None:
-    """Make the memory the reference's again."""
+    """Restore the reference in the scratch buffer."""
     first = layers[0]
     length = (right - left) * first.channels
     for y in range(top, bottom):

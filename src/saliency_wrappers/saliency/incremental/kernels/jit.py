@@ -21,7 +21,7 @@ _SOURCE = hashlib.sha256(b"".join(Path(file).read_bytes() for file in (__file__,
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """The function, compiled when it is first called, or read from what was kept."""
+    """Compile a function at its first call, or load it from Numba's cache."""
     function.__qualname__ += f"_{_SOURCE}"
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:

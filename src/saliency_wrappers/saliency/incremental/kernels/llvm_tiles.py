@@ -27,7 +27,7 @@ _WORD = _ir.IntType(64)
 
 
 def tile(height: int, vectors: int) -> Any:
-    """A function for kernels: `height` rows by `vectors * LANES` columns of what `multiply` fills.
+    """Return a micro-kernel that computes `height` rows by `vectors * LANES` columns of a product.
 
     Its arguments are those of `multiply`, with `weight` after `weights`: where those of its columns begin; and in place of the last two `i`
     and `column`: its first row and column.
@@ -63,7 +63,7 @@ def tile(height: int, vectors: int) -> Any:
 
 
 def window_tile(height: int, vectors: int) -> Any:
-    """A function for kernels: `height` rows by `vectors * LANES` columns of a layer whose windows lie in runs of numbers.
+    """Return a micro-kernel for `height` rows by `vectors * LANES` columns of a layer whose windows are contiguous runs.
 
     Its arguments: `memory` 1-D float32 with what goes in and what comes out, `starts` and `targets` 1-D int64: where in it each window
     begins, and each result, `runs` 1-D int64: where in a window each run begins, of which those from `first` to `last` count, `length` of
@@ -102,7 +102,7 @@ def window_tile(height: int, vectors: int) -> Any:
 
 
 def function_of(written: Callable[[Any, Any], Any]) -> Any:
-    """A function of a number for kernels, from one that writes it."""
+    """Return a scalar function for kernels from one that emits its instructions."""
 
     @_extending.intrinsic
     def function(context: Any, x: Any) -> Any:
@@ -115,7 +115,7 @@ def function_of(written: Callable[[Any, Any], Any]) -> Any:
 
 
 def copier() -> Any:
-    """A function for kernels, `(source, target, at, length)`: copies `length` numbers, a multiple of `LANES`, to the same place."""
+    """Return a function `(source, target, at, length)` that copies `length` numbers, a multiple of `LANES`, at the same offset."""
 
     @_extending.intrinsic
     def copy(context: Any, source: Any, target: Any, at: Any, length: Any) -> Any:
@@ -138,7 +138,7 @@ _WINDOWS = tuple("memory starts targets runs first last length weights weight bi
 
 
 class _Given:
-    """The arguments of a function that is being written, by name: data and shapes of arrays, and numbers."""
+    """Arguments of a function whose instructions are emitted, by name: data and shapes of arrays, and numbers."""
 
     def __init__(self, context: Any, builder: Any, kinds: Sequence[Any], args: Sequence[Any], names: Sequence[str]) -> None:
         self.builder = builder
@@ -153,12 +153,12 @@ class _Given:
                 self.numbers[name] = value if value.type == _WORD else builder.sext(value, _WORD)
 
     def vector(self, name: str, at: Any) -> Any:
-        """Where a vector of an array's numbers begins."""
+        """Return the pointer to a vector of an array's numbers."""
         return self.builder.bitcast(self.builder.gep(self.data[name], [at]), VECTOR.as_pointer())
 
 
 class _Tile:
-    """Writes instructions: sums that stay in registers, and what is added to them."""
+    """Emits the instructions of a micro-kernel: sums in registers, and what is accumulated in them."""
 
     def __init__(self, given: _Given, height: int, vectors: int) -> None:
         self.builder, self.vector = given.builder, given.vector
@@ -167,7 +167,7 @@ class _Tile:
         self.sums = [[_core.alloca_once(self.builder, VECTOR) for _ in range(vectors)] for _ in range(height)]
 
     def begin(self, name: str, starts: Sequence[Any]) -> None:
-        """The sums begin with what is there for each row."""
+        """Load the initial sums of each row."""
         for start, sums in zip(starts, self.sums, strict=True):
             for bias, total in zip(self.vectors_at(name, start), sums, strict=True):
                 self.builder.store(bias, total)
@@ -184,7 +184,7 @@ class _Tile:
                     builder.store(fused(builder, number, weight, builder.load(total)), total)
 
     def end(self, name: str, starts: Sequence[Any]) -> None:
-        """The function that follows is applied to the sums, which go where each start is."""
+        """Apply the fused activation to the sums and store them."""
         for code, function in ((RELU, relu), (ELU, elu)):
             with self.builder.if_then(self.builder.icmp_signed("==", self.numbers["follows"], number_of(code))):
                 for total in itertools.chain(*self.sums):
@@ -195,12 +195,12 @@ class _Tile:
                 self.builder.store(self.builder.load(total), place, align=4)
 
     def integer(self, name: str, at: Any) -> Any:
-        """A number of an array of integers."""
+        """Load a number of an array of integers."""
         value = self.builder.load(self.builder.gep(self.data[name], [at]))
         return value if value.type == _WORD else self.builder.sext(value, _WORD)
 
     def vectors_at(self, name: str, at: Any) -> list[Any]:
-        """As many numbers as the tile is wide."""
+        """Load as many numbers as the tile is wide."""
         places = [self.builder.add(at, number_of(j * LANES)) for j in range(self.vectors)]
         return [self.builder.load(self.vector(name, place), align=4) for place in places]
 
@@ -211,10 +211,10 @@ class _Tile:
 
 
 class _LookedUpTile(_Tile):
-    """Each tap's row is looked up; a tap is left out where all rows of the tile are idle."""
+    """A tile whose rows are looked up for each tap; a tap is skipped where all rows of the tile are zero."""
 
     def write(self) -> None:
-        """The whole tile."""
+        """Emit the whole tile."""
         builder, idle = self.builder, self.numbers["idle"]
         width, channels, column = self.shapes["out"][1], self.shapes["rows"][1], self.numbers["column"]
         lines = [builder.add(self.numbers["i"], number_of(r)) for r in range(self.height)]
@@ -231,11 +231,11 @@ class _LookedUpTile(_Tile):
         self.end("out", [builder.add(builder.mul(line, width), column) for line in lines])
 
     def _window(self, image: Any, position: Any) -> tuple[Any, Any]:
-        """Where in `lookup` an image begins, and where in `taps` a position."""
+        """Return the offsets of an image in `lookup` and of a position in `taps`."""
         return self.builder.mul(image, self.shapes["lookup"][1]), self.builder.mul(position, self.shapes["taps"][1])
 
     def _row(self, image: Any, position: Any, tap: Any) -> Any:
-        """Which of `rows` a tap sees: by `lookup` where there is one."""
+        """Return the row that a tap reads, by `lookup` where there is one."""
         builder = self.builder
         at = builder.add(image, self.integer("taps", builder.add(position, tap)))
         row = _core.alloca_once_value(builder, at)
@@ -245,10 +245,10 @@ class _LookedUpTile(_Tile):
 
 
 class _WindowTile(_Tile):
-    """All windows have their runs in the same places, and each run is as long."""
+    """A tile whose windows have runs of one length at the same offsets."""
 
     def write(self) -> None:
-        """The whole tile."""
+        """Emit the whole tile."""
         builder, numbers = self.builder, self.numbers
         self.begin("biases", [builder.add(numbers["bias"], numbers["column"])] * self.height)
         rows = [builder.add(numbers["i"], number_of(r)) for r in range(self.height)]
@@ -261,5 +261,5 @@ class _WindowTile(_Tile):
 
 
 def number_of(value: int) -> Any:
-    """A number that is known when the instructions are written."""
+    """Return a compile-time constant."""
     return _ir.Constant(_WORD, value)

@@ -32,24 +32,24 @@ _SERIES = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1
 
 
 def fused(builder: Any, x: Any, y: Any, z: Any) -> Any:
-    """`x * y + z`, rounded once."""
+    """Emit `x * y + z`, rounded once."""
     return _called(builder, "fma", [x, y, z])
 
 
 def relu(builder: Any, x: Any) -> Any:
-    """`max(x, 0)`; NaN stays."""
+    """Emit `max(x, 0)`; NaN stays NaN."""
     zero = _constant(x, 0.0)
     return builder.select(builder.fcmp_ordered("<=", x, zero), zero, x)
 
 
 def elu(builder: Any, x: Any) -> Any:
-    """`x` where it is positive, else `exp(x) - 1`, within 1e-7. NaN stays."""
+    """Emit `x` where it is positive, else `exp(x) - 1`, within 1e-7. NaN stays NaN."""
     less_one, power = _power_of_e(builder, x)
     return _where_not_positive(builder, x, fused(builder, power, less_one, builder.fsub(power, _constant(x, 1.0))))
 
 
 def exponential(builder: Any, x: Any) -> Any:
-    """`exp(x)` of numbers that are not positive. NaN stays."""
+    """Emit `exp(x)` of numbers that are not positive. NaN stays NaN."""
     less_one, power = _power_of_e(builder, x)
     return _where_not_positive(builder, x, fused(builder, power, less_one, power))
 
@@ -59,7 +59,7 @@ def _where_not_positive(builder: Any, x: Any, result: Any) -> Any:
 
 
 def _power_of_e(builder: Any, x: Any) -> tuple[Any, Any]:
-    """`exp(x)` of negative numbers as `(1 + first) * second`, a power of two, by the series of Cephes' `expf`."""
+    """Emit `exp(x)` of negative numbers as `(1 + first) * second`, a power of two, by the series of Cephes' `expf`."""
     low, zero = _constant(x, -87.0), _constant(x, 0.0)
     part = builder.select(builder.fcmp_ordered(">", x, low), x, low)
     part = builder.select(builder.fcmp_ordered("<", part, zero), part, zero)

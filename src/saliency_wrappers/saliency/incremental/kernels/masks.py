@@ -11,7 +11,7 @@ from saliency_wrappers.saliency.incremental.kernels.jit import compiled
 
 @compiled
 def count(changed: Any, counts: Any, begin: int, end: int) -> None:
-    """How many positions are changed.
+    """Count the changed positions.
 
     Args:
         changed: `(n, positions)` uint8, 0 or 1.
@@ -28,7 +28,7 @@ def count(changed: Any, counts: Any, begin: int, end: int) -> None:
 
 @compiled
 def spread(changed: Any, size: Any, stride: Any, padding: Any, dilation: Any, seen: Any, begin: int, end: int) -> None:
-    """Where a kernel sees a changed position.
+    """Find the outputs whose receptive field holds a changed position.
 
     Args:
         changed: `(n, h, w)` uint8, 0 or 1.
@@ -60,7 +60,7 @@ def spread(changed: Any, size: Any, stride: Any, padding: Any, dilation: Any, se
 
 @compiled
 def _vertically(changed: Any, i: int, top: int, size: int, dilation: int, line: Any, first: int) -> Any:
-    """Some rows of an image, put together by `or`, written to `line` from `first` on, and whether there is anything."""
+    """Combine some rows of an image by `or` into `line` from `first` on, and return whether any bit is set."""
     width = np.uintp(changed.shape[2])
     for x in range(width):
         line[first + x] = 0

@@ -26,7 +26,7 @@ def multiply(
     begin: int,
     end: int,
 ) -> None:
-    """What a layer makes of the rows that it sees.
+    """Compute a gathered matrix product (implicit im2col) with a fused activation.
 
     Args:
         rows: `(any, C)` float32.
@@ -60,7 +60,7 @@ def multiply(
 
 @compiled
 def rearrange(weight: Any, weights: Any, begin: int, end: int) -> None:
-    """The weights of flattened images by positions, as `multiply` wants them.
+    """Rearrange the weights of flattened images by positions, as `multiply` takes them.
 
     Args:
         weight: `(C_out, C, positions)` float32.
