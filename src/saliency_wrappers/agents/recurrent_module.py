@@ -90,7 +90,7 @@ class RecurrentModuleAdapter:
         return AgentPass(inputs.detach() if inputs.requires_grad else inputs, copy, None, None, copied=True)
 
     def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
-        """Return the pass with the outputs `(value, logits, state)`. A tensor alone, or None for logits, is a pass without policy output."""
+        """Return the pass with the outputs `(value, logits, state)`. A single tensor or None as logits is a pass without policy output."""
         if isinstance(output, Tensor):
             return incoming
         if not isinstance(output, _SEQUENCE) or len(output) != 3:

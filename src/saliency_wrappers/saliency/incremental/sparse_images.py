@@ -178,7 +178,7 @@ class Pending:
 
     @property
     def _layers(self) -> tuple[list[Layer], AnyImages]:
-        """Return the layers that one kernel can compute, this one last, and their input images; no layers where this one cannot be fused."""
+        """Return the layers that one kernel can compute, this one last, and their input images; none where this one cannot be fused."""
         images, layers = self, list[Layer]()
         while isinstance(images, Pending) and (layer := images._layer) is not None:
             if images is not self and len(images.functions) > (layer.function is not None):
