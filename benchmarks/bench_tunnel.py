@@ -27,7 +27,7 @@ from saliency_wrappers import (
     load_checkpoint,
     load_pretrained,
 )
-from saliency_wrappers.decisions import StepSaliency
+from saliency_wrappers.step_saliency import StepSaliency
 from saliency_wrappers.video.film import Painter
 from saliency_wrappers.video.overlay import Drawing
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from saliency_wrappers.decisions import AgentPass, Captured, Decision, SaliencyMaps, StepSaliency, decisions_of, numbers_of, row_of
+from saliency_wrappers.decisions import AgentPass, Decision, SaliencyMaps, numbers_of
 from saliency_wrappers.states import copy_state, copy_tensor, map_state, state_leaves
+from saliency_wrappers.step_saliency import StepSaliency, decisions_of
 
 
 class Memory(NamedTuple):
@@ -131,17 +132,19 @@ def test_outputs_that_were_kept_are_those_of_the_pass(make: Callable[[AgentPass]
 @pytest.mark.parametrize(
     "values", [(None, None), (torch.ones(1), torch.zeros(1)), (torch.ones(1, 1), torch.zeros(1)), (None, torch.ones(1))]
 )
-@pytest.mark.parametrize("actions", [(1, 0), (None, 2)])
+@pytest.mark.parametrize("actions", [(1, 0), (np.ones(2), 2)])
 @pytest.mark.parametrize("dtypes", [(torch.float32, torch.float32), (torch.float16, torch.float64)])
 def test_many_decisions_are_those_that_come_one_by_one(values: Any, actions: Any, dtypes: Any):
-    captured = [
-        Captured(a_pass(state=torch.full((1, 2), float(number)), logits=torch.randn(1, 3).to(dtype), value=value))
-        for number, (value, dtype) in enumerate(zip(values, dtypes, strict=True))
+    records = [
+        StepSaliency.capture(
+            a_pass(state=torch.full((1, 2), float(number)), logits=torch.randn(1, 3).to(dtype), value=value), action, 0, number
+        )
+        for number, (value, dtype, action) in enumerate(zip(values, dtypes, actions, strict=True))
     ]
     with torch.inference_mode():
-        decisions = decisions_of(captured, actions)
-    for one, decision, action in zip(captured, decisions, actions, strict=True):
-        alone = one.decision(action)
+        decisions = decisions_of(records)
+    for one, decision in zip(records, decisions, strict=True):
+        alone = one.decision()
         assert decision.inputs is one.inputs
         assert decision.state is one.state
         for name in ("logits", "value", "action"):
@@ -158,17 +161,59 @@ def test_a_state_that_is_a_copy_is_not_copied_again():
     assert Decision.of(a_pass(state=state)).state is not state
 
 
-@pytest.mark.parametrize("value", [None, torch.tensor([1.0, 2.0]), torch.tensor([[1.0], [2.0]]), torch.tensor([[[1.0]], [[2.0]]])])
-def test_a_row_of_outputs(value: Any):
-    logits, number = row_of(numbers_of(torch.tensor([[1, 2, 3], [4, 5, 6]]), value), 1)
-    assert logits.dtype == np.float32
-    assert logits.tolist() == [4, 5, 6]
-    assert number == (None if value is None else 2.0)
+@pytest.mark.parametrize("value", [None, torch.tensor([2.0]), torch.tensor([[2.0]]), torch.tensor([[[2.0]]])])
+def test_a_record_shows_the_outputs_of_its_row(value: Any):
+    record = StepSaliency.capture(a_pass(logits=torch.tensor([[4, 5, 6]]), value=value), 0, 0, 0)
+    assert record.logits.dtype == np.float32
+    assert record.logits.tolist() == [4, 5, 6]
+    assert record.value == (None if value is None else 2.0)
+    assert record.well_formed == (value is None or value.ndim < 3)
 
 
 def test_more_than_one_value_a_row_is_refused():
+    record = StepSaliency.capture(a_pass(value=torch.zeros(1, 2)), 0, 0, 0)
+    assert not record.well_formed
     with pytest.raises(ValueError, match="Expected one value in each row"):
-        row_of(numbers_of(torch.zeros(1, 3), torch.zeros(1, 2)), 0)
+        _ = record.value
+
+
+def test_a_record_is_independent_of_the_callers_buffers():
+    seen, action = a_pass(episode_start=torch.ones(1, dtype=torch.bool), state=torch.zeros(1, 2)), np.zeros(2)
+    record = StepSaliency.capture(seen, (action, 1), 3, 17, 1)
+    for buffer in (seen.inputs, seen.state, seen.logits, seen.value, seen.episode_start):
+        assert isinstance(buffer, Tensor)
+        buffer.fill_(0 if buffer.dtype is torch.bool else 9)
+    action[:] = 9
+    decision = record.decision()
+    for part in (decision.inputs, decision.state, decision.logits, decision.value):
+        assert isinstance(part, Tensor)
+        assert not part.any()
+    assert decision.episode_start is not None
+    assert decision.episode_start.all()
+    assert record.action[0].tolist() == [0, 0]
+    assert (record.episode, record.step, record.environment, record.maps) == (3, 17, 1, None)
+
+
+def test_a_record_by_reference_is_copied_when_asked():
+    seen = a_pass()
+    record = StepSaliency.capture(seen, 0, 0, 0, by_reference=True)
+    own = record.with_own_inputs()
+    seen.inputs.fill_(9)
+    assert record.inputs is seen.inputs
+    assert own.inputs is not None
+    assert not own.inputs.any()
+    assert record.without_inputs().inputs is None
+
+
+def test_the_action_of_a_decision_is_counted_from_the_first_one():
+    action = StepSaliency.capture(a_pass(), 5, 0, 0).decision(first_action=4).action
+    assert action is not None
+    assert action.tolist() == [1]
+
+
+def test_a_record_without_input_makes_no_decision():
+    with pytest.raises(ValueError, match="Expected a record of the agent's pass, got one that was made without the network's input"):
+        step(None).decision()
 
 
 def test_outputs_of_a_pass_are_tensors_without_history():
@@ -181,11 +226,17 @@ def test_outputs_of_a_pass_are_tensors_without_history():
 
 
 @pytest.mark.parametrize("record", [Decision.of(a_pass()), StepSaliency(0, 0, 0, np.zeros(3, np.float32), 0.0, None)])
-def test_records_are_frozen_and_can_be_replaced(record: Any):
+def test_records_are_frozen(record: Any):
     for field in fields(record):
         with pytest.raises(FrozenInstanceError):
             setattr(record, field.name, None)
-    assert vars(replace(record)) == vars(record)
+
+
+def test_records_are_replaced_by_others():
+    decision, record = Decision.of(a_pass()), StepSaliency.capture(a_pass(), 0, 0, 0)
+    assert vars(replace(decision)) == vars(decision)
+    maps = SaliencyMaps(np.ones((2, 2), np.float32), None)
+    assert vars(record.with_maps(maps)) == {**vars(record), "maps": maps}
 
 
 def test_the_decision_of_a_pass_made_in_inference_mode_is_of_ordinary_tensors():

@@ -1,15 +1,14 @@
-"""The records that travel between stages.
+"""What travels between stages: `AgentPass`, a forward pass while it is live, `Decision`, the tensors that methods get, `SaliencyMaps`.
 
-`AgentPass` is one forward pass as an adapter saw it, `Decision` the pass that chose an action, `SaliencyMaps` what it looked at,
-`StepSaliency` all of it with its place in time: what `info["saliency"]`, videos and stores are made from.
+The third form, one record for each step, is `StepSaliency` in `step_saliency.py`.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +21,9 @@ from saliency_wrappers.states import StateTree, copy_state, copy_tensor
 
 Numbers = tuple[Any, Any]
 """Logits and value as lists of their numbers, in lists as deep as the tensors have axes; None for what there is not."""
+
+Dtypes = tuple[torch.dtype, torch.dtype | None]
+"""Of logits and value; None for a value that there is not."""
 
 Array = NDArray[np.float32]
 _OUTPUT = (Tensor, type(None))  # a union would be made anew at every pass
@@ -117,68 +119,26 @@ class Decision:
 
     @staticmethod
     def of(seen: AgentPass | Decision, action: Tensor | None = None) -> Decision:
-        """An independent copy of a pass, with this action: ordinary tensors, detached from the graph and from the caller's buffers."""
-        return Captured(seen).decision(action)
+        """Return an independent copy of a pass, with this action: ordinary tensors, detached from the graph."""
+        start = seen.episode_start
+        return _from_pass(seen, copy_tensor(seen.inputs), None if start is None else copy_tensor(start), action)
 
     @staticmethod
     def by_reference(seen: AgentPass) -> Decision:
-        """The pass itself, detached from the graph: its inputs may change when the agent runs again."""
-        return Captured(seen, seen.inputs.detach()).decision()
+        """Return the pass itself, detached from the graph: its inputs may change when the agent runs again."""
+        return _from_pass(seen, seen.inputs.detach(), seen.episode_start, None)
 
     def copy(self) -> Decision:
-        """An independent copy: ordinary tensors, detached from the graph and from the caller's buffers."""
+        """Return an independent copy: ordinary tensors, detached from the graph and from the caller's buffers."""
         return Decision.of(self, None if self.action is None else copy_tensor(self.action))
 
 
-class Captured:
-    """What decided, copied at its step, in the forms that take least time then; `decision` makes the record of it.
-
-    At a step the agent's pass has emptied the caches, and each call takes several times as long as in a loop. To read a small tensor as
-    lists takes a fifth of the time of a copy and its array.
-    """
-
-    def __init__(self, seen: AgentPass | Decision, inputs: Tensor | None = None) -> None:
-        """Copy a pass with policy output: the state unless it is a copy already, the inputs unless `inputs` are the copy."""
-        logits, value, start = seen.logits, seen.value, seen.episode_start
-        if logits is None:
-            raise ValueError("Expected a pass with policy output, got one without logits.")
-        self.inputs = copy_tensor(seen.inputs) if inputs is None else inputs
-        """`(n, C, h, w)`."""
-        self.state = seen.state if seen.copied else copy_state(seen.state)
-        self.episode_start = None if start is None else copy_tensor(start)
-        self.numbers = seen.numbers or numbers_of(logits, value)
-        self.dtypes = logits.dtype, None if value is None else value.dtype
-        """Of logits and value."""
-
-    def decision(self, action: Tensor | int | None = None) -> Decision:
-        """The decision, with this action: ordinary tensors, which nobody else changes."""
-        (logits, value), dtypes, device = self.numbers, self.dtypes, self.inputs.device
-        with torch.inference_mode(False):
-            logits = torch.tensor(logits, dtype=dtypes[0], device=device)
-            value = None if value is None else torch.tensor(value, dtype=dtypes[1], device=device)
-            taken = torch.tensor([action]) if isinstance(action, int) else action
-        return Decision(self.inputs, self.state, logits, value, self.episode_start, taken)
-
-
-def decisions_of(captured: Sequence[Captured], actions: Sequence[int | None]) -> list[Decision]:
-    """The `decision` of each, with its action. Outputs of one form become tensors together, in a quarter of the time."""
-    if len(captured) > 1 and None not in actions:
-        kinds = {(one.dtypes, one.inputs.device) for one in captured}
-        try:
-            (((logits_dtype, value_dtype), device),) = kinds
-            logits, values = zip(*(one.numbers for one in captured), strict=True)
-            with torch.inference_mode(False):
-                parts = (
-                    torch.tensor(logits, dtype=logits_dtype, device=device).unbind(),
-                    [None] * len(captured) if value_dtype is None else torch.tensor(values, dtype=value_dtype, device=device).unbind(),
-                    torch.tensor(actions).split(1),
-                )
-        except (TypeError, ValueError):  # of different forms
-            pass
-        else:
-            rows = zip(captured, *parts, strict=True)
-            return [Decision(one.inputs, one.state, logits, value, one.episode_start, action) for one, logits, value, action in rows]
-    return [one.decision(action) for one, action in zip(captured, actions, strict=True)]
+def _from_pass(seen: AgentPass | Decision, inputs: Tensor, episode_start: Tensor | None, action: Tensor | None) -> Decision:
+    if seen.logits is None:
+        raise ValueError("Expected a pass with policy output, got one without logits.")
+    numbers, value_dtype = seen.numbers or numbers_of(seen.logits, seen.value), None if seen.value is None else seen.value.dtype
+    logits, value = output_tensors(numbers, (seen.logits.dtype, value_dtype), inputs.device)
+    return Decision(inputs, seen.state if seen.copied else copy_state(seen.state), logits, value, episode_start, action)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,103 +168,6 @@ class SaliencyMaps:
         return figures
 
 
-@dataclass(frozen=True, eq=False, init=False)
-class StepSaliency:
-    """One decision with its place in time: the content of `info["saliency"]`."""
-
-    episode: int
-    """0-based, +1 at every reset after the first."""
-    step: int
-    """0-based, counted from each reset: the decision made on the frame before this step."""
-    action: Any
-    """The action handed to `env.step`: an int for discrete actions, an array otherwise."""
-    logits: Array
-    """`(num_actions,)` float32."""
-    value: float | None
-    """None when the agent has no value output."""
-    maps: SaliencyMaps | None
-    """None while deferred maps are pending."""
-    environment: int = 0
-    """Which environment of a vector."""
-
-    def __init__(
-        self,
-        episode: int,
-        step: int,
-        action: Any,
-        logits: Array,
-        value: float | None,
-        maps: SaliencyMaps | None,
-        environment: int = 0,
-    ) -> None:
-        # At every step, amid the agent's own work: all at once, where a frozen dataclass sets one field after another.
-        self.__dict__.update(episode=episode, step=step, action=action, logits=logits, value=value, maps=maps, environment=environment)
-
-    def explained(self, maps: SaliencyMaps | None) -> StepSaliency:
-        """The same decision with these maps."""
-        return StepSaliency(self.episode, self.step, self.action, self.logits, self.value, maps, self.environment)
-
-    def info(self) -> dict[str, Any]:
-        """The dictionary that goes under `info["saliency"]`, of arrays that its reader may change."""
-        content: dict[str, Any] = {
-            "episode": self.episode,
-            "step": self.step,
-            "action": self.action if type(self.action) is int else _own_action(self.action),
-        }
-        if self.maps is None:
-            content["pending"] = True
-        else:
-            content["actor"] = self.maps.actor.copy()
-            content["critic"] = None if self.maps.critic is None else self.maps.critic.copy()
-        content["logits"] = self.logits.copy()
-        content["value"] = self.value
-        if self.maps is not None and self.maps.details is not None:
-            content |= self.maps.details.info()
-        return content
-
-
-class SaliencyConsumer(Protocol):
-    """Receives maps: a video, a store. All calls come from within the recorder's `step`, `reset`, `close` or `flush`."""
-
-    def wants_step(self) -> bool:
-        """Whether maps of the step that is about to be taken are wanted."""
-        ...
-
-    def decided(self, saliency: StepSaliency) -> None:
-        """Receive a step's decision; its maps are None while they are pending."""
-        ...
-
-    def explained(self, saliency: StepSaliency) -> None:
-        """Receive a decision that was pending, in order; its maps are None when computing them failed."""
-        ...
-
-
-def plain_action(action: Any) -> Any:
-    """A discrete action as an int, a dictionary, tuple or ragged list of actions as it is, any other as an array of its own."""
-    if type(action) is int or isinstance(action, tuple | dict):
-        return action
-    try:
-        array = np.array(action.detach().cpu().numpy() if isinstance(action, Tensor) else action)
-    except ValueError:  # a ragged list
-        return action
-    return int(array.item()) if array.size == 1 and np.issubdtype(array.dtype, np.integer) else array
-
-
-def _own_action(action: Any) -> Any:
-    """A copy of the arrays and tensors of an action, in the same dictionaries and tuples."""
-    if isinstance(action, np.ndarray):
-        return cast("NDArray[Any]", action).copy()
-    if isinstance(action, Tensor):
-        return copy_tensor(action)
-    if isinstance(action, dict):
-        return {name: _own_action(part) for name, part in cast("dict[Any, Any]", action).items()}
-    if isinstance(action, tuple):
-        parts = [_own_action(part) for part in cast("tuple[Any, ...]", action)]
-        make = getattr(type(action), "_make", tuple)
-        return make(parts)
-    return action
-
-
 def _grey_png(raw: Array) -> str:
     """A map as a PNG file in base64; of maps per frame, the largest value at each pixel."""
     flat = np.nan_to_num(raw if raw.ndim == 2 else raw.max(axis=0)).astype(np.float64)
@@ -318,15 +181,14 @@ def numbers_of(logits: Tensor | None, value: Tensor | None) -> Numbers:
     return None if logits is None else logits.tolist(), None if value is None else value.tolist()
 
 
-def row_of(numbers: Numbers, row: int) -> tuple[Array, float | None]:
-    """One row of an agent's outputs: logits `(num_actions,)` and the value; `ValueError` for more than one number as value."""
+def output_tensors(numbers: Numbers, dtypes: Dtypes, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Return logits and value as tensors made of their numbers: ordinary ones, also in inference mode."""
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False):
+            return output_tensors(numbers, dtypes, device)
     logits, value = numbers
-    number: Any = None if value is None else value[row]
-    while type(number) is list:
-        if len(number) != 1:
-            raise ValueError(f"Expected one value in each row, got {number}.")
-        number = number[0]
-    return np.array(logits[row], np.float32), number
+    made = torch.tensor(logits, dtype=dtypes[0], device=device)
+    return made, None if value is None else torch.tensor(value, dtype=dtypes[1], device=device)
 
 
 def array_of(tensor: Tensor) -> NDArray[Any]:

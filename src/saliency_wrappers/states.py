@@ -75,7 +75,11 @@ def structure(state: StateTree) -> Structure:
 
 def copy_state(state: StateTree) -> StateTree:
     """Return an independent copy of a state, of ordinary tensors."""
-    return copy_tensor(state) if isinstance(state, Tensor) else map_state(copy_tensor, state)
+    if isinstance(state, Tensor):
+        return copy_tensor(state)
+    if type(state) is tuple:  # most states are: at every pass, half of the calls
+        return tuple([copy_state(branch) for branch in state])
+    return map_state(copy_tensor, state)
 
 
 def copy_tensor(tensor: Tensor) -> Tensor:

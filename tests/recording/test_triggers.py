@@ -9,7 +9,7 @@ from counting import CountingAgent, CountingEnv, recorded
 from loops import loop
 
 from saliency_wrappers.recording.clock import EpisodeClock
-from saliency_wrappers.recording.recording import _BEGINNING
+from saliency_wrappers.recording.tracker import _BEGINNING
 from saliency_wrappers.recording.triggers import Triggers
 
 

@@ -24,6 +24,7 @@ from saliency_wrappers import Decision, EpisodeStore, FramePreprocessor, StoreEr
 from saliency_wrappers.compute.compute import compute_saliency
 from saliency_wrappers.decisions import AgentPass
 from saliency_wrappers.states import StateTree, state_leaves
+from saliency_wrappers.step_saliency import StepSaliency
 from saliency_wrappers.store.files import Location
 from saliency_wrappers.store.header import SCHEMA
 from saliency_wrappers.store.zarr_array import ArrayField
@@ -90,7 +91,7 @@ def test_a_range_is_read_by_its_steps(tmp_path: Path, start: int, end: int | Non
 def test_steps_without_a_decision_are_left_out(tmp_path: Path) -> None:
     with EpisodeStore(tmp_path, block=8).new_episode() as episode:
         for t in range(0, 40, 3):
-            episode.decide(t, decision(t), 0)
+            episode.decide(StepSaliency.capture(decision(t), 0, episode=0, step=t))
             episode.reward(1.0)
     (episode,) = EpisodeStore.open(tmp_path).episodes
     assert [stored.step for stored in episode.decisions(7, 31)] == [9, 12, 15, 18, 21, 24, 27, 30]
@@ -215,7 +216,7 @@ def test_inputs_of_any_float_come_back(tmp_path: Path, dtype: torch.dtype) -> No
 def test_appending_copies(tmp_path: Path) -> None:
     with EpisodeStore(tmp_path, frames=True).new_episode() as episode:
         one, shown = decision(3), frame(3)
-        episode.decide(3, one, 3, shown)
+        episode.decide(StepSaliency.capture(one, 3, episode=0, step=3, by_reference=True), shown)
         episode.reward(1.5)
         for thing in (one.inputs, one.state, one.logits, one.value):
             thing.zero_()

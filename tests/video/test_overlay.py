@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from saliency_wrappers.decisions import SaliencyMaps, StepSaliency
+from saliency_wrappers.decisions import SaliencyMaps
 from saliency_wrappers.preprocessing import FramePreprocessor
+from saliency_wrappers.step_saliency import StepSaliency
 from saliency_wrappers.video import overlay
 from saliency_wrappers.video.overlay import COLORMAPS, STRIP_HEIGHT, Drawing, EpisodeScale, check_frame, draw, draw_strip
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from xaitk_saliency import GenerateClassifierConfidenceSaliency
 
 from saliency_wrappers import EpisodeStore, RecordSaliencyVideo, compute_saliency
-from saliency_wrappers.decisions import StepSaliency
+from saliency_wrappers.step_saliency import StepSaliency
 from saliency_wrappers.video.overlay import draw_strip
 from saliency_wrappers.wrappers.actions import action_names, first_action
 

@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 from torch import nn
 from videos import frames_of, run
 
-from saliency_wrappers.decisions import SaliencyMaps, StepSaliency
+from saliency_wrappers.decisions import SaliencyMaps
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
+from saliency_wrappers.step_saliency import StepSaliency
 from saliency_wrappers.video import film
 from saliency_wrappers.video.overlay import STRIP_HEIGHT, draw_strip
 from saliency_wrappers.wrappers.recorder import SaliencyRecorder

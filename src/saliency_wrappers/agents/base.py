@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 from torch import Tensor, nn
 
 from saliency_wrappers.decisions import AgentPass, Decision
-from saliency_wrappers.states import StateTree, map_state, state_leaves
+from saliency_wrappers.states import StateTree, copy_state, copy_tensor, map_state, state_leaves
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,15 @@ def without_lists(state: Any) -> StateTree:
     if isinstance(state, Mapping):
         return {name: without_lists(branch) for name, branch in cast("Mapping[str, Any]", state).items()}
     return state
+
+
+def copy_without_lists(state: Any) -> StateTree:
+    """Return `copy_state(without_lists(state))`, at every pass in half of the calls."""
+    if isinstance(state, Tensor):
+        return copy_tensor(state)
+    if type(state) is tuple or type(state) is list:
+        return tuple([copy_without_lists(branch) for branch in cast("tuple[Any, ...]", state)])
+    return copy_state(without_lists(state))
 
 
 def zero_state(module: nn.Module, n: int) -> StateTree:

@@ -11,21 +11,21 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-_waiting: deque[Callable[[], Any]] = deque()
+waiting: deque[Callable[[], Any]] = deque()
 """What is to be done as soon as no agent is in use."""
 
 
 def release_when_unused(release: Callable[[], Any]) -> None:
     """Call `release` now, or at the first `release_waiting` that finds no agent in use. For finalizers."""
-    _waiting.append(release)
+    waiting.append(release)
     release_waiting()
 
 
 def release_waiting() -> None:
     """Call what waits, unless a thread is amid a forward pass, a watched call or a copy of an agent. Costs nothing while nothing waits."""
-    while _waiting and not _agent_in_use():
+    while waiting and not _agent_in_use():
         try:
-            release = _waiting.popleft()
+            release = waiting.popleft()
         except IndexError:  # another thread was faster
             return
         release()

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saliency_wrappers.agents.base import OnPass, batch_axes, without_lists, zero_state
+from saliency_wrappers.agents.base import OnPass, batch_axes, copy_without_lists, without_lists, zero_state
 from saliency_wrappers.agents.image_layout import ImageLayout
 from saliency_wrappers.agents.module_hooks import observe, undisturbed
 from saliency_wrappers.decisions import AgentPass
-from saliency_wrappers.states import StateTree, copy_state, copy_tensor, map_state, state_leaves
+from saliency_wrappers.states import StateTree, copy_state, map_state, state_leaves
 
 
 class RecurrentModuleAdapter:
@@ -85,9 +85,7 @@ class RecurrentModuleAdapter:
         inputs, state = call
         if self.layout.last is not False:
             inputs = self.layout.channels_first(inputs)
-        # A tensor at once: at every pass, two calls less.
-        copy = copy_tensor(state) if isinstance(state, Tensor) else copy_state(without_lists(state))
-        return AgentPass(inputs.detach() if inputs.requires_grad else inputs, copy, None, None, copied=True)
+        return AgentPass(inputs.detach() if inputs.requires_grad else inputs, copy_without_lists(state), None, None, copied=True)
 
     def outgoing(self, incoming: AgentPass, output: Any) -> AgentPass | None:
         """Return the pass with the outputs `(value, logits, state)`. A single tensor or None as logits is a pass without policy output."""

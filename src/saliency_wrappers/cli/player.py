@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from saliency_wrappers.decisions import StepSaliency
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.models.checkpoints import load_checkpoint, load_pretrained
 from saliency_wrappers.models.networks import AtariLSTM
 from saliency_wrappers.preprocessing import FramePreprocessor
-from saliency_wrappers.recording.recording import Mode
+from saliency_wrappers.recording.options import Mode
 from saliency_wrappers.saliency.method import SaliencyMethod
+from saliency_wrappers.step_saliency import StepSaliency
 from saliency_wrappers.video.film import Painter
 from saliency_wrappers.video.overlay import Drawing, Frame, Scale
 from saliency_wrappers.video.writer import StreamingWriter

@@ -42,7 +42,7 @@ from saliency_wrappers.cli.store import compute, inspect, render
 from saliency_wrappers.cli.view import view
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.preprocessing import PREPROCESSORS
-from saliency_wrappers.recording.recording import Mode
+from saliency_wrappers.recording.options import Mode
 from saliency_wrappers.saliency.presets import PRESETS, saliency_method
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.video.overlay import STYLES, Scale

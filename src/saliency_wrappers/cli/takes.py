@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saliency_wrappers.cli.game_objects import Mask, boxes_mask, moving_objects, moving_pixels
-from saliency_wrappers.decisions import Array, SaliencyMaps, StepSaliency
+from saliency_wrappers.decisions import Array, SaliencyMaps
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.saliency.method import SaliencyMethod
+from saliency_wrappers.step_saliency import StepSaliency
 from saliency_wrappers.video.film import Painter
 from saliency_wrappers.video.overlay import Frame
 from saliency_wrappers.wrappers.recorder import SaliencyRecorder

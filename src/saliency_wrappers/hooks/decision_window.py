@@ -90,8 +90,11 @@ class DecisionWindow:
         self.latest = seen
         self.accepted += 1
 
-    def observe(self, observation: Any) -> None:
-        """The environment returned this observation: what the agent is to decide on. It is kept by reference."""
+    def turn(self, observation: Any) -> None:
+        """The environment returned this observation: what the agent is to decide on. It is kept by reference. None: not known."""
+        self.latest = None
+        if self._earlier:
+            self._earlier = []
         self._observation = observation
         self._returns.append(next(_clock))
 

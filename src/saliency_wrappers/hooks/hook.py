@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from saliency_wrappers.agents import ActingAdapter, AgentAdapter, RecurrentModuleAdapter, UnreadPass, as_adapter
 from saliency_wrappers.agents.base import acts_by_method, advice_for
-from saliency_wrappers.agents.detaching import release_waiting, release_when_unused
+from saliency_wrappers.agents.detaching import release_waiting, release_when_unused, waiting
 from saliency_wrappers.decisions import AgentPass
 from saliency_wrappers.hooks.acting import network_input
 from saliency_wrappers.hooks.decision_window import DecisionWindow
@@ -211,16 +211,19 @@ class RecurrentAgentHook:
         """
         if Process.id != self._process:
             raise RuntimeError(ANOTHER_PROCESS)
-        release_waiting()
+        if waiting:
+            release_waiting()
         decided = window.decide()
-        if decided is not None and self._read_for_the_first_time:
+        if decided is None:
+            return None
+        if self._read_for_the_first_time:
             self._read_for_the_first_time = False
             if (notice := getattr(self._adapter, "notice", None)) is not None:
                 warnings.warn(notice, stacklevel=4)
-        if decided is not None and len(self._listening) > 1:
+        if len(self._listening) > 1:
             for other in self._windows():
                 other.withdraw(decided)
-        if decided is not None and decided is self._acted:
+        if decided is self._acted:
             remembering = None if self._remembers is None else self._remembers()
             if remembering not in (None, window):
                 raise RuntimeError(_ANOTHER_EPISODE)

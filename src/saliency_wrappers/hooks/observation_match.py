@@ -32,6 +32,8 @@ class ObservationMatch:
     def __init__(self) -> None:
         self.assumed = False
         """Whether agents of this kind are given the observation as it was returned, until a decision shows otherwise."""
+        self.unfinished = True
+        """Whether the relation is still to be found."""
         self._relation: _Relation | None = None
         self._tries = _TRIES
 
@@ -39,11 +41,6 @@ class ObservationMatch:
     def known(self) -> bool:
         """Whether the relation is known: then an input that does not fit comes from elsewhere."""
         return self._relation is not None
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether the relation is still to be found."""
-        return self._relation is None and self._tries > 0
 
     def learn(self, observation: Any, *inputs: Tensor) -> bool:
         """Find the relation between an observation and one of these inputs `(n, C, h, w)`; whether there is one.
@@ -56,6 +53,7 @@ class ObservationMatch:
                 self._tries -= 1
         except Exception:  # observations of any kind come here, and what cannot be compared has no relation that could be used
             self._tries -= 1
+        self.unfinished = self._relation is None and self._tries > 0
         return self._relation is not None
 
     def fits(self, observation: Any, inputs: Tensor) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from operator import index
 
-from saliency_wrappers.recording.diagnostics import Wiring
-
 
 class EpisodeClock:
     """The time of one environment, and what happened in its present episode."""
@@ -24,7 +22,6 @@ class EpisodeClock:
         """Whether the next action is one of an episode's."""
         self.triggered = False
         """Whether the episode's decisions are explained, by the trigger for episodes."""
-        self.wiring = Wiring()
         self._name = "" if alone else f" of environment {environment}"
 
     @property
@@ -42,7 +39,6 @@ class EpisodeClock:
         self.step = 0
         self.ended = self.triggered = False
         self.running = True
-        self.wiring = Wiring()
 
     def tick(self, ended: bool) -> None:
         """A step of the episode was taken; `ended` when it was the last."""

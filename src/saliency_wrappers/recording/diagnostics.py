@@ -1,4 +1,4 @@
-"""`Wiring`: what the steps of an episode tell about a recorder that is not where it should be."""
+"""`StepPattern`: detects a misplaced recorder from an episode's steps and decisions."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from saliency_wrappers.decisions import plain_action
+from saliency_wrappers.step_saliency import plain_action
 
 Fault = Literal["silent", "repeating"]
 
 
-class Wiring:
+class StepPattern:
     """Counts an episode's steps and decisions, and whether actions without a decision repeat the last decision's."""
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Wiring:
         self._just_decided = False
 
     def see(self, decided: bool, action: Any) -> None:
-        """A step that is about to be taken."""
+        """Count a step that is about to be taken."""
         self.steps += 1
         self.decisions += decided
         if decided:

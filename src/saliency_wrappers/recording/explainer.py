@@ -1,132 +1,90 @@
-"""`Explainer`: has decisions explained at once, or holds them for later; consumers are told of them.
-
-`Decided` is one on its way, `pending` what it says so far.
-"""
+"""`Explainer`: computes maps per step or per block, and tells the sinks of each decision."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 from saliency_wrappers.agents import AgentAdapter
-from saliency_wrappers.decisions import (
-    AgentPass,
-    Captured,
-    Decision,
-    Numbers,
-    SaliencyMaps,
-    StepSaliency,
-    decisions_of,
-    plain_action,
-    row_of,
-)
+from saliency_wrappers.decisions import SaliencyMaps
 from saliency_wrappers.hooks.replay_check import replay_held
-from saliency_wrappers.recording.clock import EpisodeClock
 from saliency_wrappers.recording.error_policy import Failures
+from saliency_wrappers.recording.options import RecordingOptions
+from saliency_wrappers.recording.sinks import Sinks
+from saliency_wrappers.recording.tracker import EpisodeTracker
 from saliency_wrappers.saliency.method import SaliencyMethod, maps_of
-
-
-@dataclass(frozen=True, eq=False)
-class Decided:
-    """A decision of one environment that is to be explained."""
-
-    saliency: StepSaliency
-    """Without maps."""
-    captured: Captured
-    """Of one row."""
-    adapter: AgentAdapter
-    """Of the agent that decided."""
-    clock: EpisodeClock
-    """Of its environment; it goes on."""
-    first_action: int = 0
-    """The action that the first logit stands for."""
-
-    @staticmethod
-    def at(clock: EpisodeClock, row: Decision | AgentPass, action: Any, adapter: AgentAdapter, first_action: int = 0) -> Decided:
-        """Return the decision of `row`, which is copied, to take `action` now."""
-        captured = Captured(row)
-        return Decided(pending(clock, captured.numbers, action), captured, adapter, clock, first_action)
-
-    @property
-    def action(self) -> int | None:
-        """The index of the logit that was taken. None unless the action is a number."""
-        return self.saliency.action - self.first_action if isinstance(self.saliency.action, int) else None
-
-    @property
-    def place(self) -> str:
-        """`"step 17 of episode 3"`."""
-        return f"step {self.saliency.step} of {self.clock.words_for(self.saliency.episode)}"
-
-
-def pending(clock: EpisodeClock, numbers: Numbers, action: Any) -> StepSaliency:
-    """What is known of a decision before its maps; `numbers` are of one row, or have one for each environment."""
-    logits, value = row_of(numbers, clock.environment if len(numbers[0]) > 1 else 0)
-    own = action if type(action) is int else plain_action(action)
-    return StepSaliency(clock.episode, clock.step, own, logits, value, None, clock.environment)
-
-
-HandOn = Callable[[StepSaliency, bool], None]
-"""What is done with a decision; the flag says that it was pending, and is now explained."""
+from saliency_wrappers.step_saliency import StepSaliency, decisions_of
 
 
 class Explainer:
-    """Turns decisions into `StepSaliency`, each handed on when it was made and, if it was held, again when it is explained."""
+    """Adds maps to records. Sinks are told of each when it was made and, if it was held, again when it has its maps."""
 
-    def __init__(self, method: SaliencyMethod, block: int, failures: Failures, hand_on: HandOn, replay_tolerance: float | None) -> None:
+    def __init__(
+        self,
+        method: SaliencyMethod,
+        options: RecordingOptions,
+        tracker: EpisodeTracker,
+        sinks: Sinks,
+        failures: Failures,
+        first_action: int,
+        replay_tolerance: float | None,
+    ) -> None:
         """Explain by a method.
 
         Args:
             method: makes the maps.
-            block: how many decisions are held at most.
-            failures: what becomes of errors.
-            hand_on: is told of every decision.
+            options: how many records are held at most.
+            tracker: knows the words for an episode.
+            sinks: are told of every record.
+            failures: the error policy.
+            first_action: the action that the first logit stands for.
             replay_tolerance: for the replay of the first of a block, as in `replay`. None: blocks are not replayed.
         """
-        if block < 1:
-            raise ValueError(f"Expected a positive block, got {block}.")
-        self.method = method
-        self.block = block
-        self._failures = failures
-        self._hand_on = hand_on
+        self._method, self._block, self._first_action = method, options.block, first_action
+        self._tracker, self._sinks, self._failures = tracker, sinks, failures
         self._replay_tolerance = replay_tolerance
-        self._held: list[Decided] = []
+        self._held: list[StepSaliency] = []
+        self._adapter: AgentAdapter | None = None
+        """Of the agent that made the decisions that are held. None while there are none."""
 
-    def explain_now(self, decided: Sequence[Decided]) -> list[StepSaliency]:
-        """The decisions of one step with their maps, from one call of the method."""
-        explained = [one.saliency.explained(maps) for one, maps in zip(decided, self._maps(decided), strict=True)]
+    def explain_now(self, adapter: AgentAdapter, records: Sequence[StepSaliency]) -> list[StepSaliency]:
+        """Return the decisions of one step with their maps, from one call of the method."""
+        found = maps_of(self._method, adapter, decisions_of(records, self._first_action))
+        explained = [record.with_maps(maps) for record, maps in zip(records, found, strict=True)]
         for saliency in explained:
-            self._hand_on(saliency, False)
+            self._sinks.decided(saliency)
         return explained
 
-    def explain_later(self, decided: Sequence[Decided]) -> list[StepSaliency]:
-        """The decisions of one step without maps; they are held until the block is full, or `explain_held` is called."""
-        for one in decided:
-            if self._held and self._held[0].adapter is not one.adapter:
-                self.explain_held()  # another agent was attached
-            self._held.append(one)
-            self._hand_on(one.saliency, False)
-            if len(self._held) >= self.block:
+    def explain_later(self, adapter: AgentAdapter, records: Sequence[StepSaliency]) -> Sequence[StepSaliency]:
+        """Hold the decisions of one step until the block is full, or `explain_held` is called; returns them."""
+        if self._held and adapter is not self._adapter:
+            self.explain_held()  # another agent was attached
+        for record in records:
+            self._adapter = adapter
+            self._held.append(record)
+            self._sinks.decided(record)
+            if len(self._held) >= self._block:
                 self.explain_held()
-        return [one.saliency for one in decided]
+        return records
 
     def explain_held(self) -> None:
-        """Explain what is held, in one call of the method; what cannot be explained is handed on without maps."""
-        held, self._held = self._held, []
-        if not held:
+        """Explain what is held, in one call of the method; what cannot be explained goes to the sinks without maps."""
+        held, adapter = self._held, self._adapter
+        if adapter is None:
             return
+        self._held, self._adapter = [], None
         explained: list[SaliencyMaps | None] = [None] * len(held)
-        place = f"for the {len(held)} decisions from {held[0].place}"
+        first = held[0]
+        episode = self._tracker.clocks[first.environment].words_for(first.episode)
+        place = f"for the {len(held)} decisions from step {first.step} of {episode}"
         try:
             with self._failures.handled("No saliency", place):
-                if self._replay_tolerance is not None:
-                    replay_held(held[0].adapter, held[0].captured.decision(held[0].action), self._replay_tolerance)
-                explained = [*self._maps(held)]
+                explained = [*self._held_maps(adapter, held)]
         finally:
-            for one, maps in zip(held, explained, strict=True):
+            for record, maps in zip(held, explained, strict=True):
                 with self._failures.handled("Saliency was not handed on", place):
-                    self._hand_on(one.saliency.explained(maps), True)
+                    self._sinks.explained(record.with_maps(maps))
 
-    def _maps(self, decided: Sequence[Decided]) -> list[SaliencyMaps]:
-        decisions = decisions_of([one.captured for one in decided], [one.action for one in decided])
-        return maps_of(self.method, decided[0].adapter, decisions)
+    def _held_maps(self, adapter: AgentAdapter, held: Sequence[StepSaliency]) -> list[SaliencyMaps]:
+        if self._replay_tolerance is not None:
+            replay_held(adapter, held[0].decision(self._first_action), self._replay_tolerance)
+        return maps_of(self._method, adapter, decisions_of(held, self._first_action))

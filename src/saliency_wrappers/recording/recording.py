@@ -1,6 +1,7 @@
-"""`Recording`: the triggers, blocks and error policy of instrumented environments, as a plain object.
+"""`Recording`: the decisions of instrumented environments, as a plain object behind every wrapper.
 
-It takes each step's decisions from the hook, has them explained now or in blocks, and hands `StepSaliency` to its `SaliencyConsumer`s.
+An `EpisodeTracker` says which episode and step each environment is in, a `DecisionSource` what the agent decided, an `Explainer` adds
+maps, and `Sinks` are told.
 """
 
 from __future__ import annotations
@@ -9,22 +10,21 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from saliency_wrappers.agents.base import split_rows
-from saliency_wrappers.decisions import AgentPass, Decision, SaliencyConsumer, SaliencyMaps, StepSaliency, numbers_of
+from saliency_wrappers.decisions import AgentPass, SaliencyMaps
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
-from saliency_wrappers.hooks.replay_check import FramesNow, ReplayCheck, Verify, check_outputs, frames_of
-from saliency_wrappers.recording.clock import EpisodeClock, chosen_environments
-from saliency_wrappers.recording.diagnostics import Fault, Wiring
-from saliency_wrappers.recording.error_policy import Failures, MissingDecisionError, OnError
-from saliency_wrappers.recording.explainer import Decided, Explainer, pending
-from saliency_wrappers.recording.store_sink import Capture, Captures, Mode, NoCapture, check_mode
-from saliency_wrappers.recording.triggers import Trigger, Triggers
+from saliency_wrappers.hooks.replay_check import FramesNow, check_outputs
+from saliency_wrappers.recording.clock import EpisodeClock
+from saliency_wrappers.recording.decision_source import DecisionSource
+from saliency_wrappers.recording.error_policy import Failures, MissingDecisionError
+from saliency_wrappers.recording.explainer import Explainer
+from saliency_wrappers.recording.options import RecordedEnvironments, RecordingOptions
+from saliency_wrappers.recording.sinks import EpisodeSink, KeptMaps, Sinks
+from saliency_wrappers.recording.store_sink import StoreSink
+from saliency_wrappers.recording.tracker import EpisodeTracker
+from saliency_wrappers.recording.triggers import Triggers
 from saliency_wrappers.saliency.method import SaliencyMethod
+from saliency_wrappers.step_saliency import SaliencyConsumer, StepSaliency
 from saliency_wrappers.store.at_exit import call_at_exit
-from saliency_wrappers.store.store import EpisodeStore
-
-_BEGINNING = 64
-"""Steps of each episode in which the agent is watched in any case: an episode without decisions is to be noticed."""
 
 
 class Recording:
@@ -37,84 +37,55 @@ class Recording:
         self,
         hook: RecurrentAgentHook,
         method: SaliencyMethod,
-        *,
-        num_envs: int = 1,
-        environments: Sequence[int] | None = None,
-        resets_at_once: bool = False,
-        mode: Mode = "inline",
-        episode_trigger: Trigger | None = None,
-        step_trigger: Trigger | None = None,
-        verify: Verify = "first",
-        require_decision: bool = False,
-        on_error: OnError = "raise",
-        keep: bool = False,
-        block: int = 64,
-        store: EpisodeStore | None = None,
-        env_spec: Any = None,
-        first_action: int = 0,
-        action_names: Sequence[str] | None = None,
+        options: RecordingOptions | None = None,
+        environments: RecordedEnvironments | None = None,
     ) -> None:
         """Listen to a hook.
 
         Args:
             hook: sees the agent act.
             method: makes the maps.
-            num_envs: how many environments there are: the rows of the agent's passes.
-            environments: which of them are recorded. None: all.
-            resets_at_once: when a step ends an episode, the environment has begun the next one when the step returns.
-            mode: `"inline"`: maps at the step; `"deferred"`: in blocks; `"capture"`: decisions are stored only.
-            episode_trigger: selects episodes by their number. None: no episode by its number.
-            step_trigger: selects steps by their number since construction. None: no step by its number.
-            verify: which decisions are replayed and compared: `"first"`, `"always"` or `"never"`.
-            require_decision: a step without a decision is an error.
-            on_error: `"raise"`, or `"warn"`.
-            keep: retain the maps for `maps`.
-            block: the most decisions that wait for their maps, in deferred mode.
-            store: where every decision is kept. None: nothing is stored.
-            env_spec: what the store is told of the environments.
-            first_action: the action that the first logit stands for, as `start` of a `Discrete` space.
-            action_names: a name for each action, in the order of the logits. None: not known.
+            options: how decisions are recorded. None: as `RecordingOptions()` says.
+            environments: for which the agent acts. None: one, of which nothing is known.
+
+        Raises:
+            TypeError, ValueError: environments that there are not.
         """
-        check_mode(mode, store)
-        chosen = chosen_environments(environments, num_envs)
-        self.hook = hook
-        self.method = method
-        self.num_envs = num_envs
-        self.mode: Mode = mode
-        self.block = block
-        self.failures = Failures(on_error)
-        self.clocks = {index: EpisodeClock(index, alone=num_envs == 1) for index in chosen}
-        """The clock of each environment that is recorded, by its number."""
-        self._clocks = list(self.clocks.values())
-        self.total_steps = 0
-        self._resets_at_once = resets_at_once
-        self.first_action = first_action
-        self.env_spec = env_spec
-        self.action_names = None if action_names is None else list(action_names)
-        self._triggers = Triggers(episode_trigger, step_trigger)
-        self._require_decision = require_decision
-        self._check = ReplayCheck(verify)
-        # In a batch of another size a row's outputs differ by rounding.
-        tolerance = None if verify == "never" else 1e-5 if num_envs == 1 else 1e-4
-        self._explainer = Explainer(method, block, self.failures, self._hand_on, tolerance)
-        self._consumers: dict[int, list[SaliencyConsumer]] = {index: [] for index in chosen}
-        self._kept: dict[tuple[int, int], list[SaliencyMaps]] | None = {} if keep else None
-        self._warned: set[Fault] = set()
-        self._stored = NoCapture()
-        if store is not None:
-            known: dict[str, Any] = {"action_names": self.action_names, "first_action": first_action}
-            self._stored = Capture(store, hook, method, self.failures, num_envs, env_spec, **known)
-        self._capture = self._stored
-        self._attached: list[NoCapture] = []
-        self._wants_all = not self._triggers.given
-        self._stores_all = require_decision or store is not None or not self._triggers.given
-        self._sees_all = self._stores_all
+        self.hook, self.method = hook, method
+        self.options = options or RecordingOptions()
+        self.environments = environments or RecordedEnvironments()
+        self.failures = Failures(self.options.on_error)
+        self._tracker = EpisodeTracker(self.environments)
+        self._triggers = Triggers(self.options.episode_trigger, self.options.step_trigger)
+        self._kept = KeptMaps() if self.options.keep else None
+        self._sinks = Sinks(self._own_sinks(), self.clocks)
+        self._explainer = self._make_explainer()
+        self._wants_all = not self.options.selects
+        self._sees_all = self._must_see_all()
         self._enabled = True
-        self._begun = False
-        self._running: list[EpisodeClock] = []
-        self._window = hook.open_window(num_envs)
-        if store is not None:
+        self._source = DecisionSource(hook, self.num_envs, self.options.verify)
+        if self.options.store is not None:
             call_at_exit(self.close)  # the decisions that are held, and their maps
+
+    @property
+    def num_envs(self) -> int:
+        """How many environments there are: the rows of the agent's passes."""
+        return self.environments.num_envs
+
+    @property
+    def block(self) -> int:
+        """How many decisions wait for their maps at most."""
+        return self.options.block
+
+    @property
+    def clocks(self) -> dict[int, EpisodeClock]:
+        """The clock of each environment that is recorded, by its number."""
+        return self._tracker.clocks
+
+    @property
+    def total_steps(self) -> int:
+        """How many steps were taken since construction."""
+        return self._tracker.total_steps
 
     @property
     def enabled(self) -> bool:
@@ -124,42 +95,38 @@ class Recording:
     @enabled.setter
     def enabled(self, enabled: bool) -> None:
         self._enabled = enabled
-        self._window.clear()
+        self._source.window.clear()
         self._watch()
 
     def subscribe(self, consumer: SaliencyConsumer, environment: int = 0) -> None:
         """Hand an environment's decisions to a consumer, too. With no trigger of its own, only what consumers want is explained."""
-        self._consumers[self.clock(environment).environment].append(consumer)
+        self._sinks.subscribe(consumer, self.clock(environment).environment)
         self._wants_all = False
 
-    def attach(self, sink: NoCapture) -> None:
+    def attach(self, sink: EpisodeSink) -> None:
         """Tell one more sink of every decision, reward and map; what is explained does not change. It must not raise."""
-        self._attach([*self._attached, sink])
+        self._sinks.attach(sink)
+        self._sees_all = True
+        self._watch()
 
-    def detach(self, sink: NoCapture) -> None:
+    def detach(self, sink: EpisodeSink) -> None:
         """Tell an attached sink of nothing any more. More than once does no harm."""
-        self._attach([one for one in self._attached if one is not sink])
-
-    def _attach(self, sinks: list[NoCapture]) -> None:
-        self._attached = sinks
-        self._capture = Captures([self._stored, *sinks]) if sinks else self._stored
-        self._sees_all = self._stores_all or bool(sinks)
+        self._sinks.detach(sink)
+        self._sees_all = self._must_see_all()
         self._watch()
 
     def clock(self, environment: int) -> EpisodeClock:
-        """The clock of an environment; `ValueError` for one that is not recorded."""
-        if environment not in self.clocks:
-            raise ValueError(f"Expected one of the environments that are recorded, {sorted(self.clocks)}, got {environment!r}.")
-        return self.clocks[environment]
+        """Return the clock of an environment; `ValueError` for one that is not recorded."""
+        return self._tracker.clock(environment)
 
     def begin_episodes(self, environments: Iterable[int] | None = None, seeds: Sequence[int | None] | None = None) -> None:
         """These environments were reset, or all of them; the seed of each of all environments, if known. Nothing has been decided."""
-        begun = self._of(environments)
+        begun = self._tracker.select(environments)
         self.end_episodes(environments)
         self._begin(begun, seeds)
 
     def decide(self, actions: Sequence[Any], frames: FramesNow = tuple) -> list[StepSaliency | None]:
-        """Before the environments step: the decision behind each action, explained, pending, or None.
+        """Before the environments step: return the decision behind each action, explained, pending, or None.
 
         Args:
             actions: what each environment will be given.
@@ -172,120 +139,145 @@ class Recording:
         """
         if self.failures.waiting is not None:
             self.failures.raise_postponed()
-        saliencies: list[StepSaliency | None] = [None] * self.num_envs
-        if not (self._window.enabled and self._begun):
+        saliencies: list[StepSaliency | None] = [None] * self.environments.num_envs
+        tracker = self._tracker
+        window = self._source.window
+        if not (tracker.begun and window.enabled):
             return saliencies
-        seen = self.hook.take(self._window)
-        deciding = self._running  # an autoreset ignores the other actions
-        if not deciding:
+        seen = self.hook.take(window)
+        if not tracker.running:
             return saliencies
-        if seen is None and self._require_decision:
-            raise MissingDecisionError(f"{self._moment(deciding).capitalize()} came without a decision. {self.hook.explain()}")
-        if seen is not None:
-            self._capture.decide(deciding, seen, actions, frames)
+        if seen is None and self.options.require_decision:
+            raise MissingDecisionError(f"{tracker.moment.capitalize()} came without a decision. {self.hook.explain()}")
         try:
-            for clock in deciding:
-                clock.wiring.see(seen is not None, actions[clock.environment])
-            if seen is not None:
-                for saliency in self._explain(seen, deciding, actions, frames):
-                    saliencies[saliency.environment] = saliency
-        except Exception:  # at every step entering and leaving a context would take longer than most of what is done in it
-            with self.failures.handled("No saliency", f"for {self._moment(deciding)}"):
+            for saliency in self._records(seen, actions, frames):
+                saliencies[saliency.environment] = saliency
+        except Exception:  # a context around the block would cost more at every step than most of what is done in it
+            with self.failures.handled("No saliency", f"for {tracker.moment}"):
                 raise
         return saliencies
 
-    def advance(self, ended: Sequence[bool], rewards: Sequence[Any] | None = None) -> None:
-        """After the environments stepped; `ended` says of each whether its episode is over, by termination or truncation; None: no rewards.
+    def advance(self, ended: Sequence[bool], rewards: Sequence[Any] | None = None, observations: Any = None) -> None:
+        """After the environments stepped.
 
-        The step after an episode's end, without a reset, was an autoreset's if the environment goes on: a new episode has begun. The
-        transition is never lost: an error in explaining what is held is raised by the next `decide`, `end_episodes`, `flush` or `close`.
+        The transition is never lost: an error in explaining what is held is raised by the next `decide`, `end_episodes`, `flush` or
+        `close`.
+
+        Args:
+            ended: says of each environment whether its episode is over, by termination or truncation.
+            rewards: of each environment. None: not known.
+            observations: what the agent decides on next. None: not known.
         """
-        self.total_steps += 1
-        self._window.clear()
-        self._capture.advance(rewards)
-        begun: list[EpisodeClock] = []
-        over: list[EpisodeClock] = []
-        for clock in self._clocks:
-            ends = bool(ended[clock.environment])
-            if clock.ended and not ends:
-                begun.append(clock)
-            elif clock.episode >= 0:
-                clock.tick(ends)
-                if ends:
-                    over.append(clock)
-        if not (begun or over):
+        self._source.window.turn(observations)
+        if self._sinks.keeping:
+            self._sinks.advance(rewards)
+        begun, over = self._tracker.advance(ended)
+        if begun or over:
+            self._end_and_begin(over, begun)
+        else:
             self._watch()
-            return
-        self._running = [clock for clock in self._clocks if clock.running]
-        with self.failures.postponed():
-            try:
-                self._explainer.explain_held() if over else None
-            finally:
-                self._capture.end(over, complete=True)
-        self._complain(over)
-        with self.failures.postponed():
-            self._begin(begun + over if self._resets_at_once else begun)
 
-    def observe(self, observation: Any) -> None:
-        """The environments returned this observation, from `reset` or `step`: what the agent decides on next."""
-        self._window.observe(observation)
+    def observe(self, observations: Any) -> None:
+        """The environments were reset and returned this: what the agent decides on next."""
+        self._source.window.turn(observations)
 
     def end_episodes(self, environments: Iterable[int] | None = None) -> None:
-        """Explain what is held; warn, once, of an episode that shows wrong wiring. More than once does no harm."""
+        """Explain what is held; warn, once, of an episode whose steps show a misplaced recorder. More than once does no harm."""
+        clocks = self._tracker.select(environments)
         try:
             self.flush()
         finally:
-            self._capture.end(self._of(environments))
-        self._complain(self._of(environments))
+            self._sinks.end(clocks)
+        self._complain(clocks)
 
     def flush(self) -> None:
         """Explain and hand on the decisions that are held, and store them; raises what failed when the last episode ended."""
         self.failures.raise_postponed()
         self._explainer.explain_held()
-        self._capture.flush()
+        self._sinks.flush()
 
     def maps(self, episode: int, environment: int = 0) -> list[SaliencyMaps]:
-        """The maps of an episode's explained decisions, in order; empty for an episode without any.
+        """Return the maps of an episode's explained decisions, in order; empty for an episode without any.
 
         Raises:
             ValueError: maps are not kept: `keep=True` is needed; or the environment is not recorded.
         """
         if self._kept is None:
             raise ValueError("Maps are handed on and dropped. Construct the recorder with keep=True to retain them.")
-        return list(self._kept.get((self.clock(environment).environment, episode), []))
+        return self._kept.maps(self.clock(environment).environment, episode)
 
     def close(self) -> None:
         """End the episodes and leave the hook. More than once does no harm."""
         try:
             self.end_episodes()
         finally:
-            for clock in self.clocks.values():
-                clock.wiring = Wiring()
-            self.hook.close_window(self._window)
-            self._capture.close()
+            self._tracker.forget()
+            self._source.close()
+            self._sinks.close()
 
-    def _of(self, environments: Iterable[int] | None) -> list[EpisodeClock]:
-        chosen = self.clocks if environments is None else set(environments)
-        return [clock for index, clock in self.clocks.items() if index in chosen]
+    def _own_sinks(self) -> list[EpisodeSink]:
+        own: list[EpisodeSink] = [] if self._kept is None else [self._kept]
+        if self.options.store is not None:
+            own.append(StoreSink(self.options.store, self.hook, self.method, self.failures, self.clocks, self.environments))
+        return own
 
-    def _moment(self, clocks: Sequence[EpisodeClock]) -> str:
-        return f"step {clocks[0].step} of {clocks[0].in_words}" if self.num_envs == 1 else f"step {self.total_steps} of the vector"
+    def _make_explainer(self) -> Explainer:
+        # In a batch of another size a row's outputs differ by rounding.
+        tolerance = None if self.options.verify == "never" else 1e-5 if self.num_envs == 1 else 1e-4
+        first_action = self.environments.first_action
+        return Explainer(self.method, self.options, self._tracker, self._sinks, self.failures, first_action, tolerance)
+
+    def _records(self, seen: AgentPass | None, actions: Sequence[Any], frames: FramesNow) -> Sequence[StepSaliency]:
+        """The decisions of the step that are wanted; a decision that is to be checked is checked in any case."""
+        source, clocks = self._source, self._tracker.running
+        self._tracker.see(seen is not None, actions)
+        if seen is None:
+            return ()
+        every: list[StepSaliency] | None = None
+        if self._sinks.keeping:
+            every = source.records(seen, clocks, actions, by_reference=True)
+            self._sinks.append(every, frames)
+        wanted = clocks if self._wants_all else self._wanted(clocks)
+        adapter = self.hook.adapter
+        if not source.checked(adapter):
+            source.check(seen, clocks, frames, wanted=bool(wanted))
+        if not wanted:
+            return ()
+        if every is None:
+            records = source.records(seen, wanted, actions)
+        else:
+            records = [one for one in every if self.clocks[one.environment] in wanted]
+        if not records[0].well_formed:
+            check_outputs(seen)
+        mode = self.options.mode
+        if mode == "capture":
+            return records
+        own = records if every is None else [one.with_own_inputs() for one in records]
+        return (self._explainer.explain_now if mode == "inline" else self._explainer.explain_later)(adapter, own)
+
+    def _wanted(self, clocks: list[EpisodeClock]) -> list[EpisodeClock]:
+        return self._triggers.wanted(clocks) if self._triggers.given else self._sinks.wanted(clocks)
+
+    def _end_and_begin(self, over: list[EpisodeClock], begun: list[EpisodeClock]) -> None:
+        with self.failures.postponed():
+            try:
+                if over:
+                    self._explainer.explain_held()
+            finally:
+                self._sinks.end(over, complete=True)
+        self._complain(over)
+        with self.failures.postponed():
+            self._begin(begun)
 
     def _begin(self, begun: Sequence[EpisodeClock], seeds: Sequence[int | None] | None = None) -> None:
-        self._begun |= bool(begun)
-        for clock in begun:
-            clock.begin()
-        self._running = [clock for clock in self._clocks if clock.running]
-        for clock in begun:
-            if clock is self._clocks[0]:  # of many environments, the first sets the pace
-                self.failures.new_episode()
-                self._window.forget_counts()
+        self._tracker.begin(begun)
         if begun:
-            self._window.clear()
-            if self.num_envs == 1:  # hook.act carries the memory of one
-                self.hook.new_episode(self._window)
+            first = self._tracker.first in begun
+            if first:
+                self.failures.new_episode()
+            self._source.begin(first)
         for clock in begun:  # last: what fails must not keep other environments from beginning
-            self._capture.begin(clock, None if seeds is None else seeds[clock.environment])
+            self._sinks.begin(clock, None if seeds is None else seeds[clock.environment])
             with self.failures.handled("No saliency", f"in {clock.in_words}"):
                 self._triggers.begin(clock)
         self._watch()
@@ -294,45 +286,17 @@ class Recording:
         """Watch the agent at the step to come, unless nobody wants to know what it will decide: then it costs nothing."""
         if self._triggers.given:
             self._triggers.prepare(self.total_steps)
-        watch = self._enabled and (self._sees_all or self._check.unfinished or self._triggers.may_want(self._clocks) or self._begins())
-        if self._window.enabled != watch:
-            self.hook.enable_window(self._window, watch)
+        wanted = self._enabled and (self._sees_all or self._source.unfinished or self._may_want())
+        if wanted != self._source.window.enabled:
+            self._source.watch(wanted)
 
-    def _begins(self) -> bool:
-        return any(clock.wiring.steps < _BEGINNING for clock in self._clocks)
+    def _must_see_all(self) -> bool:
+        """Whether every decision is wanted by something, whichever are explained."""
+        return not self._triggers.given or self.options.require_decision or bool(self._sinks.keeping)
+
+    def _may_want(self) -> bool:
+        return self._triggers.may_want(self._tracker.ordered) or self._tracker.beginning
 
     def _complain(self, clocks: Iterable[EpisodeClock]) -> None:
-        for clock in clocks:
-            fault = clock.wiring.fault
-            if fault is not None and fault not in self._warned:
-                self._warned.add(fault)
-                text = f"{clock.in_words} {clock.wiring.complaint} {self.hook.explain()}"
-                warnings.warn(text[0].upper() + text[1:], stacklevel=4)
-
-    def _wanted(self, clocks: list[EpisodeClock]) -> list[EpisodeClock]:
-        if self._triggers.given:
-            return self._triggers.wanted(clocks)
-        return [clock for clock in clocks if any(consumer.wants_step() for consumer in self._consumers[clock.environment])]
-
-    def _explain(self, seen: AgentPass, clocks: list[EpisodeClock], actions: Sequence[Any], frames: FramesNow) -> Sequence[StepSaliency]:
-        """The decisions of these environments that are wanted; a decision that is to be checked is checked in any case."""
-        wanted, adapter = clocks if self._wants_all else self._wanted(clocks), self.hook.adapter
-        if adapter is not self._check.done_for and (wanted or self._check.unfinished):
-            rows = [clock.environment for clock in clocks]
-            self._check(adapter, Decision.by_reference(seen), self.hook.preprocessor, frames_of(rows, frames))
-        if not wanted:
-            return ()
-        if self.mode == "capture":
-            numbers = seen.numbers or numbers_of(seen.logits, seen.value)
-            return [pending(clock, numbers, actions[clock.environment]) for clock in wanted]
-        check_outputs(seen)
-        rows = [seen] if self.num_envs == 1 else split_rows(adapter, Decision.by_reference(seen))
-        decided = [Decided.at(clock, rows[clock.environment], actions[clock.environment], adapter, self.first_action) for clock in wanted]
-        return (self._explainer.explain_now if self.mode == "inline" else self._explainer.explain_later)(decided)
-
-    def _hand_on(self, saliency: StepSaliency, pending: bool) -> None:
-        if self._kept is not None and saliency.maps is not None:
-            self._kept.setdefault((saliency.environment, saliency.episode), []).append(saliency.maps)
-        self._capture.explained(saliency)
-        for consumer in self._consumers[saliency.environment]:
-            (consumer.explained if pending else consumer.decided)(saliency)
+        for complaint in self._tracker.complaints(clocks):
+            warnings.warn(f"{complaint} {self.hook.explain()}", stacklevel=4)

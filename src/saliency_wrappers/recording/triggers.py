@@ -1,22 +1,16 @@
-"""`Triggers`: which decisions are explained, as their user says by the number of the episode or of the step."""
+"""`Triggers`: which decisions are explained, by the number of the episode or of the step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from saliency_wrappers.recording.clock import EpisodeClock
-
-Trigger = Callable[[int], bool]
+from saliency_wrappers.recording.options import Trigger
 
 
 class Triggers:
-    """Asks each trigger once for each number, and for a step before the agent acts: then nobody watches who does not want to know."""
+    """Asks each trigger once for each number, and before the agent acts, so that the hook stays detached on steps that none selects."""
 
     def __init__(self, episode_trigger: Trigger | None, step_trigger: Trigger | None) -> None:
-        """Either, both or none; `TypeError` for what is no function."""
-        for trigger in (episode_trigger, step_trigger):
-            if trigger is not None and not callable(trigger):
-                raise TypeError(f"Expected a trigger to be a function of a number, or None, got {type(trigger).__name__}.")
+        """Ask either, both or none."""
         self._episode_trigger = episode_trigger
         self._step_trigger = step_trigger
         self._asked = -1

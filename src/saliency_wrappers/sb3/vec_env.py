@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifierConfidenceSaliency
 from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
-from saliency_wrappers.decisions import SaliencyMaps, StepSaliency
+from saliency_wrappers.decisions import SaliencyMaps
 from saliency_wrappers.faithfulness.detailed import with_details
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.hooks.replay_check import Verify
-from saliency_wrappers.recording.recording import Mode, OnError, Recording, Trigger
+from saliency_wrappers.recording.error_policy import OnError
+from saliency_wrappers.recording.options import Mode, RecordedEnvironments, RecordingOptions, Trigger
+from saliency_wrappers.recording.recording import Recording
 from saliency_wrappers.saliency.fills import Fills
 from saliency_wrappers.saliency.method import Detail, SaliencyMethod
 from saliency_wrappers.saliency.presets import saliency_method
+from saliency_wrappers.step_saliency import StepSaliency
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.wrappers.actions import first_action
 
@@ -91,23 +94,12 @@ class SaliencyVecEnv(VecEnvWrapper):
             )
         super().__init__(venv)
         self.hook = hook
-        self.recording = Recording(
-            hook,
-            with_details(saliency_method(method, perturber, saliency_gen, fill), details),
-            num_envs=venv.num_envs,
-            environments=environments,
-            resets_at_once=True,
-            first_action=first_action(venv.action_space),
-            mode=mode,
-            episode_trigger=episode_trigger,
-            step_trigger=step_trigger,
-            verify=verify,
-            require_decision=require_decision,
-            on_error=on_error,
-            keep=keep,
-            block=block,
-            store=EpisodeStore.of(store),
+        options = RecordingOptions(
+            mode, episode_trigger, step_trigger, verify, require_decision, on_error, keep, block, EpisodeStore.of(store)
         )
+        recorded = RecordedEnvironments(venv.num_envs, environments, resets_at_once=True, first_action=first_action(venv.action_space))
+        chosen = with_details(saliency_method(method, perturber, saliency_gen, fill), details)
+        self.recording = Recording(hook, chosen, options, recorded)
         self._decided: list[StepSaliency | None] = [None] * venv.num_envs
 
     @property
@@ -150,8 +142,7 @@ class SaliencyVecEnv(VecEnvWrapper):
     def step_wait(self) -> tuple[Any, NDArray[Any], NDArray[Any], list[dict[str, Any]]]:
         """Wait for the environments; `infos[i]["saliency"]` is the decision of environment i, if there was one and it was wanted."""
         observations, rewards, dones, infos = self.venv.step_wait()
-        self.recording.advance(dones.tolist(), rewards.tolist())
-        self.recording.observe(observations)
+        self.recording.advance(dones.tolist(), rewards.tolist(), observations)
         told = [info if one is None else {**info, "saliency": one.info()} for info, one in zip(infos, self._decided, strict=True)]
         return observations, rewards, dones, told
 

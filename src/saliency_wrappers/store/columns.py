@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saliency_wrappers.decisions import AgentPass, Captured, Decision, array_of, plain_action
+from saliency_wrappers.decisions import array_of
 from saliency_wrappers.states import StateTree, sorted_keys, state_leaves
+from saliency_wrappers.step_saliency import StepSaliency, plain_action
 from saliency_wrappers.store.state_forms import StateForms
 from saliency_wrappers.store.tree_schema import Structure, dtype_name, structure_of
 from saliency_wrappers.store.zarr_array import ArrayField
@@ -29,9 +30,9 @@ _Places = slice | NDArray[np.intp]
 """Rows of a block."""
 
 
-Row = tuple[int, Captured, int | StateTree]
-"""What a step keeps of a decision, which nobody else changes: the step, the decision, whose inputs lie in their column, and the action,
-an int when it is one, otherwise a tree of tensors."""
+Row = tuple[StepSaliency, int | StateTree]
+"""What a step keeps of a decision, which nobody else changes: its record, whose input lies in its column, and the action, an int when it is
+one, otherwise a tree of tensors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +94,11 @@ class _LargeColumn:
         self._blocks = field.empty(), field.empty()
         self._rows = [list(torch.from_numpy(block.reshape(field.block, *shape))) for block in self._blocks]
 
-    def put(self, block: int, row: int, tensor: Tensor) -> Tensor:
-        """Copy a tensor, and return the copy; `ValueError` unless it is like the first decision's."""
+    def put(self, block: int, row: int, tensor: Tensor) -> None:
+        """Copy a tensor; `ValueError` unless it is like the first decision's."""
         if tensor.shape != self.shape or tensor.dtype is not self.dtype:
             raise _unlike(self, tuple(tensor.shape), tensor.dtype)
-        return self._rows[block % 2][row].copy_(tensor)
+        self._rows[block % 2][row].copy_(tensor)
 
     def put_frame(self, block: int, row: int, frame: NDArray[np.uint8]) -> None:
         """The same with a frame, which may be one that nobody may write to, as torch would have it."""
@@ -119,7 +120,7 @@ def _unlike(column: _Column | _LargeColumn, shape: tuple[int, ...], dtype: torch
 class DecisionColumns:
     """Blocks of decisions. Shapes and dtypes are those of the first decision."""
 
-    def __init__(self, block: int, frames: bool, first: AgentPass | Decision, action: Any, frame: NDArray[np.uint8] | None) -> None:
+    def __init__(self, block: int, frames: bool, first: StepSaliency, frame: NDArray[np.uint8] | None) -> None:
         """Make room for decisions like this one; it is not put in."""
         self._block = block
         self._columns: dict[str, _Column | _LargeColumn] = {}
@@ -127,16 +128,16 @@ class DecisionColumns:
         self._second_form: int | None = None
         self.outputs: dict[str, str | None] = {}
         """The names of the dtypes of inputs, logits, value and episode_start."""
-        parts = _action_tree(action)
+        if first.inputs is None or first.inputs.shape[:1] != (1,):
+            raise ValueError(f"Expected inputs of one row, got {None if first.inputs is None else tuple(first.inputs.shape)}.")
+        parts, decision = _action_tree(first.action), first.decision()
         self.action: Structure = structure_of(parts)
         for name in ("inputs", *_PARTS):
-            tensor: Tensor | None = getattr(first, name)
+            tensor: Tensor | None = getattr(decision, name)
             self.outputs[name] = None if tensor is None else dtype_name(tensor)
-            if tensor is not None and tensor.shape[:1] != (1,):
-                raise ValueError(f"Expected {name} of one row, got {tuple(tensor.shape)}.")
-        inputs = first.inputs
+        inputs = decision.inputs
         self._inputs = _LargeColumn(self._field("inputs", inputs, inputs.shape[1:]), tuple(inputs.shape), inputs.dtype)
-        self._parts = {name: self._add(name, part, part.shape[1:]) for name in _PARTS if (part := getattr(first, name)) is not None}
+        self._parts = {name: self._add(name, part, part.shape[1:]) for name in _PARTS if (part := getattr(decision, name)) is not None}
         self._steps, self._forms, self._rewards = (
             self._numbers(name, dtype) for name, dtype in (("step", "int64"), (STATE_FORM, "uint8"), ("reward", "float64"))
         )
@@ -148,7 +149,7 @@ class DecisionColumns:
             self._columns["frames"] = self._frames
         self._columns["inputs"] = self._inputs
         self._leaves: list[list[_Column]] = []
-        self._form(first.state, 0)
+        self._form(decision.state, 0)
 
     @property
     def states(self) -> list[Structure]:
@@ -165,8 +166,8 @@ class DecisionColumns:
         fields = [column.field for column in self._columns.values()]
         return FilledBlock(block, count, rows, fields, self.states, self._second_form)
 
-    def take(self, index: int, step: int, seen: AgentPass | Decision, action: Any, frame: NDArray[np.uint8] | None) -> Row:
-        """At a step: copy a decision, the index-th of the episode.
+    def take(self, index: int, record: StepSaliency, frame: NDArray[np.uint8] | None) -> Row:
+        """At a step: copy the input of a decision, the index-th of the episode; the rest of its record is kept.
 
         Raises:
             TypeError, ValueError: an input or a frame of another shape or dtype than the first decision's.
@@ -174,8 +175,10 @@ class DecisionColumns:
         block, place = divmod(index, self._block)
         if self._frames is not None:
             self._frames.put_frame(block, place, check_shown(frame))
-        inputs = self._inputs.put(block, place, seen.inputs)
-        return step, Captured(seen, inputs), action if type(action) is int else _action_tree(action)
+        if record.inputs is None:
+            raise ValueError("Expected a record with the network's input, got one without.")
+        self._inputs.put(block, place, record.inputs)
+        return record.without_inputs(), record.action if type(record.action) is int else _action_tree(record.action)
 
     def put(self, index: int, rows: Sequence[tuple[Row, float]]) -> None:
         """Later: fill in what was kept of decisions, all of one block, from the index-th on, and the rewards that followed.
@@ -186,15 +189,15 @@ class DecisionColumns:
         block, place = divmod(index, self._block)
         places = slice(place, place + len(rows))
         kept, rewards = zip(*rows, strict=True)
-        steps, captured, actions = zip(*kept, strict=True)
-        logits, values = zip(*(one.numbers for one in captured), strict=True)
-        starts = [one.episode_start for one in captured]
-        self._put_numbers("logits", places, logits, [one.dtypes[0] for one in captured])
-        self._put_numbers("value", places, values, [one.dtypes[1] for one in captured])
+        records, actions = zip(*kept, strict=True)
+        logits, values = zip(*(one.numbers for one in records), strict=True)
+        starts = [one.episode_start for one in records]
+        self._put_numbers("logits", places, logits, [one.dtypes[0] for one in records])
+        self._put_numbers("value", places, values, [one.dtypes[1] for one in records])
         self._put_numbers("episode_start", places, *zip(*map(_start_numbers, starts), strict=True))
         self._put_actions(places, actions)
-        self._put_states(place, [one.state for one in captured], block)
-        self._steps[places] = steps
+        self._put_states(place, [one.state for one in records], block)
+        self._steps[places] = [one.step for one in records]
         self._rewards[places] = rewards
 
     def _put_numbers(self, name: str, places: slice, numbers: Sequence[Any], dtypes: Sequence[torch.dtype | None]) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from saliency_wrappers.decisions import Decision, SaliencyMaps
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.states import StateTree
+from saliency_wrappers.step_saliency import StepSaliency
 from saliency_wrappers.store.checks import ReadBudget, check_field
 from saliency_wrappers.store.columns import STATE_FORM
 from saliency_wrappers.store.files import Location, StoreError
@@ -291,6 +292,11 @@ class StoredDecision:
     def action(self) -> Any:
         """What the environment was given."""
         return self.block.action(self.row)
+
+    @property
+    def record(self) -> StepSaliency:
+        """What was written: the record of its step, without maps, as that of the store's only episode."""
+        return StepSaliency.capture(self.decision, self.action, 0, self.step, by_reference=True)
 
     @property
     def reward(self) -> float:

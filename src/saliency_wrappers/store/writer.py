@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saliency_wrappers.decisions import AgentPass, Decision, SaliencyMaps
+from saliency_wrappers.step_saliency import StepSaliency
 from saliency_wrappers.store.at_exit import call_at_exit
 from saliency_wrappers.store.background import Background
 from saliency_wrappers.store.columns import STATE_FORM, DecisionColumns, FilledBlock, Row
@@ -52,7 +53,8 @@ class EpisodeWriter:
         call_at_exit(self._rows.close)
         # At every step: as attributes they are called at once.
         self.decide = self._rows.decide
-        """`append` before the environment steps: its step, and the reward follows by `reward`. Returns its row; steps may be left out."""
+        """`append` before the environment steps: the record and its frame; the reward follows by `reward`. Returns the row. The input is
+        copied; steps may be left out."""
         self.reward = self._rows.reward
         """The reward for the last decision, which is complete now."""
 
@@ -72,7 +74,7 @@ class EpisodeWriter:
             TypeError, ValueError: the first decision has more than one row, or shapes that cannot be stored; a frame is none.
             OSError, RuntimeError: what came before could not be written, or had other shapes or dtypes than the first decision.
         """
-        self.decide(len(self), decision, action, frame)
+        self.decide(StepSaliency.capture(decision, action, 0, len(self), by_reference=True), frame)
         self.reward(reward)
 
     def explain(self, row: int, maps: SaliencyMaps, fingerprint: str, method: dict[str, Any]) -> None:
@@ -131,7 +133,7 @@ class _Rows:
         put, rows = self._pending
         return put + len(rows)
 
-    def decide(self, step: int, decision: AgentPass | Decision, action: Any, frame: NDArray[np.uint8] | None = None) -> int:
+    def decide(self, record: StepSaliency, frame: NDArray[np.uint8] | None = None) -> int:
         if self._failure is not None:
             self._raise_failure()
         if self._decided is not None:
@@ -140,8 +142,8 @@ class _Rows:
         index = put + len(rows)
         if rows and index % self._block == 0:  # handing them over was interrupted
             self._hand_over()
-        columns = self._columns or DecisionColumns(self._block, self._frames, decision, action, frame)
-        taken = columns.take(index, step, decision, action, frame)
+        columns = self._columns or DecisionColumns(self._block, self._frames, record, frame)
+        taken = columns.take(index, record, frame)
         if self._columns is None:
             self._files.check(columns)
             self._columns = columns  # of the first decision that could be taken

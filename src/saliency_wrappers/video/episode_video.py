@@ -8,7 +8,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saliency_wrappers.decisions import SaliencyMaps, StepSaliency, row_of
 from saliency_wrappers.progress import Progress, reporting
 from saliency_wrappers.video.film import Painter
 from saliency_wrappers.video.overlay import Drawing, Frame, Scale
@@ -17,7 +16,7 @@ from saliency_wrappers.video.writer import StreamingWriter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from saliency_wrappers.store.reader import StoredDecision, StoredEpisode
+    from saliency_wrappers.store.reader import StoredEpisode
 
 
 def render_episode(
@@ -80,12 +79,7 @@ def render_episode(
                 continue
             if check is not None:
                 check(frame)
-            writer.write(painter.paint(frame, _step_saliency(stored, maps), episode.preprocessor))
+            writer.write(painter.paint(frame, stored.record.with_maps(maps), episode.preprocessor))
             frames += 1
             report(frames, total)
     return frames
-
-
-def _step_saliency(stored: StoredDecision, maps: SaliencyMaps) -> StepSaliency:
-    logits, value = row_of(stored.decision.numbers, 0)
-    return StepSaliency(0, stored.step, stored.action, logits, value, maps)

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from gymnasium import logger
 
-from saliency_wrappers.decisions import StepSaliency
 from saliency_wrappers.preprocessing import FramePreprocessor
+from saliency_wrappers.step_saliency import StepSaliency
 from saliency_wrappers.video.details import draw_details
 from saliency_wrappers.video.overlay import Drawing, EpisodeScale, Frame, check_frame, draw_strip
 from saliency_wrappers.video.source import SaliencySource

@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from saliency_wrappers.decisions import Array, SaliencyMaps, StepSaliency
+from saliency_wrappers.decisions import Array, SaliencyMaps
 from saliency_wrappers.preprocessing import FramePreprocessor
+from saliency_wrappers.step_saliency import StepSaliency
 
 Frame = NDArray[np.uint8]
 Scale = str | tuple[float, float]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from saliency_wrappers.decisions import SaliencyConsumer
+from saliency_wrappers.step_saliency import SaliencyConsumer
 
 
 class ErrorPolicy(Protocol):

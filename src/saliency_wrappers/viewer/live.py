@@ -12,13 +12,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from saliency_wrappers.decisions import AgentPass, StepSaliency, numbers_of, plain_action, row_of
 from saliency_wrappers.hooks.replay_check import FramesNow
 from saliency_wrappers.recording.clock import EpisodeClock
 from saliency_wrappers.recording.numbers import plain_number
 from saliency_wrappers.recording.recording import Recording
-from saliency_wrappers.recording.store_sink import NoCapture
+from saliency_wrappers.recording.sinks import EpisodeSink
 from saliency_wrappers.saliency.fingerprints import method_description
+from saliency_wrappers.step_saliency import StepSaliency
 from saliency_wrappers.viewer.encoding import encode_frames, encode_maps
 from saliency_wrappers.viewer.episodes import LONGEST_NAME, names_of_page
 from saliency_wrappers.viewer.live_episode import LiveEpisode
@@ -40,7 +40,7 @@ NEWS_ROWS = 5_000
 """The most decisions in one answer."""
 
 
-class LiveEpisodes(NoCapture):
+class LiveEpisodes(EpisodeSink):
     """Keeps numbers of every decision, and pictures while a page is open. An error of its own stops nothing: the page shows it."""
 
     def __init__(self, recording: Recording) -> None:
@@ -81,18 +81,16 @@ class LiveEpisodes(NoCapture):
             self._leave(clock.environment, complete=False)
             self._seeds[clock.environment] = seed
 
-    def decide(self, clocks: Sequence[EpisodeClock], seen: AgentPass, actions: Sequence[Any], frames: FramesNow) -> None:
+    def append(self, records: Sequence[StepSaliency], frames: FramesNow) -> None:
         """Keep each decision's numbers, and what the watched environment shows now."""
         with self._changing():
-            numbers = seen.numbers or numbers_of(seen.logits, seen.value)
-            for clock in clocks:
-                index = clock.environment
-                logits, value = row_of(numbers, index if len(numbers[0]) > 1 else 0)
-                episode = self._current.get(index) or self._begin(clock)
-                episode.decide(clock.step, plain_action(actions[index]), logits, value)
+            for record in records:
+                index = record.environment
+                episode = self._current.get(index) or self._begin(self.recording.clocks[index])
+                episode.decide(record)
                 self._rows += 1
                 if self._wants_picture(episode):
-                    self._take_picture(episode, seen, frames)
+                    self._take_picture(episode, record, frames)
             self._forget()
 
     def advance(self, rewards: Sequence[Any] | None) -> None:
@@ -134,7 +132,7 @@ class LiveEpisodes(NoCapture):
         return {
             "environments": self.environments,
             "num_envs": recording.num_envs,
-            "mode": recording.mode,
+            "mode": recording.options.mode,
             "method": str(method_description(recording.method, None)["name"]),
         }
 
@@ -148,7 +146,7 @@ class LiveEpisodes(NoCapture):
         recording = self.recording
         with self._lock:
             content = self._episode(index).numbers()
-        known = {"action_names": names_of_page(recording.action_names), "first_action": recording.first_action}
+        known = {"action_names": names_of_page(recording.environments.action_names), "first_action": recording.environments.first_action}
         return {**content, **known, "layers": [{"fingerprint": "", "name": self.about()["method"]}]}
 
     def frame(self, index: int, row: int) -> bytes:
@@ -198,10 +196,10 @@ class LiveEpisodes(NoCapture):
                 self.error = f"{type(error).__name__}: {error}"[:500]
 
     def _begin(self, clock: EpisodeClock) -> LiveEpisode:
-        spec = self.recording.env_spec
+        spec = self.recording.environments.spec
         name = str(getattr(spec, "id", None) or "unknown environment")[:LONGEST_NAME]
         seed = self._seeds.get(clock.environment)
-        wait = 2 * self.recording.block if self.recording.mode == "deferred" else 0
+        wait = 2 * self.recording.block if self.recording.options.mode == "deferred" else 0
         episode = LiveEpisode(self._begun, clock.environment, clock.episode, name, seed if type(seed) is int else None, wait)
         episode.geometry = self._geometry
         self._begun += 1
@@ -223,9 +221,9 @@ class LiveEpisodes(NoCapture):
             return True
         return episode.environment == self._environment and time.perf_counter() >= self._next_picture and self.watched
 
-    def _take_picture(self, episode: LiveEpisode, seen: AgentPass, frames: FramesNow) -> None:
+    def _take_picture(self, episode: LiveEpisode, record: StepSaliency, frames: FramesNow) -> None:
         began = time.perf_counter()
-        picture = episode.take_picture(seen, frames, self.recording)
+        picture = episode.take_picture(record, frames, self.recording)
         self._geometry = episode.geometry
         now = time.perf_counter()
         self._next_picture = now + PAUSE_FACTOR * (now - began)

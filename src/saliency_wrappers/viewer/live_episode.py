@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from saliency_wrappers.decisions import AgentPass, Array, SaliencyMaps, StepSaliency
+from saliency_wrappers.decisions import Array, SaliencyMaps
 from saliency_wrappers.hooks.replay_check import FramesNow
 from saliency_wrappers.recording.recording import Recording
+from saliency_wrappers.step_saliency import StepSaliency
 from saliency_wrappers.viewer.episodes import LONGEST_NAME, action_of_page, number_of_page, picture_of_page
 
 RECENT = 16
@@ -59,15 +60,16 @@ class LiveEpisode:
         """How many decisions have their rewards."""
         return len(self.rewards)
 
-    def decide(self, step: int, action: Any, logits: Array, value: float | None) -> None:
-        """A decision, before the environment steps."""
+    def decide(self, record: StepSaliency) -> None:
+        """Keep a decision's numbers, before the environment steps."""
+        logits, value = record.logits, record.value
         if self.awaits_reward:
             self.reward(math.nan)  # its step failed
-        self._rows[step] = len(self.steps)
-        self.steps.append(step)
+        self._rows[record.step] = len(self.steps)
+        self.steps.append(record.step)
         self.logits.append(logits)
         self.values.append(value)
-        self.actions.append(action)
+        self.actions.append(record.action)
         for told in (self.memory, self.confidence, self.objects):
             told.append(None)
         self.awaits_reward = True
@@ -99,12 +101,11 @@ class LiveEpisode:
         self.objects[row] = None if details.sentence is None else details.sentence[:LONGEST_NAME]
         self.told |= {"objects"} if details.sentence is not None else set()
 
-    def take_picture(self, seen: AgentPass, frames: FramesNow, recording: Recording) -> NDArray[np.uint8] | None:
+    def take_picture(self, record: StepSaliency, frames: FramesNow, recording: Recording) -> NDArray[np.uint8] | None:
         """Keep what the environment shows at the last decision, or the newest plane of the network input; None for neither."""
-        row = self.environment if recording.num_envs > 1 else 0
         shown = frames()
-        frame = shown[row] if shown else None
-        inputs = seen.inputs[row] if seen.inputs.ndim == 4 else None
+        frame = shown[record.environment] if shown else None
+        inputs = record.inputs[0] if record.inputs is not None and record.inputs.ndim == 4 else None
         if frame is None and inputs is None:
             return None
         picture = _grey(inputs, recording.hook.adapter.input_range) if frame is None else np.array(frame)

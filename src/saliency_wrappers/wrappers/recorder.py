@@ -17,7 +17,9 @@ from saliency_wrappers.decisions import SaliencyMaps
 from saliency_wrappers.faithfulness.detailed import with_details
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.hooks.replay_check import Verify
-from saliency_wrappers.recording.recording import Mode, OnError, Recording, Trigger
+from saliency_wrappers.recording.error_policy import OnError
+from saliency_wrappers.recording.options import Mode, RecordedEnvironments, RecordingOptions, Trigger
+from saliency_wrappers.recording.recording import Recording
 from saliency_wrappers.saliency.fills import Fills
 from saliency_wrappers.saliency.method import Detail, SaliencyMethod
 from saliency_wrappers.saliency.presets import saliency_method
@@ -111,22 +113,15 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
                 f"Expected a RecurrentAgentHook, got {type(hook).__name__}. Use SaliencyRecorder(env, RecurrentAgentHook(agent))."
             )
         parts: dict[str, Any] = {"method": method, "perturber": perturber, "saliency_gen": saliency_gen, "fill": fill}
-        options: dict[str, Any] = {
-            "mode": mode,
-            "episode_trigger": episode_trigger,
-            "step_trigger": step_trigger,
-            "verify": verify,
-            "require_decision": require_decision,
-            "on_error": on_error,
-            "keep": keep,
-            "block": block,
-            "store": EpisodeStore.of(store),
-        }
-        gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, hook=hook, details=details, **parts, **options)
+        options = RecordingOptions(
+            mode, episode_trigger, step_trigger, verify, require_decision, on_error, keep, block, EpisodeStore.of(store)
+        )
+        gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, hook=hook, details=details, **parts, **vars(options))
         gym.Wrapper.__init__(self, env)
         self.hook = hook
-        known: dict[str, Any] = {"first_action": first_action(env.action_space), "action_names": action_names(env.unwrapped)}
-        self.recording = Recording(hook, with_details(saliency_method(**parts), details), env_spec=env.spec, **known, **options)
+        first, names = first_action(env.action_space), action_names(env.unwrapped)
+        recorded = RecordedEnvironments(spec=env.spec, first_action=first, action_names=names)
+        self.recording = Recording(hook, with_details(saliency_method(**parts), details), options, recorded)
 
     @property
     def enabled(self) -> bool:
@@ -164,8 +159,7 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
         """Step the environment; `info["saliency"]` is the decision behind `action`, if there was one and it was wanted."""
         (saliency,) = self.recording.decide([action], self._frames)
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self.recording.advance([terminated or truncated], [reward])
-        self.recording.observe(observation)
+        self.recording.advance([terminated or truncated], [reward], observation)
         if saliency is not None:
             info = {**info, "saliency": saliency.info()}
         return observation, reward, terminated, truncated, info

@@ -16,14 +16,17 @@ from numpy.typing import NDArray
 from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifierConfidenceSaliency
 from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
-from saliency_wrappers.decisions import SaliencyMaps, StepSaliency
+from saliency_wrappers.decisions import SaliencyMaps
 from saliency_wrappers.faithfulness.detailed import with_details
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.hooks.replay_check import Verify
-from saliency_wrappers.recording.recording import Mode, OnError, Recording, Trigger
+from saliency_wrappers.recording.error_policy import OnError
+from saliency_wrappers.recording.options import Mode, RecordedEnvironments, RecordingOptions, Trigger
+from saliency_wrappers.recording.recording import Recording
 from saliency_wrappers.saliency.fills import Fills
 from saliency_wrappers.saliency.method import Detail, SaliencyMethod
 from saliency_wrappers.saliency.presets import saliency_method
+from saliency_wrappers.step_saliency import StepSaliency
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.wrappers.actions import first_action
 from saliency_wrappers.wrappers.kinds import other_kind
@@ -113,26 +116,17 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
         """
         _check_environments(env, hook)
         parts: dict[str, Any] = {"method": method, "perturber": perturber, "saliency_gen": saliency_gen, "fill": fill}
-        options: dict[str, Any] = {
-            "mode": mode,
-            "episode_trigger": episode_trigger,
-            "step_trigger": step_trigger,
-            "verify": verify,
-            "require_decision": require_decision,
-            "on_error": on_error,
-            "keep": keep,
-            "block": block,
-            "store": EpisodeStore.of(store),
-            "environments": environments,
-        }
-        gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, hook=hook, details=details, **parts, **options)
+        options = RecordingOptions(
+            mode, episode_trigger, step_trigger, verify, require_decision, on_error, keep, block, EpisodeStore.of(store)
+        )
+        parameters = {**parts, **vars(options), "details": details, "environments": environments}
+        gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, hook=hook, **parameters)
         VectorWrapper.__init__(self, env)
         self.hook = hook
         self.autoreset_mode = autoreset_mode(env)
         at_once = self.autoreset_mode == AutoresetMode.SAME_STEP
-        fixed: dict[str, Any] = {"resets_at_once": at_once, "env_spec": env.spec, "first_action": first_action(env.single_action_space)}
-        chosen = with_details(saliency_method(**parts), details)
-        self.recording = Recording(hook, chosen, num_envs=env.num_envs, **fixed, **options)
+        recorded = RecordedEnvironments(env.num_envs, environments, at_once, env.spec, first_action(env.single_action_space))
+        self.recording = Recording(hook, with_details(saliency_method(**parts), details), options, recorded)
 
     @property
     def enabled(self) -> bool:
@@ -169,8 +163,7 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
         decided = self.recording.decide(_each(self.env.action_space, actions, self.num_envs), self._frames)
         saliency = _in_rows(decided)
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
-        self.recording.advance(np.logical_or(terminations, truncations).tolist(), rewards)
-        self.recording.observe(observations)
+        self.recording.advance(np.logical_or(terminations, truncations).tolist(), rewards, observations)
         return observations, rewards, terminations, truncations, {**infos, **saliency}
 
     def close(self, **kwargs: Any) -> None:
