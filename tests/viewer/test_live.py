@@ -123,14 +123,14 @@ def test_an_error_of_the_onlooker_stops_nothing_and_is_told() -> None:
 
     following = Following(env := Blind((4,)), verify="never")
     following.live.news(0, None, 0, 0)
-    decide = following.live.decide
+    append = following.live.append
 
     def watched(*given: Any) -> None:
         env.watched = True
-        decide(*given)
+        append(*given)
         env.watched = False
 
-    following.live.decide = watched  # type: ignore[method-assign]
+    following.live.append = watched  # type: ignore[method-assign]
     infos = play(following.recorder, following.agent)
     assert [info["saliency"]["step"] for info in infos[0][1:]] == [0, 1, 2, 3]
     assert following.live.news(0, None, 0, 0)["error"] == "RuntimeError: no display <b>"

@@ -36,6 +36,7 @@ class Camera:
         """Film an environment of a recording; `fps`, `disable_logger` and `gc_trigger` are those of `RecordSaliencyVideo`."""
         self.fps = check_rate(fps)
         self.film = Film(recording, painter)
+        self._recording = recording  # what is held can be explained as long as there is a camera
         self._disable_logger = disable_logger
         self._gc_trigger = gc_trigger
         recording.subscribe(self.film, environment)
