@@ -295,7 +295,7 @@ class StoredDecision:
 
     @property
     def record(self) -> StepSaliency:
-        """What was written: the record of its step, without maps, as that of the store's only episode."""
+        """The record of its step as it was written, without maps. Its `episode` is 0: a stored episode does not know its place."""
         return StepSaliency.capture(self.decision, self.action, 0, self.step, by_reference=True)
 
     @property
