@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def number_of_page(value: float) -> float | None:
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
-def names_of_page(names: list[str] | None) -> list[str] | None:
+def names_of_page(names: Sequence[str] | None) -> list[str] | None:
     """Return names of actions as the page shows them; None for none."""
     return None if names is None else [name[:LONGEST_NAME] for name in names]
 
