@@ -22,7 +22,7 @@ from saliency_wrappers.decisions import AgentPass
 from saliency_wrappers.hooks.acting import network_input
 from saliency_wrappers.hooks.decision_window import DecisionWindow
 from saliency_wrappers.hooks.observation_match import ObservationMatch
-from saliency_wrappers.hooks.process import ANOTHER_PROCESS, Process, live_hooks, revive
+from saliency_wrappers.hooks.process import ANOTHER_PROCESS, Process, call_when_alive, live_hooks, revive
 from saliency_wrappers.hooks.shared_calls import SharedCalls
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.states import StateTree, state_leaves
@@ -66,14 +66,12 @@ class RecurrentAgentHook:
         self._detach: Any = None
         self._forgotten: Any = None
         self._listening: tuple[weakref.ref[DecisionWindow], ...] = ()
-        self._paused = 0
-        self._closed = False
+        self._paused, self._closed = 0, False
         self._read_for_the_first_time = True
         self._process = Process.id
         self._state: StateTree = None
-        self._state_begins = True
+        self._state_begins, self._acting = True, False
         self._remembers: weakref.ref[DecisionWindow] | None = None
-        self._acting = False
         self._acted: AgentPass | None = None
         self._random = np.random.default_rng(seed)
         self._token = uuid.uuid4().hex
@@ -179,7 +177,7 @@ class RecurrentAgentHook:
         """A window that sees every pass from now on: what a recorder listens through."""
         window = DecisionWindow(num_envs)
         self._listening = (*map(weakref.ref, self._windows()), weakref.ref(window))
-        forgotten = weakref.finalize(window, release_when_unused, partial(_sync_when_alive, weakref.ref(self)))
+        forgotten = weakref.finalize(window, release_when_unused, partial(call_when_alive, weakref.WeakMethod(self._sync)))
         forgotten.atexit = False
         self._sync()
         self._introduce()
@@ -296,12 +294,6 @@ class RecurrentAgentHook:
                 window.reject("made while the hook was paused")
             else:
                 window.see(seen)
-
-
-def _sync_when_alive(hook: weakref.ref[RecurrentAgentHook]) -> None:
-    """A recorder was forgotten without being closed: the others may all be disabled."""
-    if (alive := hook()) is not None:
-        alive._sync()  # pyright: ignore[reportPrivateUsage]
 
 
 _ANOTHER_EPISODE = (

@@ -1,14 +1,15 @@
-"""`Process`: which process this is; `live_hooks`: the hooks that live in it, by their tokens, and `revive`, which finds one again."""
+"""`Process`: the current process id. `live_hooks`: the hooks of this process by their tokens, which `revive` looks up."""
 
 from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 
 class Process:
-    """The number of this process, kept so that no pass has to ask the system for it."""
+    """The id of this process, cached so that no pass has to ask the system for it."""
 
     id = os.getpid()
 
@@ -25,8 +26,14 @@ ANOTHER_PROCESS = (
 )
 
 
+def call_when_alive(method: weakref.WeakMethod[Callable[[], None]]) -> None:
+    """Call a bound method unless its object is gone."""
+    if (alive := method()) is not None:
+        alive()
+
+
 def revive(token: str) -> Any:
-    """The live hook with this token; `RuntimeError` in another process."""
+    """Return the live hook with this token; `RuntimeError` in another process."""
     hook = live_hooks.get(token)
     if hook is None:
         raise RuntimeError(ANOTHER_PROCESS)
