@@ -62,7 +62,7 @@ class AgentPass:
         return self.inputs.shape[0]  # len() of a tensor takes five times as long
 
     def gave(self, logits: Tensor | None, value: Tensor | None) -> AgentPass:
-        """The pass itself, with its outputs, detached from the graph; `TypeError` for what is no tensor."""
+        """Set the outputs, detached from the graph, and return the pass; `TypeError` for anything but tensors."""
         if not isinstance(value, _OUTPUT):
             raise TypeError(f"Expected value as a tensor or None, got {type(value).__name__}.")
         if not isinstance(logits, _OUTPUT):
@@ -74,7 +74,7 @@ class AgentPass:
 
 @dataclass(frozen=True, eq=False, init=False)
 class Decision:
-    """One acting forward pass: what went in and what came out, all batched `(n, ...)`."""
+    """One acting forward pass: inputs, incoming state and outputs, all batched `(n, ...)`."""
 
     inputs: Tensor
     """What the network consumed, `(n, C, h, w)`, in the adapter's `input_range`."""
@@ -109,12 +109,12 @@ class Decision:
 
     @property
     def copied(self) -> bool:
-        """As of an `AgentPass`: False, it is not known whose the tensors are."""
+        """False: the tensors may be shared, unlike those of some `AgentPass`."""
         return False
 
     @property
     def numbers(self) -> Numbers:
-        """As of an `AgentPass`: the outputs as they are now."""
+        """The current outputs, as `AgentPass.numbers`."""
         return numbers_of(self.logits, self.value)
 
     @staticmethod
@@ -143,7 +143,7 @@ def _from_pass(seen: AgentPass | Decision, inputs: Tensor, episode_start: Tensor
 
 @dataclass(frozen=True, eq=False)
 class SaliencyMaps:
-    """Where one decision looked, on a raw scale: magnitudes compare across frames and episodes."""
+    """Maps of one decision on a raw scale: magnitudes compare across frames and episodes."""
 
     actor: Array
     """`(h, w)` float32 at network-input resolution, `>= 0` for squared differences; 0: perturbing this place changes no logit."""
@@ -169,7 +169,7 @@ class SaliencyMaps:
 
 
 def _grey_png(raw: Array) -> str:
-    """A map as a PNG file in base64; of maps per frame, the largest value at each pixel."""
+    """Return a map as a PNG file in base64; of maps per frame, the largest value at each pixel."""
     flat = np.nan_to_num(raw if raw.ndim == 2 else raw.max(axis=0)).astype(np.float64)
     span = float(flat.max() - flat.min()) or 1.0
     grey = np.rint((flat - flat.min()) * (255 / span)).astype(np.uint8)
@@ -177,7 +177,7 @@ def _grey_png(raw: Array) -> str:
 
 
 def numbers_of(logits: Tensor | None, value: Tensor | None) -> Numbers:
-    """The numbers of an agent's outputs."""
+    """Return logits and value as nested lists of numbers."""
     return None if logits is None else logits.tolist(), None if value is None else value.tolist()
 
 
@@ -192,7 +192,7 @@ def output_tensors(numbers: Numbers, dtypes: Dtypes, device: torch.device) -> tu
 
 
 def array_of(tensor: Tensor) -> NDArray[Any]:
-    """A tensor's numbers, not copied where they are NumPy's already."""
+    """Return a tensor's values as an array, not copied where possible."""
     try:
         return tensor.numpy()
     except (RuntimeError, TypeError):  # with gradient history, or on another device; NumPy has no bfloat16

@@ -23,7 +23,7 @@ _REMEMBERED = 32
 
 
 class DecisionWindow:
-    """The time between two returns of an environment, in which the latest acting pass is the decision.
+    """Collects the agent's passes between two returns of an environment; the latest acting pass is the decision.
 
     A pass counts when it yields policy output, has one row for each environment and was not given an action to score. Where the agent's
     inputs are the environment's observations, and other passes are seen beside the decision's, a pass on anything else does not count.
@@ -61,7 +61,7 @@ class DecisionWindow:
         self._silent = 0
 
     def see(self, seen: AgentPass | UnreadPass) -> None:
-        """Keep a pass when it can be the decision, count it when not."""
+        """Keep a pass that can be the decision; count any other by its reason."""
         if isinstance(seen, UnreadPass):
             self._unread = seen.reason
             self.reject(seen.reason)
@@ -91,7 +91,7 @@ class DecisionWindow:
         self.accepted += 1
 
     def turn(self, observation: Any) -> None:
-        """The environment returned this observation: what the agent is to decide on. It is kept by reference. None: not known."""
+        """Set the observation that the agent decides on next, kept by reference. None: not known."""
         self.latest = None
         if self._earlier:
             self._earlier = []
@@ -99,19 +99,19 @@ class DecisionWindow:
         self._returns.append(next(_clock))
 
     def withdraw(self, seen: AgentPass) -> None:
-        """A pass decided in another environment."""
+        """Discard a pass that decided in another environment."""
         if self.latest is seen:
             self.latest, self._site = self._earlier.pop() if self._earlier else (None, None)
         elif self._earlier:
             self._earlier = [one for one in self._earlier if one[0] is not seen]
 
     def meet(self, others: Iterable[DecisionWindow], calls: SharedCalls | None) -> None:
-        """Know the other windows that see the passes of the same agent, and what they share. None while there are none."""
+        """Set the other windows on the same agent and the calls that they share. None: there are no others."""
         self._rivals = tuple(map(weakref.ref, others))
         self._calls = calls
 
     def decide(self) -> AgentPass | None:
-        """The pass that decided this step, None when there was none; the window is cleared."""
+        """Return the pass that decided this step, None when there was none, and clear the window."""
         latest, earlier = self.latest, self._earlier
         self.latest = None
         if latest is None:
@@ -133,23 +133,23 @@ class DecisionWindow:
         return decided
 
     def reject(self, reason: str) -> None:
-        """Count a pass that is no decision for a reason of the hook's."""
+        """Count a pass that the hook rejected for this reason."""
         self.rejected[reason] += 1
 
     def clear(self) -> None:
-        """Begin anew: what was seen until now decides nothing any more."""
+        """Discard all passes that were seen until now."""
         self.latest = None
         if self._earlier:
             self._earlier = []
 
     def forget_counts(self) -> None:
-        """Begin to count anew, as with an episode."""
+        """Reset the counts, at the beginning of an episode."""
         self.accepted = 0
         self.rejected.clear()
         self.batches.clear()
 
     def explain(self) -> str:
-        """How many passes were seen, and why those that cannot be decisions were rejected."""
+        """Return how many passes were seen, and how many were rejected, by reason."""
         seen = self.accepted + self.rejected.total()
         if not seen:
             return (
@@ -165,7 +165,7 @@ class DecisionWindow:
         return text
 
     def _notice(self) -> None:
-        """Say, some steps after the beginning, that the agent seems to be of a form that cannot be read."""
+        """Warn, some steps after the beginning, that no pass of the agent could be read."""
         if self._unread is not None:
             why = f"passes were seen {self._unread}"
         elif self.acts_by_method and not (self.accepted or self.rejected):
@@ -175,13 +175,13 @@ class DecisionWindow:
         warnings.warn(f"No decision of the agent in {_SOON} steps: {why}. {self.advice}", stacklevel=5)
 
     def _set_aside(self, seen: AgentPass) -> None:
-        """Hold a pass that another one came after."""
+        """Hold a pass that was followed by another one."""
         if len(self._earlier) >= _REMEMBERED:
             del self._earlier[1]
         self._earlier.append((seen, self._site))
 
     def _choose(self, seen: list[tuple[AgentPass, CallSite | None]]) -> AgentPass | None:
-        """The decision among several passes, or of which others may have a share."""
+        """Choose the decision among several passes, or passes that other windows see too."""
         inputs = seen[-1][0].inputs.data_ptr()
         free = [one for one in seen[:-1] if one[0].inputs.data_ptr() != inputs] + seen[-1:]  # of the others the inputs are gone
         free = [one for one in free if one[0].call is None or not one[0].call.taken]
@@ -202,7 +202,7 @@ class DecisionWindow:
         return free[-1][0]
 
     def _fitting(self, seen: list[tuple[AgentPass, CallSite | None]]) -> AgentPass | None:
-        """The latest pass on this environment's observation."""
+        """Return the latest pass on this environment's observation."""
         fitting = [self.match.fits(self._observation, one.inputs) for one, _ in seen]
         foreign = len(seen) - sum(fitting)
         if foreign == len(seen) == 1 and self._rivals and not self.match.assumed and not self._fits_a_rival(seen[0][0]):
@@ -242,7 +242,7 @@ class DecisionWindow:
         return any(not rival.closed and rival._returns and rival._returns[-1] > since for rival in rivals)
 
     def _of_this_thread(self, seen: list[AgentPass]) -> AgentPass | None:
-        """The only pass that the thread that steps made; None, with a warning, where there are several."""
+        """Return the only pass made by the thread that steps; None, with a warning, where there are several."""
         here = [one for one in seen if one.call is None or one.call.thread == threading.get_ident()]
         if len(here) == 1:
             return here[0]
@@ -262,7 +262,7 @@ class DecisionWindow:
         return f"the agent should act for all {self.num_envs} environments in one pass"
 
     def _why_not(self, seen: AgentPass) -> str:
-        """What keeps a pass from being the decision."""
+        """Return why a pass cannot be the decision."""
         if seen.logits is None:
             return "without policy output"
         inputs, logits = seen.inputs.shape, seen.logits.shape

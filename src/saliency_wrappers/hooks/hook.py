@@ -29,7 +29,7 @@ from saliency_wrappers.states import StateTree, state_leaves
 
 
 class RecurrentAgentHook:
-    """Watches an agent act, without a changed line in the user's loop.
+    """Observes the passes of an agent without changes to the user's loop.
 
         hook = RecurrentAgentHook(agent, preprocessor="greydanus2018")
         env = SaliencyRecorder(gym.make("ALE/Breakout-v5", render_mode="rgb_array"), hook)
@@ -67,14 +67,12 @@ class RecurrentAgentHook:
         self._forgotten: Any = None
         self._listening: tuple[weakref.ref[DecisionWindow], ...] = ()
         self._paused, self._closed = 0, False
-        self._read_for_the_first_time = True
-        self._process = Process.id
+        self._read_for_the_first_time, self._process = True, Process.id
         self._state: StateTree = None
         self._state_begins, self._acting = True, False
         self._remembers: weakref.ref[DecisionWindow] | None = None
         self._acted: AgentPass | None = None
-        self._random = np.random.default_rng(seed)
-        self._token = uuid.uuid4().hex
+        self._random, self._token = np.random.default_rng(seed), uuid.uuid4().hex
         live_hooks[self._token] = self
         if agent is not None:
             self.attach(agent)
@@ -117,7 +115,7 @@ class RecurrentAgentHook:
 
     @contextmanager
     def paused(self) -> Generator[None]:
-        """Passes within the block are no decisions."""
+        """Ignore the agent's passes within the block."""
         self._paused += 1
         try:
             yield
@@ -126,7 +124,7 @@ class RecurrentAgentHook:
 
     @contextmanager
     def alone(self) -> Generator[None]:
-        """Passes within the block are decisions for this hook only, as in an evaluation amid training: others on this agent are paused."""
+        """Pause all other hooks on this agent within the block, as in an evaluation during training."""
         with ExitStack() as stack:
             for other in list(live_hooks.values()):
                 if other is not self and other._watches(self.adapter):
@@ -134,7 +132,7 @@ class RecurrentAgentHook:
             yield
 
     def explain(self) -> str:
-        """How many passes were seen since the episode began, and how many were rejected, by reason."""
+        """Return how many passes were seen since the episode began, and how many were rejected, by reason."""
         text = " ".join(window.explain() for window in self._windows()) or "No recorder listens to this hook yet."
         return text if self._adapter is not None else f"{text} {self._without_agent}"
 
@@ -169,12 +167,12 @@ class RecurrentAgentHook:
         return int(self._random.choice(len(scores), p=scores.softmax(0).numpy()))
 
     def new_episode(self, window: DecisionWindow | None = None) -> None:
-        """The next `act` begins with the initial state. A recorder calls it at every reset, with its window."""
+        """Make the next `act` begin with the initial state. A recorder calls it at every reset, with its window."""
         self._state_begins = True
         self._remembers = None if window is None else weakref.ref(window)
 
     def open_window(self, num_envs: int) -> DecisionWindow:
-        """A window that sees every pass from now on: what a recorder listens through."""
+        """Open a window that sees every pass from now on; each recorder has one."""
         window = DecisionWindow(num_envs)
         self._listening = (*map(weakref.ref, self._windows()), weakref.ref(window))
         forgotten = weakref.finalize(window, release_when_unused, partial(call_when_alive, weakref.WeakMethod(self._sync)))
@@ -196,13 +194,13 @@ class RecurrentAgentHook:
         self._sync()
 
     def enable_window(self, window: DecisionWindow, enabled: bool) -> None:
-        """While every window is disabled, the hook is taken off the agent and costs nothing."""
+        """Enable or disable a window; while all are disabled the hook is detached from the agent and costs nothing."""
         window.enabled = enabled
         window.clear()
         self._sync()
 
     def take(self, window: DecisionWindow) -> AgentPass | None:
-        """The pass that decided, or None; the window is cleared, and the pass decides for no other window.
+        """Return the pass that decided, or None; the window is cleared, and the pass decides for no other window.
 
         Raises:
             RuntimeError: the hook is used in another process, or `act` decided with the memory of another recorder's episode.
@@ -243,11 +241,11 @@ class RecurrentAgentHook:
         return f"{which}: call hook.attach(agent)."
 
     def _windows(self) -> list[DecisionWindow]:
-        """Those that have not been forgotten."""
+        """Return the windows that are alive."""
         return [window for listening in self._listening if (window := listening()) is not None]
 
     def _introduce(self) -> None:
-        """Have the windows of all hooks on this agent know of each other."""
+        """Tell the windows of all hooks on this agent about each other."""
         if self._adapter is None:
             return
         hooks = [hook for hook in list(live_hooks.values()) if hook._watches(self._adapter)]
@@ -263,7 +261,7 @@ class RecurrentAgentHook:
             window.acts_by_method = isinstance(self._adapter, RecurrentModuleAdapter) and acts_by_method(module)
 
     def _sync(self) -> None:
-        """Attach or detach, as the agent and the windows want it."""
+        """Attach to or detach from the agent, by whether a window is enabled."""
         release_waiting()
         windows = self._windows()
         idle = bool(windows) and not any(window.enabled for window in windows)
@@ -280,7 +278,7 @@ class RecurrentAgentHook:
 
     @staticmethod
     def _see(watching: weakref.ref[RecurrentAgentHook], seen: AgentPass | UnreadPass) -> None:
-        """A pass of the agent, to be shown to the windows."""
+        """Show a pass of the agent to the windows."""
         hook = watching()
         if hook is None or Process.id != hook._process:  # a forked child may use the agent as it likes; only recording is refused
             return

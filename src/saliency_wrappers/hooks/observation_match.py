@@ -16,7 +16,7 @@ _TRIES = 4
 
 
 class _Relation(NamedTuple):
-    """How an input is made of an observation."""
+    """Relation between an observation and the network input."""
 
     layout: str
     """`"same"`; `"channels first"`; `"one channel"`, of images without that axis; `"grey"`, the mean over the channels."""
@@ -27,7 +27,7 @@ class _Relation(NamedTuple):
 
 
 class ObservationMatch:
-    """Learns at an environment's first decisions how inputs are made of its observations; later tells whose input one is."""
+    """Learns at the first decisions how inputs are made from observations, and later finds the observation that an input belongs to."""
 
     def __init__(self) -> None:
         self.assumed = False
@@ -43,7 +43,7 @@ class ObservationMatch:
         return self._relation is not None
 
     def learn(self, observation: Any, *inputs: Tensor) -> bool:
-        """Find the relation between an observation and one of these inputs `(n, C, h, w)`; whether there is one.
+        """Learn the relation between an observation and one of these inputs `(n, C, h, w)`; return whether there is one.
 
         It is given up after some steps at which there was none.
         """
@@ -99,7 +99,7 @@ def _array(part: Any) -> NDArray[Any]:
 
 
 def _layouts(image: NDArray[Any], shape: tuple[int, ...]) -> Iterator[tuple[str, NDArray[Any]]]:
-    """The image, or images, as inputs of this shape `(n, C, h, w)`, in each way that gives this shape."""
+    """Yield the image or images as inputs of the shape `(n, C, h, w)`, in each layout that gives this shape."""
     for batch in (image, image[None]):
         if batch.shape == shape:
             yield "same", batch

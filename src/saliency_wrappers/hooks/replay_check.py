@@ -28,7 +28,7 @@ is none to compare with."""
 
 
 class ReplayMismatchError(RuntimeError):
-    """Replaying a captured decision gave other logits or another value than the acting pass."""
+    """Replaying a captured decision gave logits or a value other than those of the acting pass."""
 
 
 class ReplayCheck:
@@ -52,7 +52,7 @@ class ReplayCheck:
     def __call__(
         self, adapter: AgentAdapter, decision: Decision, preprocessor: FramePreprocessor | None = None, frames: FramesNow = tuple
     ) -> bool:
-        """Replay the decision when it is one to check, and look at its input; whether it was.
+        """Replay a decision that is due and check its input; return whether it was due.
 
         Args:
             adapter: the agent that decided. Another one than before is checked anew.
@@ -104,7 +104,7 @@ def replay(adapter: AgentAdapter, decision: Decision, tolerance: float = 1e-5) -
 
 
 def replay_held(adapter: AgentAdapter, decision: Decision, tolerance: float = 1e-5) -> None:
-    """`replay` of a decision that was held for later; a mismatch names the remedy for weights that changed meanwhile."""
+    """Replay a held decision; the error of a mismatch names the remedy for weights that changed meanwhile."""
     try:
         replay(adapter, decision, tolerance)
     except ReplayMismatchError as error:
@@ -115,12 +115,12 @@ def replay_held(adapter: AgentAdapter, decision: Decision, tolerance: float = 1e
 
 
 def frames_of(rows: Collection[int], frames: FramesNow) -> FramesNow:
-    """The frames of these rows; with the others nothing is compared."""
+    """Return the frames of these rows, and None for the others, which are not compared."""
     return lambda: [frame if row in rows else None for row, frame in enumerate(frames())]
 
 
 def check_outputs(decision: Decision | AgentPass) -> None:
-    """The shapes of what came out; `ValueError` for others."""
+    """Check the shapes of logits and value; `ValueError` for wrong ones."""
     value, logits = decision.value, decision.logits
     if logits is None or logits.ndim != 2 or (value is not None and value.numel() != decision.inputs.shape[0]):
         shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (value, logits)]
@@ -131,7 +131,7 @@ def check_outputs(decision: Decision | AgentPass) -> None:
 
 
 def check_range(adapter: AgentAdapter, inputs: Tensor) -> None:
-    """The captured input against the adapter's `input_range`, to a thousandth; `ValueError` for one outside it, or NaN."""
+    """Check that the input lies in the adapter's `input_range`, to a thousandth; `ValueError` for one outside it, or NaN."""
     low, high = adapter.input_range
     least, most, margin = float(inputs.min()), float(inputs.max()), 1e-3 * (high - low)
     if not (low - margin <= least and most <= high + margin):
@@ -142,7 +142,7 @@ def check_range(adapter: AgentAdapter, inputs: Tensor) -> None:
 
 
 def warn_of_truncation(adapter: AgentAdapter, decision: Decision) -> None:
-    """Warn when an agent that is fed with whole numbers cuts perturbed inputs, numbers between them, down to whole numbers."""
+    """Warn when an agent with integer-valued inputs truncates perturbed inputs to integers."""
     low, high = adapter.input_range
     inputs = decision.inputs.float()
     between = low + (inputs - low) * 0.7310586

@@ -14,7 +14,7 @@ CallSite = tuple[tuple[CodeType, int], ...]
 
 
 class SharedCall:
-    """One call of an agent, whoever saw it."""
+    """A call of an agent, as all windows see it."""
 
     def __init__(self, seen: AgentPass) -> None:
         self.numbers = seen.numbers
@@ -30,7 +30,7 @@ class _Latest(threading.local):
 
 
 class SharedCalls:
-    """Tells which passes that several windows see are one call."""
+    """Recognises which passes of several windows are one call."""
 
     def __init__(self) -> None:
         self._latest = _Latest()
@@ -47,7 +47,7 @@ class SharedCalls:
 
 
 def call_site(places: int = 5) -> CallSite:
-    """Where the call that is being watched comes from: the innermost places outside this package and torch."""
+    """Return where the observed call comes from: the innermost frames outside this package and torch."""
     site: list[tuple[CodeType, int]] = []
     frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     while frame is not None and len(site) < places:

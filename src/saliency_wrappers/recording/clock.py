@@ -7,10 +7,10 @@ from operator import index
 
 
 class EpisodeClock:
-    """The time of one environment, and what happened in its present episode."""
+    """Counts the episodes and steps of one environment."""
 
     def __init__(self, environment: int = 0, alone: bool = True) -> None:
-        """A clock before the first episode; when the environment is not `alone`, texts name it."""
+        """Start before the first episode; unless the environment is `alone`, texts name it."""
         self.environment = environment
         self.episode = -1
         """0-based; -1 before the first reset."""
@@ -30,24 +30,24 @@ class EpisodeClock:
         return self.words_for(self.episode)
 
     def words_for(self, episode: int) -> str:
-        """The same for any episode of this environment."""
+        """Return the same text for any episode of this environment."""
         return f"episode {episode}{self._name}"
 
     def begin(self) -> None:
-        """The next episode."""
+        """Begin the next episode."""
         self.episode += 1
         self.step = 0
         self.ended = self.triggered = False
         self.running = True
 
     def tick(self, ended: bool) -> None:
-        """A step of the episode was taken; `ended` when it was the last."""
+        """Count a step of the episode; `ended` when it was the last."""
         self.step += 1
         self.ended, self.running = ended, not ended
 
 
 def chosen_environments(environments: Iterable[int] | None, num_envs: int) -> list[int]:
-    """The numbers of the environments that are recorded, ascending; None: all.
+    """Return the numbers of the recorded environments, ascending. None: all.
 
     Raises:
         TypeError, ValueError: no numbers, or numbers of no environments.

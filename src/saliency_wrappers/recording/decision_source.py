@@ -15,7 +15,7 @@ from saliency_wrappers.step_saliency import StepSaliency
 
 
 class DecisionSource:
-    """What a recording sees of one agent: its deciding passes, checked by replay, as one record for each environment."""
+    """Turns an agent's deciding passes, checked by replay, into one record for each environment."""
 
     def __init__(self, hook: RecurrentAgentHook, num_envs: int, verify: Verify) -> None:
         """Watch the agent of a hook, which acts for `num_envs` environments in one pass; `verify` as in `RecordingOptions`."""
@@ -36,7 +36,7 @@ class DecisionSource:
             self.hook.enable_window(self.window, wanted)
 
     def begin(self, first: bool) -> None:
-        """Episodes begin, perhaps that of the `first` environment: then passes are counted anew."""
+        """Begin episodes; with that of the `first` environment the counts of passes are reset."""
         if first:
             self.window.forget_counts()
         self.window.clear()
@@ -65,7 +65,7 @@ class DecisionSource:
         return adapter is self._check.done_for
 
     def check(self, seen: AgentPass, clocks: Sequence[EpisodeClock], frames: FramesNow, wanted: bool) -> None:
-        """Replay a decision when it is one to be checked; those that are not wanted are checked only while checks are unfinished.
+        """Replay a decision that is due; decisions that no trigger selects are replayed only while checks are unfinished.
 
         Args:
             seen: the pass that decided.
@@ -82,5 +82,5 @@ class DecisionSource:
             self._check(self.hook.adapter, Decision.by_reference(seen), self.hook.preprocessor, frames_of(rows, frames))
 
     def close(self) -> None:
-        """Leave the hook."""
+        """Close the hook's window."""
         self.hook.close_window(self.window)

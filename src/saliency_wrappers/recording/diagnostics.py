@@ -12,7 +12,7 @@ Fault = Literal["silent", "repeating"]
 
 
 class StepPattern:
-    """Counts an episode's steps and decisions, and whether actions without a decision repeat the last decision's."""
+    """Detects a misplaced recorder from an episode's steps and decisions."""
 
     def __init__(self) -> None:
         self.steps = 0
@@ -23,7 +23,7 @@ class StepPattern:
         self._just_decided = False
 
     def see(self, decided: bool, action: Any) -> None:
-        """Count a step that is about to be taken."""
+        """Count a step before it is taken."""
         self.steps += 1
         self.decisions += decided
         if decided:
@@ -36,7 +36,7 @@ class StepPattern:
 
     @property
     def fault(self) -> Fault | None:
-        """`"silent"`: nothing was decided. `"repeating"`: every decision's action came again, and no other, as with frame skip."""
+        """Return `"silent"` where nothing was decided, `"repeating"` where actions are repeated as with frame skip, else None."""
         if self.steps and not self.decisions:
             return "silent"
         # Twice or more on average: a scripted action at every other step may well be the same by chance.
@@ -45,7 +45,7 @@ class StepPattern:
 
     @property
     def complaint(self) -> str:
-        """The fault in words, to follow `Episode 3`."""
+        """Return the fault as text, to follow `Episode 3`."""
         if self.fault == "silent":
             return f"had no decision in {self.steps} steps."
         return (

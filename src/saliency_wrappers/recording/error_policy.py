@@ -15,11 +15,11 @@ OnError = Literal["raise", "warn"]
 
 
 class MissingDecisionError(RuntimeError):
-    """A step came without a decision although `require_decision=True`."""
+    """A step had no decision although `require_decision=True`."""
 
 
 class Failures:
-    """The error policy of one recording; remembers what was warned of, and an error that has to wait."""
+    """Error policy of a recording: raise now, postpone, or warn."""
 
     def __init__(self, on_error: OnError) -> None:
         if on_error not in OnError.__args__:
@@ -31,12 +31,12 @@ class Failures:
         """The error that was postponed, if any."""
 
     def new_episode(self) -> None:
-        """What was warned of in the last episode is warned of again."""
+        """Allow the warnings of the last episode again."""
         self._warned.clear()
 
     @contextmanager
     def handled(self, subject: str, place: str) -> Generator[None]:
-        """Errors in the block are raised, or are warnings `subject place: error`: one per subject and type of error in an episode."""
+        """Raise errors of the block, or warn `subject place: error`, once per subject and type of error in an episode."""
         try:
             yield
         except Exception as error:
@@ -53,14 +53,14 @@ class Failures:
 
     @contextmanager
     def postponed(self) -> Generator[None]:
-        """The environment has stepped, and its transition must not be lost: an error in the block waits for `raise_postponed`."""
+        """Postpone errors of the block until `raise_postponed`: the environment has stepped, and its transition must not be lost."""
         try:
             yield
         except Exception as error:
             self.postpone(error)
 
     def postpone(self, error: Exception) -> None:
-        """Have an error wait for `raise_postponed`; one that waits already was first."""
+        """Postpone an error until `raise_postponed`; the first one wins."""
         self.waiting = self.waiting or error
 
     def raise_postponed(self) -> None:

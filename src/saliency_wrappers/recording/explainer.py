@@ -16,7 +16,7 @@ from saliency_wrappers.step_saliency import StepSaliency, decisions_of
 
 
 class Explainer:
-    """Adds maps to records. Sinks are told of each when it was made and, if it was held, again when it has its maps."""
+    """Computes maps per step or per block and notifies sinks."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Explainer:
         first_action: int,
         replay_tolerance: float | None,
     ) -> None:
-        """Explain by a method.
+        """Compute maps by a method.
 
         Args:
             method: makes the maps.
@@ -55,7 +55,7 @@ class Explainer:
         return explained
 
     def explain_later(self, adapter: AgentAdapter, records: Sequence[StepSaliency]) -> Sequence[StepSaliency]:
-        """Hold the decisions of one step until the block is full, or `explain_held` is called; returns them."""
+        """Hold the decisions of one step until the block is full or `explain_held` is called, and return them."""
         if self._held and adapter is not self._adapter:
             self.explain_held()  # another agent was attached
         for record in records:
@@ -67,7 +67,7 @@ class Explainer:
         return records
 
     def explain_held(self) -> None:
-        """Explain what is held, in one call of the method; what cannot be explained goes to the sinks without maps."""
+        """Compute the maps of all held decisions in one call of the method; on an error sinks get the decisions without maps."""
         held, adapter = self._held, self._adapter
         if adapter is None:
             return

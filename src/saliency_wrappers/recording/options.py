@@ -18,7 +18,7 @@ Trigger = Callable[[int], bool]
 
 @dataclass(frozen=True)
 class RecordingOptions:
-    """How decisions are recorded: what `SaliencyRecorder`, `VectorSaliencyRecorder`, `SaliencyVecEnv` and `Recording` have in common."""
+    """Options that `SaliencyRecorder`, `VectorSaliencyRecorder`, `SaliencyVecEnv` and `Recording` share."""
 
     mode: Mode = "inline"
     """`"inline"`: maps at the step. `"deferred"`: in blocks, at the latest when an episode ends. `"capture"`: none here, every decision
@@ -67,7 +67,7 @@ class RecordingOptions:
 
 @dataclass(frozen=True)
 class RecordedEnvironments:
-    """What a recording knows of the environments for which the agent acts in one pass."""
+    """Facts about the environments for which the agent acts in one pass."""
 
     num_envs: int = 1
     """How many there are: the rows of the agent's passes."""

@@ -40,7 +40,7 @@ class Recording:
         options: RecordingOptions | None = None,
         environments: RecordedEnvironments | None = None,
     ) -> None:
-        """Listen to a hook.
+        """Record the decisions of a hook's agent.
 
         Args:
             hook: sees the agent act.
@@ -69,22 +69,22 @@ class Recording:
 
     @property
     def num_envs(self) -> int:
-        """How many environments there are: the rows of the agent's passes."""
+        """The number of environments, which is the number of rows of the agent's passes."""
         return self.environments.num_envs
 
     @property
     def block(self) -> int:
-        """How many decisions wait for their maps at most."""
+        """The largest number of decisions that wait for their maps."""
         return self.options.block
 
     @property
     def clocks(self) -> dict[int, EpisodeClock]:
-        """The clock of each environment that is recorded, by its number."""
+        """The clock of each recorded environment, by its number."""
         return self._tracker.clocks
 
     @property
     def total_steps(self) -> int:
-        """How many steps were taken since construction."""
+        """The number of steps since construction."""
         return self._tracker.total_steps
 
     @property
@@ -99,18 +99,18 @@ class Recording:
         self._watch()
 
     def subscribe(self, consumer: SaliencyConsumer, environment: int = 0) -> None:
-        """Hand an environment's decisions to a consumer, too. With no trigger of its own, only what consumers want is explained."""
+        """Add a consumer of an environment's decisions. Without triggers, maps are computed only for decisions that consumers want."""
         self._sinks.subscribe(consumer, self.clock(environment).environment)
         self._wants_all = False
 
     def attach(self, sink: EpisodeSink) -> None:
-        """Tell one more sink of every decision, reward and map; what is explained does not change. It must not raise."""
+        """Add a sink that gets every decision, reward and map; it does not change which maps are computed, and must not raise."""
         self._sinks.attach(sink)
         self._sees_all = True
         self._watch()
 
     def detach(self, sink: EpisodeSink) -> None:
-        """Tell an attached sink of nothing any more. More than once does no harm."""
+        """Remove an attached sink. More than once does no harm."""
         self._sinks.detach(sink)
         self._sees_all = self._must_see_all()
         self._watch()
@@ -120,7 +120,7 @@ class Recording:
         return self._tracker.clock(environment)
 
     def begin_episodes(self, environments: Iterable[int] | None = None, seeds: Sequence[int | None] | None = None) -> None:
-        """These environments were reset, or all of them; the seed of each of all environments, if known. Nothing has been decided."""
+        """Begin episodes of these environments, or of all, after a reset; `seeds` are those of all environments, if known."""
         begun = self._tracker.select(environments)
         self.end_episodes(environments)
         self._begin(begun, seeds)
@@ -158,7 +158,7 @@ class Recording:
         return saliencies
 
     def advance(self, ended: Sequence[bool], rewards: Sequence[Any] | None = None, observations: Any = None) -> None:
-        """After the environments stepped.
+        """Advance the clocks after the environments stepped.
 
         The transition is never lost: an error in explaining what is held is raised by the next `decide`, `end_episodes`, `flush` or
         `close`.
@@ -178,11 +178,11 @@ class Recording:
             self._watch()
 
     def observe(self, observations: Any) -> None:
-        """The environments were reset and returned this: what the agent decides on next."""
+        """Set the observations that the environments returned, on which the agent decides next."""
         self._source.window.turn(observations)
 
     def end_episodes(self, environments: Iterable[int] | None = None) -> None:
-        """Explain what is held; warn, once, of an episode whose steps show a misplaced recorder. More than once does no harm."""
+        """Compute pending maps, and warn once of an episode whose steps show a misplaced recorder. More than once does no harm."""
         clocks = self._tracker.select(environments)
         try:
             self.flush()
@@ -191,7 +191,7 @@ class Recording:
         self._complain(clocks)
 
     def flush(self) -> None:
-        """Explain and hand on the decisions that are held, and store them; raises what failed when the last episode ended."""
+        """Compute pending maps and store them; raises what failed when the last episode ended."""
         self.failures.raise_postponed()
         self._explainer.explain_held()
         self._sinks.flush()
@@ -207,7 +207,7 @@ class Recording:
         return self._kept.maps(self.clock(environment).environment, episode)
 
     def close(self) -> None:
-        """End the episodes and leave the hook. More than once does no harm."""
+        """End the episodes and detach from the hook. More than once does no harm."""
         try:
             self.end_episodes()
         finally:
@@ -228,7 +228,7 @@ class Recording:
         return Explainer(self.method, self.options, self._tracker, self._sinks, self.failures, first_action, tolerance)
 
     def _records(self, seen: AgentPass | None, actions: Sequence[Any], frames: FramesNow) -> Sequence[StepSaliency]:
-        """The decisions of the step that are wanted; a decision that is to be checked is checked in any case."""
+        """Return the step's decisions that are wanted; a decision that is due for a check is checked in any case."""
         source, clocks = self._source, self._tracker.running
         self._tracker.see(seen is not None, actions)
         if seen is None:

@@ -16,7 +16,7 @@ class EpisodeSink:
     """Follows the episodes of a recording, whichever decisions are explained. This one keeps nothing; a store or a viewer overrides it."""
 
     def begin(self, clock: EpisodeClock, seed: int | None) -> None:
-        """An environment begins an episode; its seed, if it was given one."""
+        """Begin an episode of an environment; `seed` is None when none was given."""
 
     def append(self, records: Sequence[StepSaliency], frames: FramesNow) -> None:
         """Before the environments step: their decisions, without maps. Their inputs may change when the agent runs again: copy them."""
@@ -34,7 +34,7 @@ class EpisodeSink:
         """Episodes are over (`complete`), or left. More than once does no harm."""
 
     def close(self) -> None:
-        """All episodes are left."""
+        """Close the sink; episodes that are open are incomplete."""
 
 
 class KeptMaps(EpisodeSink):
@@ -73,7 +73,7 @@ class Sinks:
         self._consumers[environment].append(consumer)
 
     def attach(self, sink: EpisodeSink) -> None:
-        """Tell one more sink."""
+        """Add a sink."""
         self._attached = (*self._attached, sink)
         self._find()
 
@@ -102,27 +102,27 @@ class Sinks:
             consumer.explained(saliency)
 
     def begin(self, clock: EpisodeClock, seed: int | None) -> None:
-        """An environment begins an episode."""
+        """Notify all of an episode that begins."""
         for sink in self._all:
             sink.begin(clock, seed)
 
     def append(self, records: Sequence[StepSaliency], frames: FramesNow) -> None:
-        """Tell of the decisions of a step, before it is taken."""
+        """Notify all of the decisions of a step, before it is taken."""
         for sink in self.keeping:
             sink.append(records, frames)
 
     def advance(self, rewards: Sequence[Any] | None) -> None:
-        """Tell of a step that was taken."""
+        """Notify all of a step that was taken."""
         for sink in self.keeping:
             sink.advance(rewards)
 
     def flush(self) -> None:
-        """Have all write what there is."""
+        """Flush all sinks."""
         for sink in self._all:
             sink.flush()
 
     def end(self, clocks: Sequence[EpisodeClock], complete: bool = False) -> None:
-        """Tell of episodes that are over (`complete`), or left."""
+        """Notify all of episodes that ended (`complete`) or were left."""
         with ExitStack() as stack:
             for sink in reversed(self._all):
                 stack.callback(sink.end, clocks, complete)

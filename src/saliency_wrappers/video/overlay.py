@@ -1,6 +1,5 @@
-"""Drawing what a decision looked at, without any environment.
+"""Draws maps: `draw` lays them on their frame, `draw_strip` writes a decision's numbers, `Drawing` holds validated drawing options.
 
-`draw` lays maps on the frame they belong to, `draw_strip` writes a decision's numbers, `Drawing` holds checked drawing options, and
 `EpisodeScale` scales maps by the peaks of their episode.
 """
 

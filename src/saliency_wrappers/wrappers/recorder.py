@@ -29,7 +29,7 @@ from saliency_wrappers.wrappers.kinds import is_env_pool, other_kind
 
 
 class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[ObsType, ActType], gym.utils.RecordConstructorArgs):
-    """Says, at every step, what the agent was looking at when it chose the action.
+    """Adds to `info`, at every step, what the agent was looking at when it chose the action.
 
     The `info` that `step` returns carries the decision behind that step's action::
 
@@ -133,11 +133,11 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
         self.recording.enabled = enabled
 
     def maps(self, episode: int) -> list[SaliencyMaps]:
-        """The maps of an episode's explained decisions, in order; needs `keep=True`."""
+        """Return the maps of an episode's decisions, in order; needs `keep=True`."""
         return self.recording.maps(episode)
 
     def flush(self) -> None:
-        """Explain what is held now, before a block is full or the episode ends; in deferred mode useful before the weights change.
+        """Compute pending maps now, before a block is full or the episode ends; in deferred mode useful before the weights change.
 
         Through other wrappers: `env.get_wrapper_attr("flush")()`.
         """
@@ -165,7 +165,7 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
         return observation, reward, terminated, truncated, info
 
     def close(self) -> None:
-        """Explain what is held, close the environment and detach the hook."""
+        """Compute pending maps, close the environment and detach the hook."""
         try:
             self.recording.close()
         finally:

@@ -54,7 +54,7 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
     def __new__(cls, env: gym.Env[ObsType, ActType], *args: Any, **options: Any) -> Self: ...
 
     def __new__(cls, env: Any = None, *args: Any, **options: Any) -> Any:
-        """As `pathlib.Path` makes the path that fits, this makes the wrapper that fits."""
+        """Create the wrapper for the kind of environment, as `pathlib.Path` does for paths."""
         if cls is RecordSaliencyVideo and not isinstance(env, gym.Env):
             # The attribute is that of a SaliencyVecEnv of SB3, which this module does not know.
             make = RecordVectorSaliencyVideo if isinstance(env, VectorEnv) else getattr(env, "saliency_video_wrapper", None)
@@ -145,7 +145,7 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
 
     @property
     def video_path(self) -> Path | None:
-        """The file that is being recorded, or the last one. None before the first."""
+        """The current video file, or the last one. None before the first."""
         return self._film.path
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[ObsType, dict[str, Any]]:
@@ -178,7 +178,7 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         return observation, reward, terminated, truncated, info
 
     def render(self) -> RenderFrame | list[RenderFrame] | None:
-        """What the environment shows, without maps; of a list of frames nothing is lost to the recording."""
+        """Return what the environment renders, without maps; frames of a list are recorded, too."""
         with self._film.rescued():
             rendered = self.env.render()
         history, self.render_history = self.render_history, []
@@ -200,7 +200,7 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         self._camera.start(Path(self.video_folder, f"{video_name}.mp4"), self._geometry())
 
     def stop_recording(self) -> None:
-        """Have what is held explained, draw and write it, and finish the file; `RuntimeError` when nothing is being recorded."""
+        """Compute pending maps, draw and write the frames, and finish the file; `RuntimeError` when nothing is being recorded."""
         self._camera.stop(self.episode_id)
 
     def _geometry(self) -> FramePreprocessor | None:

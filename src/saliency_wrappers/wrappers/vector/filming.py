@@ -32,7 +32,7 @@ class EnvironmentFilming(ABC):
     """
 
     def _chosen(self, recording: Recording, environments: Sequence[int] | None) -> list[int]:
-        """The numbers of the environments that are filmed: by default the first one that is recorded. `ValueError` for others."""
+        """Return the numbers of the filmed environments, by default the first recorded one; `ValueError` for unknown ones."""
         chosen = [min(recording.clocks)] if environments is None else chosen_environments(environments, recording.num_envs)
         return [recording.clock(index).environment for index in chosen]
 
@@ -50,7 +50,7 @@ class EnvironmentFilming(ABC):
         gc_trigger: Callable[[int], bool] | None,
         **painted: Any,
     ) -> None:
-        """Make a camera for each environment; the parameters are those of `RecordVectorSaliencyVideo`, `painted` of `make_painter`."""
+        """Create a camera for each environment; parameters as of `RecordVectorSaliencyVideo`, `painted` as of `make_painter`."""
         self._recording = recording
         self.episode_trigger = default_schedule() if episode_trigger is None and step_trigger is None else episode_trigger
         self.step_trigger = step_trigger
@@ -76,12 +76,12 @@ class EnvironmentFilming(ABC):
 
     @property
     def filmed(self) -> list[int]:
-        """The numbers of the environments that are filmed."""
+        """The numbers of the filmed environments."""
         return list(self._cameras)
 
     @property
     def video_path(self) -> Path | None:
-        """The file of the first environment that is filmed: the one that is being recorded, or the last one. None before the first."""
+        """The video file of the first filmed environment: the current one, or the last one. None before the first."""
         return next(iter(self._cameras.values())).film.path
 
     @abstractmethod

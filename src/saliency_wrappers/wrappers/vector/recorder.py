@@ -35,7 +35,7 @@ from saliency_wrappers.wrappers.vector.rendering import render_environments
 
 # Without type arguments: in older versions of Gymnasium VectorWrapper takes none.
 class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  # pyright: ignore[reportMissingTypeArgument]
-    """Says, at every step of a vector of n environments, what the agent was looking at when it chose each action.
+    """Adds to the `infos` of n environments what the agent was looking at when it chose each action.
 
     The `infos` that `step` returns carry the decisions behind that step's actions, as arrays with a leading axis of n::
 
@@ -138,11 +138,11 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
         self.recording.enabled = enabled
 
     def maps(self, episode: int, environment: int) -> list[SaliencyMaps]:
-        """The maps of the explained decisions of one episode of one environment, in order; needs `keep=True`."""
+        """Return the maps of one episode of one environment, in order; needs `keep=True`."""
         return self.recording.maps(episode, environment)
 
     def flush(self) -> None:
-        """Explain what is held now, before a block is full or an episode ends; in deferred mode useful before the weights change."""
+        """Compute pending maps now, before a block is full or an episode ends; in deferred mode useful before the weights change."""
         self.recording.flush()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -167,7 +167,7 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
         return observations, rewards, terminations, truncations, {**infos, **saliency}
 
     def close(self, **kwargs: Any) -> None:
-        """Explain what is held, close the environments and detach the hook."""
+        """Compute pending maps, close the environments and detach the hook."""
         try:
             self.recording.close()
         finally:
@@ -182,7 +182,7 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
 
 
 def autoreset_mode(envs: VectorEnv[Any, Any, Any]) -> AutoresetMode:
-    """How the environments reset; NEXT_STEP, with a warning, where they do not tell."""
+    """Return the autoreset mode of the environments; NEXT_STEP, with a warning, where they declare none."""
     # The metadata of AtariVectorEnv belong to its class: the latest instance's mode stands there.
     mode: Any = getattr(envs.unwrapped, "autoreset_mode", None) or envs.metadata.get("autoreset_mode")
     if mode is None:
@@ -192,7 +192,7 @@ def autoreset_mode(envs: VectorEnv[Any, Any, Any]) -> AutoresetMode:
 
 
 def _each(space: Any, actions: Any, n: int) -> Sequence[Any]:
-    """The action of each environment; of vectors such as EnvPool's, whose action space is that of one environment, too."""
+    """Return the action of each environment, also where the action space is that of a single one, as EnvPool's."""
     try:
         each = list(iterate(space, actions))
     except (TypeError, ValueError, CustomSpaceError):  # a space that is not batched
@@ -205,13 +205,13 @@ def _each(space: Any, actions: Any, n: int) -> Sequence[Any]:
 
 
 def reset_rows(options: Mapping[str, Any] | None) -> list[int] | None:
-    """The numbers of the environments that `reset(options=options)` resets. None: all."""
+    """Return the numbers of the environments that `reset(options=options)` resets. None: all."""
     mask = None if options is None else options.get("reset_mask")
     return None if mask is None else [int(row) for row in np.flatnonzero(np.asarray(mask))]
 
 
 def _seeds(seed: Any, n: int) -> list[int | None] | None:
-    """The seed of each of n environments, from what Gymnasium takes: a number, or one for each."""
+    """Return the seed of each of n environments from Gymnasium's `seed`: a number, or one for each."""
     if seed is None:
         return None
     if isinstance(seed, int | np.integer):
@@ -220,7 +220,7 @@ def _seeds(seed: Any, n: int) -> list[int | None] | None:
 
 
 def _in_rows(saliencies: Sequence[StepSaliency | None]) -> dict[str, Any]:
-    """What goes into `infos`: nothing when no row is real."""
+    """Return what is added to `infos`: nothing when no row is real."""
     rows = {row: saliency.info() for row, saliency in enumerate(saliencies) if saliency is not None}
     if not rows:
         return {}

@@ -40,14 +40,14 @@ def can_render(envs: VectorEnv[Any, Any, Any], chosen: Collection[int]) -> bool:
 
 
 def _renderer(envs: Any) -> Any:
-    """What renders: the first one beneath wrappers that hand `render` on."""
+    """Return what renders: the first vector beneath wrappers that delegate `render`."""
     while isinstance(envs, VectorWrapper) and type(envs).render is VectorWrapper.render and "render" not in vars(envs):
         envs = envs.env
     return envs if type(envs).render in (SyncVectorEnv.render, AsyncVectorEnv.render) and "render" not in vars(envs) else None
 
 
 def _render_workers(base: Any, chosen: Collection[int]) -> list[Any]:
-    """As `AsyncVectorEnv.call("render")`, for chosen workers; raises what a worker raised."""
+    """Call `render` in chosen workers, as `AsyncVectorEnv.call("render")`; re-raises a worker's exception."""
     for index in sorted(chosen):
         base.parent_pipes[index].send(("_call", ("render", (), {})))
     frames: list[Any] = [None] * base.num_envs
