@@ -112,7 +112,7 @@ __all__ = [
     "view",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # What extends a class of an optional package is imported when it is asked for; not in __all__, for `import *` must not fail without it.
 _LAZY = {"FlushSaliency", "SaliencyCallback", "SaliencyVecEnv"}
