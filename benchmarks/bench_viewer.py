@@ -13,19 +13,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import ale_py
 import click
+import gymnasium as gym
 import numpy as np
 from machine import facts, load
 from reporting import FOLDER, markdown, say, write
 
-from saliency_wrappers import EpisodeStore
+from saliency_wrappers import EpisodeStore, RecurrentAgentHook, SaliencyRecorder, load_pretrained
 from saliency_wrappers.viewer.export import export_page
+from saliency_wrappers.viewer.live import LiveEpisodes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from browser import Browser
@@ -127,6 +130,53 @@ def questions(browser: Browser, count: int) -> list[float]:
     return [float(one) for one in browser.run("return window.took")]
 
 
+class Timed(LiveEpisodes):
+    """Adds up the processor time that following takes from the thread that steps the environment."""
+
+    seconds = 0.0
+
+    def _timed(self, call: Callable[..., None], *given: Any) -> None:
+        began = time.thread_time()
+        call(*given)
+        self.seconds += time.thread_time() - began
+
+    def decide(self, *given: Any) -> None:
+        """Timed."""
+        self._timed(super().decide, *given)
+
+    def advance(self, *given: Any) -> None:
+        """Timed."""
+        self._timed(super().advance, *given)
+
+    def explained(self, *given: Any) -> None:
+        """Timed."""
+        self._timed(super().explained, *given)
+
+
+def live_cost(steps: int) -> dict[str, float]:
+    """Processor time of the stepping thread in milliseconds a step of Breakout: in all, and for following with and without an open page."""
+    gym.register_envs(ale_py)
+    agent, preprocessor = load_pretrained("ALE/Breakout-v5")
+    hook = RecurrentAgentHook(agent, preprocessor, seed=0)
+    env = SaliencyRecorder(gym.make("ALE/Breakout-v5", render_mode="rgb_array"), hook)
+    live = Timed(env.recording)
+    env.recording.attach(live)
+    observation, _ = env.reset(seed=0)
+    cost: dict[str, float] = {}
+    for way in ("no page", "page open"):
+        live.seconds, began = 0.0, time.thread_time()
+        for _ in range(steps):
+            if way == "page open":
+                live.news(0, None, 0, 0)
+            observation, _, terminated, truncated, _ = env.step(hook.act(observation, greedy=True))
+            if terminated or truncated:
+                observation, _ = env.reset()
+        cost[f"{way}, all of a step"] = 1000 * (time.thread_time() - began) / steps
+        cost[f"{way}, following"] = 1000 * live.seconds / steps
+    env.close()
+    return cost
+
+
 def lengthen(source: Path, target: Path, count: int) -> None:
     """Write an episode of `count` decisions: those of the first episode of a store, with their maps, again and again."""
     episode = EpisodeStore.open(source).episodes[0]
@@ -173,8 +223,9 @@ def row(name: str, result: dict[str, Any]) -> list[str]:
 @click.option("--long", "long", type=int, default=5000, help="Decisions of a longer episode that is made of it. 0: none.")
 @click.option("--times", type=int, default=5, help="How often pages are opened.")
 @click.option("--questions", "count", type=int, default=20, help="How many questions are asked.")
+@click.option("--steps", type=int, default=200, help="Of a recording that is followed. 0: not measured.")
 @click.option("--output", type=click.Path(path_type=Path), default=FOLDER / "viewer.json")
-def main(store: Path, long: int, times: int, count: int, output: Path) -> None:
+def main(store: Path, long: int, times: int, count: int, steps: int, output: Path) -> None:
     """Measure, print a table, and write a JSON file."""
     setting = {**facts(), "load": load()}
     browser = Browser(1280, 1000)
@@ -194,6 +245,7 @@ def main(store: Path, long: int, times: int, count: int, output: Path) -> None:
         exported = {"first frame": first_frame(browser, Path(folder, "page.html").as_uri(), times)}
         exported["whole episode"] = whole_episode(browser)
         report["exported file"] = {**exported, "scrubbing": scrub(browser)}
+    report["live"] = live_cost(steps) if steps else {}
     browser.driver.quit()
     setting["load after"] = load()
     say(setting)
@@ -201,6 +253,8 @@ def main(store: Path, long: int, times: int, count: int, output: Path) -> None:
     work = ["processor time a picture, ms", "mouse-up to answer, ms", "processor time an answer, ms"]
     click.echo(markdown(["page", "first frame, s", "pictures a second", "longest frame, ms", *work], rows))
     click.echo(f"export: {size / 1e6:.1f} MB, written in {report['export']['seconds']:.1f} s")
+    for what, milliseconds in report["live"].items():
+        click.echo(f"live, {what}: {milliseconds:.3f} ms of the stepping thread's processor time")
     write(report, output)
 
 
