@@ -90,6 +90,9 @@ PRELUDES = {
             agent = hook.adapter.module
             play(SaliencyRecorder(gym.make("ALE/Breakout-v5"), hook, store="runs/breakout"), hook)
         """,
+        "with Viewer(env)": """
+            hook, env = RecurrentAgentHook(agent), gym.make("ALE/Breakout-v5", render_mode="rgb_array")
+        """,
     },
     "faithfulness.md": {
         "evaluate(": """
@@ -124,6 +127,7 @@ COMMANDS = {
     "--steps 600 --output runs/demo": "--steps 4 --output runs/demo",
     "--start 639 --end 1240 --mode deferred --png 700": "--start 1 --end 4 --mode deferred --png 2 --steps 5",
     "record ALE/Breakout-v5 --store": "record ALE/Breakout-v5 --steps 24 --store",
+    "--seed 2 --steps 1500 --store": "--seed 2 --steps 24 --store",
     "--seed 1 --decisions 150 --output": "--seed 1 --decisions 2 --output",
     "--seed 1 --start 40 --decisions 80": "--seed 1 --start 2 --decisions 2",
     "evaluate runs/store": "evaluate runs/store --decisions 2 --resamples 10",
