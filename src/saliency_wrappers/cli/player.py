@@ -35,7 +35,7 @@ Environment = gym.Env[Any, Any]
 
 
 def make_game(env_id: str, frameskip: int | None = None, sticky: float | None = None) -> Environment:
-    """Make an environment that shows RGB frames; Atari games are known without further ado.
+    """Make an environment that shows RGB frames; Atari games are registered.
 
     Args:
         env_id: as for `gym.make`.

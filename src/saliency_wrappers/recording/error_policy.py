@@ -1,7 +1,4 @@
-"""`Failures`: what becomes of errors in what a recording does for its user's eyes: raised, raised later, or warned of.
-
-`MissingDecisionError` is one that is always raised.
-"""
+"""`Failures`: error policy of a recording, which raises, postpones or warns. `MissingDecisionError` is always raised."""
 
 from __future__ import annotations
 

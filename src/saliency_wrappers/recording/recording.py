@@ -1,7 +1,6 @@
-"""`Recording`: the decisions of instrumented environments, as a plain object behind every wrapper.
+"""`Recording`: records the decisions of environments; the plain object behind every wrapper.
 
-An `EpisodeTracker` says which episode and step each environment is in, a `DecisionSource` what the agent decided, an `Explainer` adds
-maps, and `Sinks` are told.
+An `EpisodeTracker` counts episodes and steps, a `DecisionSource` reads decisions, an `Explainer` computes maps, and `Sinks` get them all.
 """
 
 from __future__ import annotations
@@ -61,8 +60,7 @@ class Recording:
         self._sinks = Sinks(self._own_sinks(), self.clocks)
         self._explainer = self._make_explainer()
         self._wants_all = not self.options.selects
-        self._sees_all = self._must_see_all()
-        self._enabled = True
+        self._sees_all, self._enabled = self._must_see_all(), True
         self._source = DecisionSource(hook, self.num_envs, self.options.verify)
         if self.options.store is not None:
             call_at_exit(self.close)  # the decisions that are held, and their maps
@@ -283,7 +281,7 @@ class Recording:
         self._watch()
 
     def _watch(self) -> None:
-        """Watch the agent at the step to come, unless nobody wants to know what it will decide: then it costs nothing."""
+        """Attach the hook for the next step, or detach it where no trigger selects that step."""
         if self._triggers.given:
             self._triggers.prepare(self.total_steps)
         wanted = self._enabled and (self._sees_all or self._source.unfinished or self._may_want())

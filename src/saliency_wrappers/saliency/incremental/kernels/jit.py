@@ -12,7 +12,7 @@ from saliency_wrappers.saliency.incremental.kernels import llvm_tiles, llvm_vect
 
 _numba: Any = importlib.import_module("numba")
 if _numba.config.DISABLE_JIT or _numba.config.CPU_NAME or _numba.config.CPU_FEATURES or not llvm_vectors.MULTIPLIES_AND_ADDS:
-    raise ImportError("Nothing is compiled here for this processor.")
+    raise ImportError("Compiled kernels need FMA and an unmodified Numba CPU target.")
 
 # What Numba keeps is named by it: it takes a kernel for new only when the kernel's own file has changed.
 _SOURCE = hashlib.sha256(b"".join(Path(file).read_bytes() for file in (__file__, llvm_tiles.__file__, llvm_vectors.__file__))).hexdigest()[
