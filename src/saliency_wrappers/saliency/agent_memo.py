@@ -23,11 +23,11 @@ class AgentMemo(Generic[T]):
         return AgentMemo, ()
 
     def __len__(self) -> int:
-        """How many agents have values."""
+        """Return the number of agents with values."""
         return len(self._known)
 
     def get(self, adapter: object, key: Hashable) -> T | None:
-        """The value, or None where there is none."""
+        """Return the value, or None where there is none."""
         alive, values = self._known.get(id(adapter), (None, {}))
         return values.get(key) if alive is not None and alive() is adapter else None
 

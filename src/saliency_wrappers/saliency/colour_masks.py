@@ -19,7 +19,7 @@ from saliency_wrappers.saliency.masks import Fill, filled
 
 
 def colour_fills(fill: Fill | Sequence[Fill], k: int, image: Array, input_range: tuple[float, float]) -> NDArray[Any]:
-    """What shows through the masks of each colour.
+    """Return the fills of the masks of each colour.
 
     Args:
         fill: colours, an array `(k, C)` in the input's own units; or a list of k fills, one for each colour. Any other fill has no colours:
@@ -46,7 +46,7 @@ def colour_fills(fill: Fill | Sequence[Fill], k: int, image: Array, input_range:
 
 
 def colour_layers(colours: Array, change: Tensor, like: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
-    """The masks of each colour and what they change.
+    """Return the masks and changes of each colour.
 
     Args:
         colours: m, `(k, n, h, w)` float32 in [0, 1]; 1: untouched.

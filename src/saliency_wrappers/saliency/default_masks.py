@@ -25,7 +25,7 @@ def default_perturber() -> SlidingRadial:
 
 
 def spaced_for(perturber: PerturbImage, height: int, width: int) -> PerturbImage:
-    """The perturber for an image of a size.
+    """Return the perturber for an image of this size.
 
     The default one is spaced wider on images of more than 100x100 pixels, with a radius and a sigma in proportion: on 240x320 pixels a
     stride of 16 and 300 masks, not 3,072. Every other perturber is returned as it is.

@@ -37,7 +37,7 @@ _WITNESS = 50
 
 @dataclass(frozen=True)
 class DenseSetting:
-    """How a dense pass is run."""
+    """Batch size and memory layout of dense passes."""
 
     size: int
     """How many rows at a time."""
@@ -75,7 +75,7 @@ def run_densely(
 
 
 class DenseTuner:
-    """Measures how masks are run fastest: the activations of too large a batch fall out of the processor's caches.
+    """Measures the fastest batch size and layout: activations of too large a batch do not fit into the processor's caches.
 
     Every setting is measured over all masks, in turns, as it is used later. Among settings that are equally fast within 3 % the first in a
     fixed order is taken, so that the choice does not differ from run to run.
@@ -90,7 +90,7 @@ class DenseTuner:
         return DenseTuner, (self._batch_size,)
 
     def best(self, adapter: AgentAdapter, perturbation: Perturbation) -> DenseSetting:
-        """The fastest setting for this agent, input shape, device and number of threads.
+        """Return the fastest setting for this agent, input shape, device and number of threads.
 
         Measured at the first decision, and again at one with more than twice as many masks that change something.
         """
@@ -112,7 +112,7 @@ class DenseTuner:
         return min(_seconds(adapter, perturbation, setting, size) for _ in range(2) for setting in settings) * n / size
 
     def _settings(self, n: int) -> list[DenseSetting]:
-        """What is tried, preferred ones first."""
+        """Return the settings that are measured, preferred ones first."""
         limit = self._batch_size or n
         sizes = sorted({min(limit, max(_SMALLEST, -(-n // parts))) for parts in _BATCHES})
         return [DenseSetting(size, layout) for size in sizes for layout in MemoryLayout.__args__]
@@ -139,7 +139,7 @@ class DenseTuner:
 
 
 def seconds_of(run: Callable[[], object]) -> float:
-    """The time that `run` takes, work on a GPU included."""
+    """Return the seconds that `run` takes, work on a GPU included."""
     start = time.perf_counter()
     run()
     if torch.cuda.is_available():
@@ -148,7 +148,7 @@ def seconds_of(run: Callable[[], object]) -> float:
 
 
 def _seconds(adapter: AgentAdapter, perturbation: Perturbation, setting: DenseSetting, rows: int) -> float:
-    """The time of the first `rows` rows; infinite where the agent does not run in this layout."""
+    """Return the seconds of the first `rows` rows; infinity where the agent does not run in this layout."""
     chosen = perturbation.rows[:rows]
     parts = torch.tensor_split(chosen, max(1, -(-len(chosen) // setting.size)))
     try:

@@ -89,7 +89,7 @@ class BatchProbe:
 
 
 def one_at_a_time(adapter: AgentAdapter, perturbation: Perturbation, rows: Tensor | None = None) -> Outputs:
-    """The outputs of rows, each run by itself. None: of all rows."""
+    """Run each of these rows by itself. None: all rows."""
     chosen = perturbation.rows if rows is None else rows
     return joined([dense_pass(adapter, Segment(perturbation, row)) for row in chosen.split(1)])
 
@@ -99,7 +99,7 @@ def _key(perturbation: Perturbation) -> tuple[object, ...]:
 
 
 def same_outputs(outputs: Outputs, expected: Outputs) -> bool:
-    """Whether outputs are the same but for rounding. Expected outputs of one row are compared with every row."""
+    """Whether outputs are equal up to rounding. Expected outputs of one row are compared with every row."""
     scales = [_scale(one) for one in expected if one is not None]
     for one, other in zip(outputs, expected, strict=True):
         if one is None or other is None:
@@ -120,6 +120,6 @@ def _scale(output: Tensor) -> float:
 
 
 def _rounding(output: Tensor) -> float:
-    """How much of their scale outputs may differ by: GPUs multiply float32 less exactly."""
+    """Return the tolerance relative to the scale of outputs: GPUs multiply float32 less exactly."""
     half = output.dtype in (torch.float16, torch.bfloat16)
     return 8 * torch.finfo(output.dtype).eps if half else 1e-4 if output.device.type == "cpu" else 5e-3

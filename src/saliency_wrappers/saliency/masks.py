@@ -223,7 +223,7 @@ class MaskCache:
 
 
 def depends_on_shape_only(perturber: PerturbImage) -> bool:
-    """Whether a perturber's masks may be kept: the sliding ones, and those that say so by an attribute `depends_on_shape_only = True`."""
+    """Whether masks may be cached by image shape: those of sliding perturbers, and of any with `depends_on_shape_only = True`."""
     declared = inspect.getattr_static(perturber, "depends_on_shape_only", None)
     return declared is True or (declared is None and type(perturber) in (SlidingRadial, SlidingWindow, SlidingDisc))
 

@@ -22,7 +22,7 @@ class SaliencyMethod(Protocol):
 
 
 def maps_of(method: SaliencyMethod, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[SaliencyMaps]:
-    """The maps of one-row decisions by any method; `ValueError` unless it gives one for each."""
+    """Compute the maps of one-row decisions by any method; `ValueError` unless it returns one for each."""
     maps = method(adapter, decisions)
     if len(maps) != len(decisions):
         raise ValueError(f"Expected {len(decisions)} SaliencyMaps from {type(method).__name__}, one a decision, got {len(maps)}.")

@@ -247,7 +247,7 @@ class LeaveOneOut(ObjectMethod):
 
 
 def _merged(segments: Segments, most: int) -> Segments:
-    """Segments of at most `most` objects: those beyond are given the number of the nearest one that stays."""
+    """Merge objects beyond the first `most` with the nearest of those."""
     if segments.max() <= most:
         return segments
     kept = np.where(segments <= most, segments, 0)
@@ -260,7 +260,7 @@ def _merged(segments: Segments, most: int) -> Segments:
 
 
 def _nearest(segments: Segments) -> tuple[Floats, Segments]:
-    """Of each pixel the distance to the nearest object, and that object's number."""
+    """Return each pixel's distance to the nearest object, and that object's number."""
     distance, place = cast(tuple[Floats, Segments], distance_transform_edt(segments == 0, return_indices=True))
     return distance, segments[tuple(place)]
 

@@ -33,7 +33,7 @@ Outputs = tuple[Tensor, Tensor | None]
 
 @dataclass(frozen=True, eq=False)
 class Perturbation:
-    """The input of one decision and what n masks do to it. Row 0 is the input itself, row k the input under mask k."""
+    """The input of one decision and n masks. Row 0 is the input itself, row k the input under mask k."""
 
     inputs: Tensor
     """x, `(1, C, h, w)`."""
@@ -70,7 +70,7 @@ class Perturbation:
 
     @property
     def share(self) -> float:
-        """How many of the pixels the `rows` change, 0 to 1."""
+        """The fraction of pixels that the `rows` change, 0 to 1."""
         return float(self.counts.sum()) / (len(self.rows) * self.changed[0].numel())
 
 
@@ -179,7 +179,7 @@ def joinable(adapter: AgentAdapter, one: Perturbation, other: Perturbation) -> b
 
 
 def joined(parts: Sequence[Outputs]) -> Outputs:
-    """The outputs of several passes, one after another."""
+    """Concatenate the outputs of several passes."""
     values = [value for _, value in parts if value is not None]
     return torch.cat([logits for logits, _ in parts]), torch.cat(values) if values else None
 
@@ -193,7 +193,7 @@ def _tensor_form(tensor: Tensor) -> tuple[object, ...]:
 
 
 def _masked(segments: Sequence[Segment]) -> Masked:
-    """The images of all segments, one after another."""
+    """Concatenate the masked inputs of all segments."""
     parts = [rows_of(one.perturbation.changed, one.rows) for one in segments]
     changed = parts[0] if len(parts) == 1 else torch.cat(parts)
     lengths = torch.tensor([len(one.rows) for one in segments])
@@ -216,7 +216,7 @@ def _plain(output: Tensor) -> Tensor:
 
 
 def _empty(n: int, like: Tensor, layout: MemoryLayout) -> Tensor:
-    """An empty `(n, C, h, w)`."""
+    """Return an uninitialised tensor `(n, C, h, w)`."""
     _, channels, height, width = like.shape
     if layout == "contiguous":
         return like.new_empty(n, channels, height, width)

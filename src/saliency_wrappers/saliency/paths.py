@@ -76,7 +76,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Choice:
-    """Which path was faster, when measured."""
+    """The faster path, as measured."""
 
     work: int
     """How many pixels the masks changed then."""
@@ -89,10 +89,10 @@ class _Choice:
 
 
 class Evaluation:
-    """Runs agents on perturbations, each on the path that suits it."""
+    """Runs agents on perturbations, each on its fastest path."""
 
     def __init__(self, path: PathChoice = "auto", batch_size: int | None = None) -> None:
-        """Choose how.
+        """Choose path and batch size.
 
         Args:
             path: `"auto"`: the incremental one where it is faster and gives the dense one's outputs.
@@ -115,7 +115,7 @@ class Evaluation:
         self._announced: AgentMemo[bool] = AgentMemo()
 
     def __call__(self, adapter: AgentAdapter, perturbations: Sequence[Perturbation]) -> list[Outputs]:
-        """The outputs of each perturbation's `rows`, in their order."""
+        """Return the outputs of each perturbation's `rows`, in order."""
         with torch.inference_mode():
             reasons = [self._why_dense(adapter, one) for one in perturbations]
             dense = {i for i, reason in enumerate(reasons) if reason}
@@ -127,7 +127,7 @@ class Evaluation:
             return [self._independent(adapter, one, *done[i]) for i, one in enumerate(perturbations)]
 
     def plan(self, adapter: AgentAdapter, perturbation: Perturbation) -> Plan:
-        """How the outputs of a perturbation are computed; runs the agent once to see what it asks for."""
+        """Return how the outputs of a perturbation are computed; runs the agent once to record its operators."""
         with torch.inference_mode():
             reason, steps = self._why_dense(adapter, perturbation), list[Step]()
             if not reason:
@@ -139,7 +139,7 @@ class Evaluation:
         return Plan("plain" if reason else "incremental", why, masks, changing, perturbation.share, tuple(steps), seconds)
 
     def _why_dense(self, adapter: AgentAdapter, perturbation: Perturbation) -> str:
-        """Why a perturbation is run on the dense path; empty when it is not."""
+        """Return why a perturbation is run on the dense path; empty for the incremental path."""
         if self.batch_size == 1:
             return "batch_size=1 leaves no room for the untouched input beside a perturbed one"
         if self._probe(adapter, perturbation).coupled:
@@ -288,5 +288,5 @@ def _choice_key(perturbation: Perturbation) -> tuple[object, ...]:
 
 
 def _positions(perturbation: Perturbation) -> int:
-    """How many changed pixels to take at a time."""
+    """Return the largest number of changed pixels in one batch."""
     return max(1, COMPILED_POSITIONS // perturbation.inputs.shape[1]) if compiled_pass(perturbation) else POSITIONS

@@ -60,7 +60,7 @@ class PerturbationSaliency:
         weighting: Weighting = "coverage",
         critic_gen: GenerateClassifierConfidenceSaliency | None = None,
     ) -> None:
-        """Choose the parts; None takes the `"xaitk"` preset's.
+        """Choose perturber, scores and fill; None takes those of the `"xaitk"` preset.
 
         Args:
             perturber: image to masks. None: `SlidingRadial(radius=(1, 1), stride=(5, 5), sigma=(5, 5))`, spaced wider on inputs of more
@@ -123,13 +123,13 @@ class PerturbationSaliency:
         return [maps for group in groups for maps in self._explain(adapter, group)]
 
     def plan(self, adapter: AgentAdapter, decision: Decision) -> Plan:
-        """How the maps of a one-row decision are computed (those of the first fill), and why; `print` it. Runs the agent."""
+        """Return how the maps of a one-row decision are computed (those of the first fill), and why; it can be printed. Runs the agent."""
         with torch.inference_mode():
             masks, inputs, changes = self._prepared(adapter, decision)
             return self._evaluation.plan(adapter, self._perturbation(adapter, decision, masks, inputs, changes[0]))
 
     def outputs(self, adapter: AgentAdapter, decision: Decision) -> PerturbedOutputs:
-        """What the outputs of a one-row decision become under every mask (and the first fill): the numbers that maps are made of."""
+        """Return the outputs of a one-row decision under every mask (and the first fill), from which maps are computed."""
         return self._outputs(adapter, [decision])[0][0][0]
 
     def _explain(self, adapter: AgentAdapter, decisions: Sequence[Decision]) -> list[SaliencyMaps]:
@@ -233,7 +233,7 @@ class PerturbationSaliency:
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """On a device; to a GPU by way of pinned memory, without waiting for it."""
+    """Move a tensor to a device; to a GPU through pinned memory, without waiting."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

@@ -108,7 +108,7 @@ class ActionScores(PolicyScores):
         """Return the scores `(n, actions)` float64 of logits `(actions,)` and `(n, actions)`."""
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's argument."""
+        """Return the constructor's argument."""
         return {"action": self.action}
 
 
@@ -155,7 +155,7 @@ class ValueDifference(PerturbationScores):
         return np.asarray(made.sum(axis=1))
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's argument."""
+        """Return the constructor's argument."""
         return {"kind": self.kind}
 
 
@@ -168,7 +168,7 @@ def centred_logits(logits: NDArray[Any]) -> Floats:
 
 
 def _sarfa(drop: Floats, reference: Floats, perturbed: Floats, action: int) -> Floats:
-    """The scores `(n,)` of one action."""
+    """Return the scores `(n,)` of one action."""
     others = np.delete(reference, action), np.delete(perturbed, action, axis=1)
     if not others[0].size or np.isneginf(others[0]).all() or np.isneginf(others[1]).all(axis=1).any():
         divergence = np.zeros(len(drop))

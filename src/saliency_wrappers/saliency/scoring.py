@@ -60,7 +60,7 @@ class PerturbationScores(GenerateClassifierConfidenceSaliency):
 
     @abstractmethod
     def scores(self, reference: NDArray[Any], perturbed: NDArray[Any]) -> NDArray[np.float64]:
-        """The score of each mask.
+        """Return the score of each mask.
 
         Args:
             reference: y, `(outputs,)`.
@@ -82,14 +82,14 @@ class PerturbationScores(GenerateClassifierConfidenceSaliency):
         return self.weigh(scores, masks) if scores.ndim == 1 else np.stack([self.weigh(one, masks) for one in scores.T])
 
     def weigh(self, scores: NDArray[np.float64], masks: Masks) -> Array:
-        """The map `(h, w)` of scores `(n,)`, from masks whose sums are already known."""
+        """Return the map `(h, w)` of scores `(n,)`, from masks whose sums are cached."""
         if len(scores) != len(masks.untouched):
             raise ValueError(f"Expected as many scores as masks, got {len(scores)} and {len(masks.untouched)}.")
         weights = _weighed(scores.astype(np.float32), masks)
         return np.divide(weights, masks.coverage, out=np.zeros_like(weights), where=masks.coverage > 0)
 
     def get_config(self) -> dict[str, Any]:
-        """No arguments."""
+        """Return no arguments."""
         return {}
 
 
@@ -174,7 +174,7 @@ class GridSquaredDifference(SquaredDifference):
         return np.asarray(cv2.resize(scores.reshape(grid).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's argument."""
+        """Return the constructor's argument."""
         return {"stride": self.stride}
 
 
@@ -194,7 +194,7 @@ def saliency_map(
     masks: Masks,
     chosen: int,
 ) -> Array:
-    """The map of one head by any generator.
+    """Return the map of one head by any generator.
 
     Args:
         generator: any xaitk generator. One that gives a map for each output has the chosen one's taken.

@@ -28,7 +28,7 @@ class Suitability:
         self._known: AgentMemo[str] = AgentMemo()
 
     def __call__(self, adapter: AgentAdapter, perturbation: Perturbation) -> str:
-        """Why an agent is run on the dense path; empty when it runs on the incremental one, too."""
+        """Return why an agent is run on the dense path; empty when it can be run on the incremental one."""
         inputs = perturbation.inputs
         key = (inputs.shape, inputs.dtype, inputs.device)
         found = self._known.get(adapter, key)
@@ -57,7 +57,7 @@ class Suitability:
 
 
 def _opaque(module: object) -> str:
-    """Why a module cannot be watched at its operators; empty for one that can."""
+    """Return why a module's operators cannot be intercepted; empty when they can."""
     for part in module.modules() if isinstance(module, nn.Module) else ():
         if isinstance(part, nn.DataParallel | torch.jit.ScriptModule) or type(part).__name__ == "OptimizedModule":
             return f"{type(part).__name__} runs as a whole"
@@ -67,7 +67,7 @@ def _opaque(module: object) -> str:
 
 
 def _agree(output: Tensor | None, expected: Tensor | None) -> bool:
-    """Whether both are the same but for rounding."""
+    """Whether both are equal up to rounding."""
     if output is None or expected is None:
         return output is expected
     finite = expected[expected.isfinite()].abs()

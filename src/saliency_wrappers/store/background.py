@@ -33,7 +33,7 @@ class Background:
 
 
 class _Task:
-    """A job that was accepted."""
+    """A job that was submitted."""
 
     def __init__(self, job: Job) -> None:
         self.job: Job | None = job

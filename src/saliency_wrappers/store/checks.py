@@ -14,7 +14,7 @@ _NUMBERS = {"step": "int64", "reward": "float64", STATE_FORM: "uint8"}
 
 
 class ReadBudget:
-    """Bounds what one block takes in memory: `SMALL_BLOCK` bytes, or `LARGEST_RATIO` times its files' size where that is more."""
+    """Bounds the memory of one block: `SMALL_BLOCK` bytes, or `LARGEST_RATIO` times its files' size where that is more."""
 
     def __init__(self) -> None:
         self._taken = self._files = 0
@@ -31,7 +31,7 @@ class ReadBudget:
 
 
 def check_field(field: ArrayField, header: EpisodeHeader, place: str) -> None:
-    """See that an array of an episode has the dtype and the axes that its header says; `StoreError` when not."""
+    """Check that an array of an episode has the dtype and axes of its header; `StoreError` otherwise."""
     dtype = _NUMBERS.get(field.name)
     if dtype is not None and (field.dtype, field.shape) != (dtype, ()):
         raise StoreError(f"Expected one {dtype} for each decision in {place}, got rows {field.shape} of {field.dtype}.")

@@ -37,7 +37,7 @@ one, otherwise a tree of tensors."""
 
 @dataclass(frozen=True, eq=False)
 class FilledBlock:
-    """What is to be written of a block, as far as it is filled. It does not change while the next block is filled."""
+    """The filled part of a block, to be written. It does not change while the next block is filled."""
 
     index: int
     """Which block of the episode."""
@@ -48,7 +48,7 @@ class FilledBlock:
     fields: list[ArrayField]
     """All fields so far: a new form of the state brings new ones."""
     states: list[Structure]
-    """The forms of the incoming state so far."""
+    """The forms of the incoming state until now."""
     second_form: int | None
     """The block in which the state first had another form than before. None: not yet."""
 
@@ -101,7 +101,7 @@ class _LargeColumn:
         self._rows[block % 2][row].copy_(tensor)
 
     def put_frame(self, block: int, row: int, frame: NDArray[np.uint8]) -> None:
-        """The same with a frame, which may be one that nobody may write to, as torch would have it."""
+        """Copy a frame, which may be a read-only array, for which torch would warn."""
         if frame.shape != self.shape:
             raise _unlike(self, frame.shape, self.dtype)
         self._blocks[block % 2][row] = frame
@@ -112,7 +112,7 @@ class _LargeColumn:
 
 
 def _unlike(column: _Column | _LargeColumn, shape: tuple[int, ...], dtype: torch.dtype | None) -> ValueError:
-    """What is said of a row that is not like the first."""
+    """Return the error text for a row that differs from the first."""
     like, found = f"{column.shape} of {column.dtype}", f"{shape} of {dtype}"
     return ValueError(f"Expected {column.field.name} as in the episode's first decision, {like}, got {found}.")
 
@@ -153,7 +153,7 @@ class DecisionColumns:
 
     @property
     def states(self) -> list[Structure]:
-        """The forms of the incoming state so far."""
+        """The forms of the incoming state until now."""
         return [*self._states.structures]
 
     def filled(self, count: int) -> FilledBlock:
@@ -167,7 +167,7 @@ class DecisionColumns:
         return FilledBlock(block, count, rows, fields, self.states, self._second_form)
 
     def take(self, index: int, record: StepSaliency, frame: NDArray[np.uint8] | None) -> Row:
-        """At a step: copy the input of a decision, the index-th of the episode; the rest of its record is kept.
+        """Copy the input of the index-th decision of the episode at its step; the rest of its record is kept.
 
         Raises:
             TypeError, ValueError: an input or a frame of another shape or dtype than the first decision's.
@@ -181,7 +181,7 @@ class DecisionColumns:
         return record.without_inputs(), record.action if type(record.action) is int else _action_tree(record.action)
 
     def put(self, index: int, rows: Sequence[tuple[Row, float]]) -> None:
-        """Later: fill in what was kept of decisions, all of one block, from the index-th on, and the rewards that followed.
+        """Fill in the kept records of decisions of one block, from the index-th on, and their rewards.
 
         Raises:
             TypeError, ValueError: other shapes or dtypes than the first decision's.
@@ -257,7 +257,7 @@ def _start_numbers(start: Tensor | None) -> tuple[Any, torch.dtype | None]:
 
 
 def check_shown(frame: Any) -> NDArray[np.uint8]:
-    """The frame, when it is one; `TypeError` or `ValueError` when not."""
+    """Return a valid frame; `TypeError` or `ValueError` for anything else."""
     if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8:
         found = f"an array of {frame.dtype}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise TypeError(f"Expected the frame of each decision, (H, W, 3) of uint8, since the store keeps frames, got {found}.")
@@ -267,7 +267,7 @@ def check_shown(frame: Any) -> NDArray[np.uint8]:
 
 
 def _action_tree(action: Any) -> StateTree:
-    """An action as a tree of tensors."""
+    """Return an action as a tree of tensors."""
     if isinstance(action, dict):
         return {str(key): _action_tree(action[key]) for key in sorted_keys(action)}
     if isinstance(action, tuple):

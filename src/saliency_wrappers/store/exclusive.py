@@ -24,7 +24,7 @@ _locks: list[threading.Lock] = []
 
 @contextmanager
 def exclusive(location: Location, key: str) -> Generator[None]:
-    """Have one turn to write beneath a folder of a store.
+    """Hold the lock to write beneath a folder of a store within the block.
 
     Threads of this process take turns. So do processes that use the same local folder, where the system locks folders (not on Windows, nor
     on every network file system). At a URL other processes do not wait. Nobody waits longer than `PATIENCE`.
@@ -45,7 +45,7 @@ def exclusive(location: Location, key: str) -> Generator[None]:
 
 @contextmanager
 def _locked_folder(folder: str | None) -> Generator[None]:
-    """Lock a folder against other processes, where that can be done."""
+    """Lock a folder against other processes, where the system can."""
     descriptor = None if folder is None or fcntl is None else _opened(folder)
     if descriptor is None:
         yield
@@ -63,7 +63,7 @@ def _locked_folder(folder: str | None) -> Generator[None]:
 
 
 def _opened(folder: str) -> int | None:
-    """A descriptor of a folder. None where there is none yet: then nobody else writes there."""
+    """Return a descriptor of a folder. None where there is no folder yet, so that no other process writes there."""
     try:
         return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
@@ -86,7 +86,7 @@ def _take_turn(module: Any, descriptor: int) -> bool:
 
 
 def _make_locks() -> None:
-    """New locks; in a forked child those of its parent may be held for ever."""
+    """Create new locks in a forked child, where the parent's may stay locked."""
     _locks[:] = [threading.Lock() for _ in range(256)]
 
 

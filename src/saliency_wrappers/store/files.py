@@ -24,7 +24,7 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)  
 
 
 class StoreError(ValueError):
-    """What lies there is no store of ours, of a newer version, or damaged."""
+    """The place holds no store, one of a newer version, or damaged data."""
 
 
 class Location:
@@ -118,12 +118,12 @@ class Location:
         return sorted(name for name in found if _KEY.fullmatch(name))
 
     def sweep(self, key: str = "") -> None:
-        """Remove what killed writers left half written right under a folder; another live writer's files stay."""
+        """Remove partial files of killed writers right under a folder; those of live writers stay."""
         if self.folder is not None and not self.read_only:
             sweep(f"{self.name}/{key}" if key else self.name)
 
     def size(self) -> int:
-        """How many bytes all of it takes; 0 where it cannot be told."""
+        """Return the size in bytes; 0 where it is not known."""
         if self.folder is not None:
             return sum(file.lstat().st_size for file in self.folder.rglob("*") if file.is_file())
         from zarr.core.sync import sync
@@ -183,7 +183,7 @@ class Location:
         self._inside.add(folder)
 
     def _check(self, key: str) -> None:
-        """Refuse a key that leads out of the store: keys are made here, but what lies under them is untrusted."""
+        """Refuse a key that leads out of the store: stored data is untrusted."""
         self._check_name(key)
         if self.folder is not None:
             root = os.path.realpath(self.folder)

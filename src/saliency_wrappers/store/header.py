@@ -40,7 +40,7 @@ _HASH = re.compile(r"[0-9a-f]{16,64}")
 
 @dataclass(frozen=True)
 class EpisodeHeader:
-    """What is known of an episode besides its decisions."""
+    """Metadata of an episode, besides its decisions."""
 
     episode: int
     """Its number in the recording."""
@@ -78,7 +78,7 @@ class EpisodeHeader:
 
     @staticmethod
     def read(content: dict[str, Any], place: str) -> EpisodeHeader:
-        """A header from what `attributes` found.
+        """Return the header of attributes that `attributes` read.
 
         Raises:
             StoreError: something is missing, or not what it should be.
@@ -92,12 +92,12 @@ class EpisodeHeader:
         return header
 
     def content(self) -> dict[str, Any]:
-        """What `write_group` writes."""
+        """Return the attributes that `write_group` writes."""
         return asdict(self)
 
     @property
     def frame_preprocessor(self) -> FramePreprocessor | None:
-        """How frames became network inputs. None: not known."""
+        """The preprocessor of the frames. None: not known."""
         return None if self.preprocessor is None else _preprocessor(self.preprocessor)
 
     def _check(self, place: str) -> None:
@@ -181,7 +181,7 @@ def _whole_number(number: Any) -> int | None:
 
 
 def _drop_consolidated(location: Location) -> None:
-    """Zarr's readers would see the groups of the time when metadata was consolidated only."""
+    """Drop consolidated metadata, which would hide newer groups from Zarr's readers."""
     content = location.get(GROUP, LARGEST_JSON)
     if content is not None and _CONSOLIDATED.encode() in content:
         group = read_json(content, GROUP)

@@ -42,22 +42,22 @@ class MapLayer:
 
     @property
     def description(self) -> dict[str, Any]:
-        """The method, its parts and the agent that made them, in words; empty when there is no such layer."""
+        """The description of method, parts and agent; empty when there is no such layer."""
         found = attributes(self._location, self._group)
         method = {} if found is None else found.get("method")
         return method if isinstance(method, dict) else {}
 
     def done(self, block: int) -> NDArray[np.bool_]:
-        """`(block,)` bool: which decisions of a block have their maps, by marks and content."""
+        """Return `(block,)` bool: which decisions of a block have maps, by marks and content."""
         return self._content(block)[0]
 
     def marked(self, block: int) -> NDArray[np.bool_]:
-        """`(block,)` bool: the marks alone, without reading the maps."""
+        """Return `(block,)` bool: the marks only, without reading the maps."""
         content = self._location.get(f"{self._group}/{self._done.key(block)}", self._done.most_bytes)
         return self._done.empty() if content is None else self._done.decode(content, self._place(self._done, block), block)
 
     def read(self, block: int) -> list[SaliencyMaps | None]:
-        """The maps of a block's decisions; None where there are none.
+        """Return the maps of a block's decisions; None where there are none.
 
         Raises:
             StoreError: what the marks promise is missing or damaged.
@@ -106,7 +106,7 @@ class MapLayer:
         return done, actor, critic
 
     def _prepare(self, maps: SaliencyMaps, length: int, method: dict[str, Any]) -> dict[str, ArrayField]:
-        """The arrays, made when they are not there, or too short."""
+        """Create the arrays, or extend those that are too short."""
         heads = {"actor": maps.actor, "critic": maps.critic}
         block = self._done.block
         fields = {head: self._made_like(head, one) for head, one in heads.items() if one is not None}
@@ -157,6 +157,6 @@ def _map(maps: SaliencyMaps, head: str, shape: tuple[int, ...]) -> NDArray[np.fl
 
 
 def _absent(chunk: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """`(block,)` bool: which rows of a chunk hold no map."""
+    """Return `(block,)` bool: which rows of a chunk hold no map."""
     first = chunk.reshape(len(chunk), -1)[:, 0]
     return np.ascontiguousarray(first).view(np.uint32) == ABSENT.view(np.uint32)

@@ -26,7 +26,7 @@ def partial_path(folder: str, name: str) -> str:
 
 
 def sweep(folder: str) -> None:
-    """Remove the half-written files of writers that are no more from a folder: dead processes of this machine, old files of any."""
+    """Remove partial files of dead writers from a folder: of dead processes of this machine, and old files of any machine."""
     with suppress(OSError):
         for name in os.listdir(folder):  # noqa: PTH208 - names, without a Path for each
             found = _NAME.fullmatch(name) if name.endswith(".partial") else None
@@ -52,7 +52,7 @@ def _is_live(found: re.Match[str]) -> bool:
 
 @cache
 def _machine() -> str:
-    """Tell apart machines, their boots and containers, where a process id means something else."""
+    """Return an id of this machine, boot and container, within which process ids are unique."""
     parts = [platform.node()]
     for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         with suppress(OSError):

@@ -32,7 +32,7 @@ from saliency_wrappers.store.zarr_array import LARGEST_LENGTH, ArrayField, read_
 
 
 class StoredEpisode:
-    """One episode of a store; what is read is read when it is asked for, block by block."""
+    """One episode of a store, read lazily, block by block."""
 
     def __init__(self, location: Location, name: str) -> None:
         self.name = name
@@ -66,7 +66,7 @@ class StoredEpisode:
 
     @property
     def header(self) -> EpisodeHeader:
-        """What is known besides the decisions, as it is now."""
+        """The current metadata."""
         if self._finished is not None:
             return self._finished
         found = attributes(self._location, self.name)
@@ -83,11 +83,11 @@ class StoredEpisode:
 
     @property
     def preprocessor(self) -> FramePreprocessor | None:
-        """How its frames became network inputs. None: not known."""
+        """The preprocessor of its frames. None: not known."""
         return self.header.frame_preprocessor
 
     def __len__(self) -> int:
-        """How many decisions are there now; more may follow while it is recorded.
+        """Return the current number of decisions; more may follow while it is recorded.
 
         Raises:
             StoreError: the length is damaged, or another one than the header of a finished episode says.
@@ -115,7 +115,7 @@ class StoredEpisode:
         return length
 
     def decisions(self, start: int = 0, end: int | None = None) -> Iterator[StoredDecision]:
-        """The decisions of the steps `start` to `end`, exclusive, in order; a block is read when its first decision is asked for.
+        """Iterate over the decisions of the steps `start` to `end`, exclusive, in order; a block is read with its first decision.
 
         Raises:
             StoreError: a chunk is missing or damaged, or an array is not what the episode's header says.
@@ -126,7 +126,7 @@ class StoredEpisode:
                     yield decision
 
     def blocks(self, start: int = 0, end: int | None = None) -> Iterator[StoredBlock]:
-        """The blocks in which the decisions of these steps are."""
+        """Iterate over the blocks with the decisions of these steps."""
         count = -(-len(self) // self.block)
         first = bisect_left(range(count), start, key=lambda index: int(self.block_at(index).steps[-1]))
         for index in range(first, count):
@@ -136,7 +136,7 @@ class StoredEpisode:
             yield block
 
     def block_at(self, index: int) -> StoredBlock:
-        """The index-th block, with the decisions that are there now."""
+        """Return the index-th block, with its current decisions."""
         rows = min(self.block, len(self) - index * self.block)
         if rows < 1:
             raise StoreError(f"Expected a block {index} in the episode {self.name} of {self._location}, which has {len(self)} decisions.")
@@ -144,16 +144,16 @@ class StoredEpisode:
 
     @property
     def methods(self) -> dict[str, dict[str, Any]]:
-        """What made the maps that are there: descriptions by fingerprint."""
+        """The methods whose maps are stored: descriptions by fingerprint."""
         found = {name: self.layer(name).description for name in self._location.names(f"{self.name}/{MAPS}")}
         return {name: description for name, description in found.items() if description}
 
     def layer(self, fingerprint: str) -> MapLayer:
-        """The maps under a fingerprint, which need not exist."""
+        """Return the layer of maps with this fingerprint, which need not exist."""
         return MapLayer(self._location, self.name, fingerprint, self.block)
 
     def maps(self, start: int = 0, end: int | None = None, method: str | None = None) -> Iterator[tuple[StoredDecision, SaliencyMaps]]:
-        """The decisions of these steps that have maps, with them, in order.
+        """Iterate over the decisions of these steps that have maps, with their maps, in order.
 
         Args:
             start: the first step.
@@ -228,7 +228,7 @@ class StoredBlock:
         return self._read[name]
 
     def decision(self, row: int) -> Decision:
-        """What went in and came out, as tensors of its own, `(1, ...)`; its action is the index of a logit."""
+        """Return inputs, state and outputs as new tensors, `(1, ...)`; the action is the index of a logit."""
         header = self._header
         action = self.action(row)
         return Decision(
@@ -241,7 +241,7 @@ class StoredBlock:
         )
 
     def action(self, row: int) -> Any:
-        """What the environment was given: an int, an array, or a tuple or dictionary of arrays."""
+        """Return the action that the environment was given: an int, an array, or a tuple or dictionary of arrays."""
         structure = self._header.action
         tree = rebuilt(structure, self._leaves("action", structure, row))
         if isinstance(tree, Tensor):
@@ -249,11 +249,11 @@ class StoredBlock:
         return _arrays(tree)
 
     def frame(self, row: int) -> NDArray[np.uint8] | None:
-        """`(H, W, 3)` uint8. None when frames were not kept."""
+        """Return the frame `(H, W, 3)` uint8. None when frames were not kept."""
         return self.field("frames")[row] if self._header.frames else None
 
     def state(self, row: int) -> StateTree:
-        """The state that went in."""
+        """Return the incoming state."""
         states = self._header.states
         form = int(self.field(STATE_FORM)[row]) if len(states) > 1 else 0
         if form >= len(states):
@@ -285,12 +285,12 @@ class StoredDecision:
 
     @property
     def decision(self) -> Decision:
-        """What went in and came out."""
+        """Inputs, state and outputs."""
         return self.block.decision(self.row)
 
     @property
     def action(self) -> Any:
-        """What the environment was given."""
+        """The action that the environment was given."""
         return self.block.action(self.row)
 
     @property
@@ -300,17 +300,17 @@ class StoredDecision:
 
     @property
     def reward(self) -> float:
-        """What the environment returned for it; NaN when the step failed."""
+        """The reward of the step; NaN when the step failed."""
         return float(self.block.field("reward")[self.row])
 
     @property
     def frame(self) -> NDArray[np.uint8] | None:
-        """`(H, W, 3)` uint8: what the agent saw. None when frames were not kept."""
+        """The frame `(H, W, 3)` uint8 that the agent saw. None when frames were not kept."""
         return self.block.frame(self.row)
 
 
 def _index_of(action: Any, first: int) -> Tensor | None:
-    """The index `(1,)` of the logit that an action stands for. None for an action that is no number."""
+    """Return the index `(1,)` of an action's logit. None for an action that is no number."""
     if not isinstance(action, int):
         return None
     largest = torch.iinfo(torch.int64).max

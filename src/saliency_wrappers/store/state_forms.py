@@ -23,7 +23,7 @@ _Capacity = tuple[int, ...] | None
 
 
 class StateForms:
-    """Numbers the forms of states from 0, in the order in which they come."""
+    """Numbers the forms of states from 0, in order of appearance."""
 
     def __init__(self) -> None:
         self.structures: list[Structure] = []
@@ -92,7 +92,7 @@ def _capacity(shape: tuple[int, ...], first: tuple[int, ...]) -> _Capacity:
 
 
 def _without_sizes(exact: Any) -> Any:
-    """A structure whose tensors have numbers of axes instead of shapes."""
+    """Return a structure with numbers of axes instead of shapes."""
     if exact is None:
         return None
     kind, *rest = exact

@@ -31,7 +31,7 @@ class EpisodeStore:
     """
 
     def __init__(self, place: str | os.PathLike[str], *, frames: bool = False, block: int = 128) -> None:
-        """Make a store, or add to one. Several processes may write to it at a time.
+        """Create a store, or add to one. Several processes may write to it at a time.
 
         Args:
             place: a folder, or a URL that fsspec knows, such as `memory://name` or `s3://bucket/name`.
@@ -54,7 +54,7 @@ class EpisodeStore:
 
     @staticmethod
     def open(place: str | os.PathLike[str]) -> EpisodeStore:
-        """A store that exists, to read it.
+        """Open an existing store for reading.
 
         Raises:
             FileNotFoundError: nothing is there.
@@ -69,7 +69,7 @@ class EpisodeStore:
 
     @staticmethod
     def of(store: EpisodeStore | str | os.PathLike[str] | None) -> EpisodeStore | None:
-        """A store as it is; one without frames at a path or URL; None for None."""
+        """Return a store as it is, a store without frames for a path or URL, or None for None."""
         return EpisodeStore(store) if isinstance(store, str | os.PathLike) else store
 
     def _prepare(self, location: Location, frames: bool, block: int) -> None:
@@ -96,7 +96,7 @@ class EpisodeStore:
 
     @property
     def episodes(self) -> list[StoredEpisode]:
-        """The episodes with decisions, in the order in which their recordings began; one warning names foreign or damaged groups."""
+        """The episodes with decisions, in order of recording; one warning names foreign or damaged groups."""
         found: list[StoredEpisode] = []
         foreign: list[str] = []
         for name in self.location.names():
@@ -130,7 +130,7 @@ class EpisodeStore:
         return episodes[which]
 
     def new_episode(self, **known: Any) -> EpisodeWriter:
-        """Begin an episode; it is there when its first decisions are.
+        """Begin an episode; it becomes visible with its first decisions.
 
         Args:
             known: what is known of it, as fields of `EpisodeHeader`: `seed`, `env_spec`, `agent`, `preprocessor`, `episode`.

@@ -60,7 +60,7 @@ def pad(tensor: Tensor, capacity: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 def dtype_name(tensor: Tensor) -> str:
-    """The name of a tensor's dtype; `TypeError` for one that cannot be stored."""
+    """Return the name of a tensor's dtype; `TypeError` for one that cannot be stored."""
     name = str(tensor.dtype).removeprefix("torch.")
     if name not in _DTYPES:
         raise TypeError(f"Expected tensors of a dtype among {', '.join(_DTYPES)}, to be stored, got {tensor.dtype}.")
@@ -68,7 +68,7 @@ def dtype_name(tensor: Tensor) -> str:
 
 
 def check_structure(structure: Structure, place: str, depth: int = 0) -> Iterator[str]:
-    """The names of the dtypes of a structure's tensors, in order.
+    """Validate a structure and yield the names of its tensors' dtypes, in order.
 
     Raises:
         StoreError: what comes from the disk is no structure.
@@ -93,7 +93,7 @@ def check_structure(structure: Structure, place: str, depth: int = 0) -> Iterato
 
 
 def rebuilt(structure: Structure, tensors: Iterator[Tensor]) -> StateTree:
-    """The tree of a checked structure, with these tensors, converted to the dtypes they had."""
+    """Rebuild the tree of a validated structure from tensors, converted to their original dtypes."""
     if structure is None:
         return None
     if isinstance(structure, str):

@@ -62,7 +62,7 @@ class EpisodeWriter:
         return self._rows.count
 
     def append(self, decision: AgentPass | Decision, action: Any, reward: float, frame: NDArray[np.uint8] | None = None) -> None:
-        """One decision, its action, and the reward that followed; its step is their number so far.
+        """Append a decision, its action, and the reward that followed; its step is the number of decisions before.
 
         Args:
             decision: what went into the agent and what came out; copied.
@@ -78,7 +78,7 @@ class EpisodeWriter:
         self.reward(reward)
 
     def explain(self, row: int, maps: SaliencyMaps, fingerprint: str, method: dict[str, Any]) -> None:
-        """The maps of a decision, in the order of rows, and the method that made them."""
+        """Store the maps of a decision, in order of rows, and the method that made them."""
         self._rows.explain(row, maps, fingerprint, method)
 
     def flush(self) -> None:
@@ -129,7 +129,7 @@ class _Rows:
 
     @property
     def count(self) -> int:
-        """How many decisions there are."""
+        """The number of decisions."""
         put, rows = self._pending
         return put + len(rows)
 
@@ -248,7 +248,7 @@ def _fail(error: Exception) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _ExplainedBlock:
-    """Maps that wait for the rest of their block."""
+    """Maps that wait for the others of their block."""
 
     block: int
     fingerprint: str
@@ -272,7 +272,7 @@ class _EpisodeFiles:
         self._backfilled = False
 
     def check(self, columns: DecisionColumns) -> None:
-        """See that a reader will accept the header, at the first decision: `StoreError` when not."""
+        """Check at the first decision that a reader will accept the header; `StoreError` otherwise."""
         check_readable(self._header(columns, columns.states), f"the episode {self.name} of {self.location}")
 
     def write(self, columns: DecisionColumns, block: FilledBlock) -> None:
@@ -295,7 +295,7 @@ class _EpisodeFiles:
         self._last = block
 
     def write_maps(self, explained: _ExplainedBlock, count: int) -> None:
-        """The maps of a block, of an episode of so many decisions by now."""
+        """Write the maps of a block; `count` is the number of decisions of the episode until now."""
         layer = MapLayer(self.location, self.name, explained.fingerprint, self._block)
         rows, maps = zip(*explained.maps, strict=True)
         layer.write(explained.block, rows, maps, max(count, 1), explained.method)

@@ -57,15 +57,15 @@ class ArrayField:
 
     @property
     def nbytes(self) -> int:
-        """Of one chunk, decompressed."""
+        """The bytes of one chunk, decompressed."""
         return self.block * math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def empty(self) -> NDArray[Any]:
-        """A chunk to fill, `(block, *shape)` of zeros."""
+        """Return a chunk of zeros, `(block, *shape)`."""
         return np.zeros((self.block, *self.shape), self.dtype)
 
     def key(self, block: int) -> str:
-        """The file of a chunk, beneath the array's group."""
+        """Return the file of a chunk, beneath the array's group."""
         return f"{self.name}/{self._between.join(['c', str(block), *('0' for _ in self.shape)])}"
 
     @property
@@ -84,7 +84,7 @@ class ArrayField:
 
     @property
     def most_bytes(self) -> int:
-        """How many bytes a chunk takes at most, compressed: what cannot be made smaller grows a little."""
+        """The largest size of a compressed chunk in bytes: incompressible data grows a little."""
         return self.nbytes + self.nbytes // 128 + 1024
 
     def decode(self, content: bytes | None, place: str, block: int | None = None) -> NDArray[Any]:
@@ -121,12 +121,12 @@ class ArrayField:
         return f"{self.name}/{block}"
 
     def metadata(self, rows: int) -> bytes:
-        """The array's `zarr.json`, for so many rows."""
+        """Return the array's `zarr.json` for this number of rows."""
         return json.dumps(_metadata([rows, *self.shape], [self.block, *self.shape], self.dtype, self._between)).encode()
 
 
 def read_metadata(name: str, content: bytes, place: str) -> tuple[ArrayField, int]:
-    """An array's field and its number of rows from its `zarr.json`, which says nothing else than what is written here.
+    """Return an array's field and number of rows from its `zarr.json`, which must be as it is written here.
 
     Raises:
         StoreError: it says something else: another codec, another dtype, an absurd shape.
@@ -150,7 +150,7 @@ def read_metadata(name: str, content: bytes, place: str) -> tuple[ArrayField, in
 
 
 def read_json(content: bytes, place: str) -> dict[str, Any]:
-    """An object of JSON; `StoreError` for anything else."""
+    """Parse a JSON object; `StoreError` for anything else."""
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 
 class AgentSnapshot:
-    """Weights, buffers, training flags and attributes of an agent, and the random states of torch, NumPy and Python, as they are now."""
+    """Snapshot of an agent's weights, buffers, training flags and attributes, and of the random states of torch, NumPy and Python."""
 
     def __init__(self, agent: Any) -> None:
-        """Take it.
+        """Take the snapshot.
 
         Args:
             agent: an `nn.Module`, or an object that holds modules as its attributes. None: the random states only.
@@ -25,7 +25,7 @@ class AgentSnapshot:
         self._before = _now(self._parts)
 
     def changes(self) -> Iterator[str]:
-        """What has changed since: `"torch's random state as it is"`, to follow `leaves`."""
+        """Yield what has changed since, as text to follow `leaves`: `"torch's random state as it is"`."""
         now = _now(self._parts)
         for what, before in self._before.items():
             names = sorted(name for name in before.keys() | now[what].keys() if not _same(before.get(name), now[what].get(name)))
@@ -51,7 +51,7 @@ def _now(parts: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _parts(agent: Any) -> dict[str, Any]:
-    """An agent and the modules it is made of, by name."""
+    """Return an agent and its submodules, by name."""
     if isinstance(agent, nn.Module):
         return dict(agent.named_modules())
     held = vars(agent) if hasattr(agent, "__dict__") else {}
@@ -60,7 +60,7 @@ def _parts(agent: Any) -> dict[str, Any]:
 
 
 def _attributes(parts: dict[str, Any]) -> dict[str, Any]:
-    """What the parts keep besides what a module keeps for itself."""
+    """Return copies of the parts' attributes, except those of `nn.Module` itself."""
     machinery = vars(nn.Module()).keys()
     return {
         f"{path}.{name}".strip("."): _copied(value, depth=1)
@@ -72,14 +72,14 @@ def _attributes(parts: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class _Held:
-    """An object that is an attribute, and what it was."""
+    """An object that is an attribute, and a copy of its attributes."""
 
     value: Any
     attributes: dict[str, Any]
 
 
 def _copied(value: Any, depth: int) -> Any:
-    """Numbers copied, objects by reference with a copy of their attributes, `depth` objects deep."""
+    """Copy tensors, arrays and containers; keep objects by reference, with a copy of their attributes `depth` levels deep."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, np.ndarray):

@@ -197,7 +197,7 @@ class _WithoutValue(_Wrapped):
 
 
 class _Constant(_Wrapped):
-    """Runs the agent, and gives the outputs of one decision whatever came out."""
+    """An adapter whose outputs are always those of one decision."""
 
     def __init__(self, adapter: AgentAdapter, decision: Decision) -> None:
         super().__init__(adapter)

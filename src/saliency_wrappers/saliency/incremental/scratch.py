@@ -26,7 +26,7 @@ class Workspace(threading.local):
 
     @contextmanager
     def run(self) -> Generator[None]:
-        """Give back at the end of the block what was taken within."""
+        """Release at the end of the block the memory that was taken within it."""
         before = self._taken
         try:
             yield

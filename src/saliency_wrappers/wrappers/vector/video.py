@@ -116,7 +116,7 @@ class RecordVectorSaliencyVideo(EnvironmentFilming, VectorWrapper, gym.utils.Rec
         return observations, infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step the environments, recording what the agents saw and what they see now.
+        """Step the environments and record the frames that the agents saw and now see.
 
         Where filming fails once the environments have stepped, the transitions are returned, and the error is raised by the next `step`,
         `reset` or `close` (or is a warning, by the recorder's `on_error`).

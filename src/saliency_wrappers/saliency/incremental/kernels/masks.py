@@ -128,7 +128,7 @@ def perturb(inputs: Any, change: Any, replaced: Any, rows: Any, images: Any, beg
 
 @compiled
 def weigh(replaced: Any, boxes: Any, scores: Any, total: Any, begin: int, end: int) -> None:
-    """Add up masks, each as often as its score says.
+    """Accumulate masks, weighted by their scores.
 
     Args:
         replaced: `(n, h, w)` float32.
