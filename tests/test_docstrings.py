@@ -80,8 +80,8 @@ def literal_blocks(text: str) -> Iterator[str]:
 
 
 def is_program(code: str) -> bool:
-    """Whether a block is a program, and not the content of an `info`, which is written as a comparison."""
-    return not re.match(r'\S*infos?(\[\w+\])?\["', code)
+    """Whether a block is a program, and not the content of an `info`: a comparison, or entries of a dictionary."""
+    return not re.match(r'\S*infos?(\[\w+\])?\["|["}]', code)
 
 
 EXAMPLES = list(examples())

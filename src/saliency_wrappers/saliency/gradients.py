@@ -44,7 +44,7 @@ class GradientSaliency:
 
     @abstractmethod
     def attribute(self, head: Head, inputs: Tensor, adapter: AgentAdapter) -> Tensor:
-        """The attribution `(1, C, h, w)` of each number of an input of that shape."""
+        """Return the attribution `(1, C, h, w)` of each number of an input of that shape."""
 
     def _maps(self, adapter: AgentAdapter, decision: Decision) -> SaliencyMaps:
         inputs = ordinary(decision.inputs).float()
@@ -65,7 +65,7 @@ class Gradient(GradientSaliency):
     """The gradient itself (Simonyan et al. 2013)."""
 
     def attribute(self, head: Head, inputs: Tensor, adapter: AgentAdapter) -> Tensor:
-        """One pass forward and back."""
+        """Return the attribution `(1, C, h, w)` of an input of that shape, from one forward and backward pass."""
         return _captum().Saliency(head).attribute(inputs, abs=False)
 
     def get_config(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class SmoothGrad(GradientSaliency):
         self.samples, self.noise, self.seed = samples, noise, seed
 
     def attribute(self, head: Head, inputs: Tensor, adapter: AgentAdapter) -> Tensor:
-        """One pass forward and back over all copies."""
+        """Return the attribution `(1, C, h, w)` of an input of that shape, from one forward and backward pass over all copies."""
         low, high = adapter.input_range
         tunnel = _captum().NoiseTunnel(_captum().Saliency(head))
         devices = [inputs.device.index or 0] if inputs.device.type == "cuda" else []
@@ -130,7 +130,7 @@ class IntegratedGradients(GradientSaliency):
         self.baseline, self.steps = baseline, steps
 
     def attribute(self, head: Head, inputs: Tensor, adapter: AgentAdapter) -> Tensor:
-        """One pass forward and back over all steps."""
+        """Return the attribution `(1, C, h, w)` of an input of that shape, from one forward and backward pass over all steps."""
         start = torch.as_tensor(filled(self.baseline, inputs[0].detach().cpu().numpy(), adapter.input_range)).to(inputs)[None]
         return _captum().IntegratedGradients(head).attribute(inputs, baselines=start.expand_as(inputs), n_steps=self.steps)
 
