@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from browser import Browser, start_browser
@@ -27,16 +26,19 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An open page that a loaded machine lets wait for seconds still counts as open."""
+    """An open page that a loaded machine lets wait for seconds still counts as open; every decision has a picture, however fast it came."""
     monkeypatch.setattr(live, "WATCHED_SECONDS", 600.0)
+    monkeypatch.setattr(live, "PAUSE_FACTOR", 0.0)
 
 
 class Run:
     """A recorded environment that steps when it is told to."""
 
-    def __init__(self, lengths: tuple[int, ...], **options: Any) -> None:
+    def __init__(self, lengths: tuple[int, ...], names: list[str] | None = None) -> None:
         self.agent = CountingAgent()
-        self.env = recorded(CountingEnv(lengths), self.agent, **options)
+        env = CountingEnv(lengths)
+        env.get_action_meanings = lambda: names  # type: ignore[attr-defined]
+        self.env = recorded(env, self.agent)
         self.over = True
 
     def step(self, times: int = 1) -> None:
@@ -45,8 +47,6 @@ class Run:
                 self.observation, _ = self.env.reset()
                 self.state = self.agent.initial_state(1)
             _, _, self.state = self.agent((network_input(self.observation), self.state))
-            for sink in self.env.recording._attached:
-                sink._next_picture = 0.0  # type: ignore[attr-defined]  # of every decision, however fast they come
             self.observation, _, self.over, _, _ = self.env.step(1)
 
 
@@ -164,8 +164,7 @@ def test_a_vector_says_what_it_shows_and_another_environment_can_be_chosen(brows
 
 def test_hostile_names_are_shown_as_text(browser: Browser) -> None:
     hostile = "<img src=x onerror=\"document.title='owned'\">"
-    run = Run((9,))
-    run.env.recording.action_names = [hostile] * 4
+    run = Run((9,), [hostile] * 4)
     with Viewer(run.env) as viewer:
         run.step(2)
         page = opened(browser, viewer)
