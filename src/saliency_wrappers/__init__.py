@@ -37,6 +37,7 @@ from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.video.overlay import draw
 from saliency_wrappers.viewer.export import show
 from saliency_wrappers.viewer.server import Viewer, view
+from saliency_wrappers.wrappers.action_hint import ActionHint
 from saliency_wrappers.wrappers.recorder import SaliencyRecorder
 from saliency_wrappers.wrappers.vector.recorder import VectorSaliencyRecorder
 from saliency_wrappers.wrappers.vector.video import RecordVectorSaliencyVideo
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SARFA",
+    "ActionHint",
     "AgentAdapter",
     "Background",
     "ChannelMean",

@@ -41,13 +41,21 @@ _DEFAULT = ("xaitk", "change_weighted", "change_weighted_two_fills")
 @click.option("--seed", type=int, default=0, help="Of ties, random maps and the bootstrap.")
 @click.option("--verify/--no-verify", default=True, help="Insist on the agent that acted.")
 @click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Also write all metrics there.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Also draw the curves there, as a PNG.")
+@click.option(
+    "--resume",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep what is measured of each method there, and go on from it when the command is run again.",
+)
 @click.option("--progress/--no-progress", default=True, help="Progress on stderr.")
-def evaluate(store: str, output: Path | None, **options: Any) -> None:
+def evaluate(store: str, output: Path | None, plot: Path | None, **options: Any) -> None:
     """Print a table of methods and controls: how well their maps of STORE's decisions predict what the agent depends on."""
     with warnings_in_one_line(), failures(Failed):
         card = _evaluate(EpisodeStore.open(store), **options)
         if output is not None:
             output.write_text(card.to_json() + "\n")
+        if plot is not None:
+            card.plot(plot)
     click.echo(card.table())
 
 
@@ -62,7 +70,7 @@ def _evaluate(store: EpisodeStore, checkpoint: Path | None, episode: int, method
     decisions = _decisions(chosen, adapter, options["decisions"], options["apart"])
     named: dict[str, str | SaliencyMethod] = {name: name for name in dict.fromkeys(methods)}
     with progress_bar(0, options["progress"], "maps", " maps") as bar:
-        parameters = {name: options[name] for name in ("resamples", "block", "seed")}
+        parameters = {name: options[name] for name in ("resamples", "block", "seed", "resume")}
         return measure(adapter, decisions, named, background=Background(chosen), progress=advancing(bar), **parameters)
 
 

@@ -6,6 +6,8 @@ from saliency_wrappers.faithfulness.controls import CentrePrior, ChangeFromFill,
 from saliency_wrappers.faithfulness.curves import FRACTIONS, CurveMaker, area, pixel_order
 from saliency_wrappers.faithfulness.detailed import DetailedSaliency, with_details
 from saliency_wrappers.faithfulness.evaluation import control_methods, evaluate, spaced
+from saliency_wrappers.faithfulness.plots import plot_curves, plot_memory
+from saliency_wrappers.faithfulness.sanity import SanityCheck, sanity_check
 from saliency_wrappers.faithfulness.scorecard import Scorecard
 
 __all__ = [
@@ -18,12 +20,16 @@ __all__ = [
     "Interval",
     "OtherDecision",
     "RandomPixels",
+    "SanityCheck",
     "Scorecard",
     "area",
     "control_methods",
     "evaluate",
     "map_confidence",
     "pixel_order",
+    "plot_curves",
+    "plot_memory",
+    "sanity_check",
     "spaced",
     "with_details",
 ]

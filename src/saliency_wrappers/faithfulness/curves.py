@@ -5,6 +5,7 @@ Pixels are replaced by a fill, or shown again, in descending order of the map, a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +99,14 @@ class CurveMaker:
             key: self._curves(logits[i * steps : (i + 1) * steps], None if values is None else values[i * steps : (i + 1) * steps])
             for i, key in enumerate(keys)
         }
+
+    def digest(self) -> bytes:
+        """What curves depend on, besides the agent and the map: the input, the fills and the outputs on the input."""
+        parts = [self._inputs[0], *self._fills.values()]
+        found = hashlib.sha256(self.logits.tobytes())
+        for part in parts:
+            found.update(part.contiguous().cpu().numpy().tobytes())
+        return found.digest()
 
     def distances(self, images: Tensor) -> Floats:
         """Total variation `(n,)` between the policy on the input and on images `(n, C, h, w)`."""

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from time import perf_counter
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saliency_wrappers.agents.base import AgentAdapter, split_rows
-from saliency_wrappers.decisions import Decision, SaliencyMaps
+from saliency_wrappers.decisions import Decision
 from saliency_wrappers.faithfulness.bootstrap import Interval, Resampler, interval
 from saliency_wrappers.faithfulness.controls import CentrePrior, ChangeFromFill, OtherDecision, RandomPixels
-from saliency_wrappers.faithfulness.curves import CurveMaker, Curves, area, pixel_order
+from saliency_wrappers.faithfulness.measuring import Measured, Measurer, PartialResults, Ratio
 from saliency_wrappers.faithfulness.scorecard import Scorecard
-from saliency_wrappers.progress import Progress, Report, reporting
+from saliency_wrappers.progress import Progress, reporting
 from saliency_wrappers.saliency.fills import Background, has_running_background, with_background
 from saliency_wrappers.saliency.masks import Fill, GaussianBlur
-from saliency_wrappers.saliency.method import SaliencyMethod, maps_of
+from saliency_wrappers.saliency.method import SaliencyMethod
 from saliency_wrappers.saliency.perturbation import PerturbationSaliency
 from saliency_wrappers.saliency.presets import saliency_method
 
 Floats = NDArray[np.float64]
-Ratio = tuple[Floats, Floats]
-"""Of each decision the area under a distance's curve, and the distance when everything is replaced, both `(n,)`."""
-
 _T = TypeVar("_T")
 
 
@@ -62,6 +59,7 @@ def evaluate(
     block: int = 1,
     seed: int = 0,
     progress: Progress = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> Scorecard:
     """Measure methods by insertion and deletion into a blur and a background, on the policy, the value and the chosen action.
 
@@ -81,6 +79,8 @@ def evaluate(
         seed: of ties, random maps and the bootstrap.
         progress: True shows a bar on stderr. A function is called with how many maps are measured, and how many there are. None: no
             progress is shown.
+        resume: a JSON file that keeps what was measured of each method. Methods that are there, by name and configuration, are not measured
+            again if agent, decisions, fills and seed are the same; a file of another run is replaced. None: nothing is kept.
 
     Returns:
         Estimates and paired differences with 95 % intervals. `seconds` is the time of one decision's maps.
@@ -100,8 +100,9 @@ def evaluate(
     if first not in chosen:
         raise ValueError(f"Expected baseline to be one of {list(chosen)}, got {first!r}.")
     with reporting(progress, "faithfulness", "maps") as report:
-        ratios = _measure(adapter, rows, chosen, {"blur": GaussianBlur(3), "background": fill}, seed, report)
-    return _scorecard(ratios, first, Resampler(len(rows), resamples, min(block, len(rows)), seed))
+        measurer = Measurer(adapter, rows, {"blur": GaussianBlur(3), "background": fill}, seed, report)
+        measured = measurer(chosen, PartialResults(resume, measurer.key))
+    return _scorecard(measured, first, Resampler(len(rows), resamples, min(block, len(rows)), seed))
 
 
 def _with_background(method: SaliencyMethod, background: Fill) -> SaliencyMethod:
@@ -111,64 +112,8 @@ def _with_background(method: SaliencyMethod, background: Fill) -> SaliencyMethod
     return saliency_method(method, fill=with_background(method.fill, background))
 
 
-def _measure(
-    adapter: AgentAdapter,
-    rows: Sequence[Decision],
-    methods: Mapping[str, SaliencyMethod],
-    fills: Mapping[str, Fill],
-    seed: int,
-    report: Report,
-) -> dict[str, dict[str, Ratio]]:
-    makers = [CurveMaker(adapter, row, fills) for row in rows]
-    measured: dict[str, dict[str, Ratio]] = {}
-    for name, method in methods.items():
-        maps_of(method, adapter, rows[:1])  # masks are made and batch sizes chosen at the first decision
-        started = perf_counter()
-        maps = maps_of(method, adapter, rows)
-        seconds = np.full(len(rows), (perf_counter() - started) / len(rows))
-        random = np.random.default_rng(seed)
-        parts = []
-        for maker, one in zip(makers, maps, strict=True):
-            parts.append(_areas(maker, one, random))
-            report(len(measured) * len(rows) + len(parts), len(methods) * len(rows))
-        made = {metric: np.array([part[metric] for part in parts]).T for metric in parts[0]}
-        measured[name] = {metric: (pair[0], pair[1]) for metric, pair in made.items()} | {"seconds": (seconds, np.ones(len(rows)))}
-    return measured
-
-
-def _areas(maker: CurveMaker, maps: SaliencyMaps, random: np.random.Generator) -> dict[str, tuple[float, float]]:
-    """Of one decision every metric's area, and the whole that it is a part of."""
-    made: dict[str, tuple[float, float]] = {}
-    order = pixel_order(maps.actor, random)
-    curves = maker.curves(order)
-    for (fill, direction), one in curves.items():
-        whole = _whole(one.policy, direction)
-        for axis in ("lin", "log"):
-            made[f"{direction} {fill} {axis}"] = float(area(one.policy, axis)), whole
-        if direction == "insertion":
-            made[f"action {fill}"] = float(area(one.action)), 1.0
-    if maps.critic is not None and maker.value is not None:
-        same = maps.critic is maps.actor
-        made |= _critic_areas(curves if same else maker.curves(pixel_order(maps.critic, random)))
-    return made
-
-
-def _critic_areas(curves: Mapping[tuple[str, str], Curves]) -> dict[str, tuple[float, float]]:
-    return {
-        f"critic {direction} {fill} {axis}": (float(area(one.value, axis)), _whole(one.value, direction))
-        for (fill, direction), one in curves.items()
-        if one.value is not None
-        for axis in ("lin", "log")
-    }
-
-
-def _whole(distances: Floats, direction: str) -> float:
-    """The distance when everything is replaced: the first of an insertion, the last of a deletion."""
-    return float(distances[0 if direction == "insertion" else -1])
-
-
-def _scorecard(ratios: Mapping[str, Mapping[str, Ratio]], baseline: str, resampler: Resampler) -> Scorecard:
-    drawn = {name: {metric: _estimate(metric, ratio, resampler) for metric, ratio in one.items()} for name, one in ratios.items()}
+def _scorecard(measured: Mapping[str, Measured], baseline: str, resampler: Resampler) -> Scorecard:
+    drawn = {name: {metric: _estimate(metric, ratio, resampler) for metric, ratio in one.ratios.items()} for name, one in measured.items()}
     scores = {name: {metric: interval(*pair) for metric, pair in one.items()} for name, one in drawn.items()}
     base = drawn[baseline]
     gains: dict[str, dict[str, Interval]] = {}
@@ -176,7 +121,7 @@ def _scorecard(ratios: Mapping[str, Mapping[str, Ratio]], baseline: str, resampl
         shared = [metric for metric in one if metric in base and metric != "seconds"]
         gains[name] = {metric: interval(one[metric][0] - base[metric][0], one[metric][1] - base[metric][1]) for metric in shared}
     n = resampler.weights.shape[1]
-    return Scorecard(scores, gains, baseline, n)
+    return Scorecard(scores, gains, baseline, n, {name: one.curves for name, one in measured.items()})
 
 
 def _estimate(metric: str, ratio: Ratio, resampler: Resampler) -> tuple[float, Floats]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from saliency_wrappers.faithfulness.bootstrap import Interval
 
@@ -35,6 +36,8 @@ class Scorecard:
     """The method that `gains` are measured against."""
     decisions: int
     """How many decisions were measured."""
+    curves: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict[str, Mapping[str, Sequence[float]]])
+    """By method, then by direction and fill (`"insertion blur"`): the mean total variation of the policy at `FRACTIONS`, 13 numbers."""
 
     @property
     def metrics(self) -> list[str]:
@@ -72,7 +75,21 @@ class Scorecard:
             "baseline": self.baseline,
             "scores": _plain(self.scores),
             "gains": _plain(self.gains),
+            "curves": {name: {kind: list(curve) for kind, curve in one.items()} for name, one in self.curves.items()},
         }
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Write the curves as a picture: a panel for each direction and fill, over the fraction of pixels on a logarithmic axis.
+
+        Args:
+            path: of a PNG, or another format that Matplotlib knows by its ending.
+
+        Raises:
+            DependencyNotInstalled: Matplotlib is missing.
+        """
+        from saliency_wrappers.faithfulness.plots import plot_curves
+
+        plot_curves(self.curves, path)
 
     def to_json(self) -> str:
         """Everything, as JSON."""
