@@ -38,12 +38,17 @@ from saliency_wrappers.faithfulness import CurveMaker, area, pixel_order, spaced
 gym.register_envs(ale_py)
 
 
-def play(agent: torch.nn.Module, preprocessor: FramePreprocessor, game: str, seed: int, steps: int) -> list[Decision]:
-    """One greedy episode: every decision with its incoming state."""
+def play(
+    agent: torch.nn.Module, preprocessor: FramePreprocessor, game: str, seed: int, steps: int, random_start: int = 0
+) -> list[Decision]:
+    """One greedy episode after so many random actions: every decision with its incoming state."""
     decisions = []
     adapter = as_adapter(agent)
     environment = gym.make(game, frameskip=4, repeat_action_probability=0.0)
     observation, _ = environment.reset(seed=seed)
+    random = np.random.default_rng(seed)
+    for _ in range(random_start):
+        observation, *_ = environment.step(int(random.integers(environment.action_space.n)))
     state = adapter.initial_state(1)
     for _ in range(steps):
         inputs = torch.as_tensor(preprocessor(observation))[None]
@@ -100,6 +105,9 @@ def main() -> None:
     parser.add_argument("--decisions", type=int, default=100)
     parser.add_argument("--steps", type=int, default=2000, help="leave the episode after so many")
     parser.add_argument("--seed", type=int, default=1, help="of the environment")
+    parser.add_argument(
+        "--random-start", type=int, default=0, help="so many random actions first: without, a greedy episode has no chance in it"
+    )
     parser.add_argument("--json", type=Path, help="also write every metric there")
     parser.add_argument("--resamples", type=int, default=2000)
     settings = parser.parse_args()
@@ -108,7 +116,7 @@ def main() -> None:
     else:
         agent, preprocessor = load_checkpoint(settings.checkpoint), FramePreprocessor.named(settings.preprocessor)
     adapter = as_adapter(agent)
-    episode = play(agent, preprocessor, settings.game, settings.seed, settings.steps)
+    episode = play(agent, preprocessor, settings.game, settings.seed, settings.steps, settings.random_start)
     chosen, background = spaced(episode, settings.decisions), Background(episode)
     started = perf_counter()
     card = evaluate(adapter, chosen, methods(background), background=background, resamples=settings.resamples)
