@@ -23,7 +23,13 @@ class ActionHint(gym.Wrapper[Frame, ActType, Frame, ActType], gym.utils.RecordCo
     nothing else: a truth to compare maps with. A mark changes the range of the frame: show marks to a control agent, too.
 
     Example:
-        >>> env = ActionHint(gym.make("ALE/Breakout-v5"), seed=0)  # doctest: +SKIP
+        >>> import ale_py, gymnasium as gym
+        >>> from saliency_wrappers import ActionHint
+        >>> gym.register_envs(ale_py)
+        >>> env = ActionHint(gym.make("ALE/Breakout-v5"), seed=0)
+        >>> observation, info = env.reset(seed=0)
+        >>> observation.shape, info["hint"]
+        ((210, 160, 3), 3)
     """
 
     def __init__(
