@@ -28,8 +28,8 @@ from saliency_wrappers import (
     load_pretrained,
 )
 from saliency_wrappers.step_saliency import StepSaliency
-from saliency_wrappers.video.film import Painter
 from saliency_wrappers.video.overlay import Drawing
+from saliency_wrappers.video.painter import Painter
 
 ENV_ID = "ALE/Breakout-v5"
 CEILING, WALL = 32, (57, 93)

@@ -22,8 +22,8 @@ from saliency_wrappers.cli.perturbers import named_perturber
 from saliency_wrappers.cli.takes import mass_fraction, record_take, sequence, side_by_side
 from saliency_wrappers.models.networks import BabyA3CGRU
 from saliency_wrappers.saliency.presets import saliency_method
-from saliency_wrappers.video.film import Painter
 from saliency_wrappers.video.overlay import Drawing
+from saliency_wrappers.video.painter import Painter
 
 PREPROCESSOR = FramePreprocessor.named("greydanus2018")
 FEW_MASKS = saliency_method("xaitk", named_perturber("sliding-window", (80, 80), window_size=20, stride=20))

@@ -18,8 +18,8 @@ from saliency_wrappers.cli.takes import Take, record_take, sequence, side_by_sid
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.preprocessing import PREPROCESSORS
 from saliency_wrappers.saliency.presets import PRESETS
-from saliency_wrappers.video.film import Painter
 from saliency_wrappers.video.overlay import STYLES, Drawing, Frame, Scale
+from saliency_wrappers.video.painter import Painter
 from saliency_wrappers.video.writer import StreamingWriter
 
 _SUFFIXES = (".pt", ".pth", ".tar", ".safetensors")

@@ -1,35 +1,31 @@
-"""Playing a trained agent and filming what it looks at, as the command line does.
+"""Playing a trained agent, as the command line does.
 
-`make_game` makes the environment, `load_agent` the agent, `check_agent` sees that they fit. A `Player` plays episodes and films them as its
-`Cameras` say; `DecisionPictures` are the stills.
+`make_game` makes the environment, `load_agent` the agent, `check_agent` sees that they fit. A `Player` plays episodes, and films or stores
+them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import cv2
 import gymnasium as gym
 import numpy as np
 import torch
 from torch import nn
 
+from saliency_wrappers.cli.filming import Cameras, EpisodeFilming
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.models.checkpoints import load_checkpoint, load_pretrained
 from saliency_wrappers.models.networks import AtariLSTM
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.recording.options import Mode
 from saliency_wrappers.saliency.method import SaliencyMethod
-from saliency_wrappers.step_saliency import StepSaliency
-from saliency_wrappers.video.film import Painter
-from saliency_wrappers.video.overlay import Drawing, Frame, Scale
-from saliency_wrappers.video.writer import StreamingWriter
+from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.wrappers.recorder import SaliencyRecorder
-from saliency_wrappers.wrappers.video import RecordSaliencyVideo
 
 Environment = gym.Env[Any, Any]
 
@@ -100,85 +96,49 @@ def check_agent(hook: RecurrentAgentHook, env: Environment) -> None:
         raise ValueError(f"The agent chooses among {actions} actions, but {_name(env)} expects {space}.")
 
 
-@dataclass(frozen=True)
-class Cameras:
-    """What is filmed of every episode, into one folder; style, scale, panels, strip and zoom are those of `RecordSaliencyVideo`."""
-
-    folder: Path
-    """Where `saliency-episode-0.mp4`, `raw-episode-0.mp4` and `decision-17-episode-0.png` go."""
-    first: int = 0
-    """The first decision that is explained and in the saliency video, counted from 0 in each episode."""
-    end: int | None = None
-    """The first decision that no longer is. None: all until the episode's end."""
-    raw: bool = True
-    """Whether there is a video of the whole episode as it was."""
-    pictures: frozenset[int] = frozenset()
-    """Decisions that are shown in a PNG of their own."""
-    style: str = "xaitk"
-    scale: Scale = "frame"
-    panels: bool = False
-    strip: bool = False
-    zoom: int = 1
-
-    def saliency_video(self, episode: int) -> Path:
-        """The video of the explained decisions, with maps."""
-        return self.folder / f"saliency-episode-{episode}.mp4"
-
-    def raw_video(self, episode: int) -> Path:
-        """The video of the whole episode, without."""
-        return self.folder / f"raw-episode-{episode}.mp4"
-
-    def picture(self, episode: int, step: int) -> Path:
-        """The picture of one decision."""
-        return self.folder / f"decision-{step}-episode-{episode}.png"
-
-    def files(self, episode: int) -> list[Path]:
-        """All files of an episode that is long enough."""
-        raw = [self.raw_video(episode)] if self.raw else []
-        return [self.saliency_video(episode), *raw, *(self.picture(episode, step) for step in sorted(self.pictures))]
-
-
 class Player:
-    """Plays a hooked agent and films it. Close it, or use it in a `with` block: only then is everything written."""
+    """Plays a hooked agent, and films it or stores its decisions. Close it, or use it in a `with` block, to have everything written."""
 
     def __init__(
-        self, env: Environment, hook: RecurrentAgentHook, cameras: Cameras, method: str | SaliencyMethod = "xaitk", mode: Mode = "inline"
+        self,
+        env: Environment,
+        hook: RecurrentAgentHook,
+        cameras: Cameras | None = None,
+        method: str | SaliencyMethod = "xaitk",
+        mode: Mode = "inline",
+        store: EpisodeStore | None = None,
     ) -> None:
-        """Set up the cameras; `env` shows the RGB frames that the agent acts on, and the rest is as for `SaliencyRecorder`."""
-        self.cameras = cameras
+        """Record an environment.
+
+        Args:
+            env: shows the RGB frames that the agent acts on.
+            hook: of the agent.
+            cameras: what is filmed. None: nothing.
+            method: as for `SaliencyRecorder`.
+            mode: as for `SaliencyRecorder`; `"capture"` with a store makes no maps.
+            store: where decisions are kept. None: nowhere.
+        """
         self.returns: list[float] = []
         """The return of each episode, that of the present one so far."""
         self.decisions = 0
         """How many were made, in all episodes."""
-        self._hook = hook
-        self._pictures = DecisionPictures(cameras, hook.preprocessor)
-        self._recorder = SaliencyRecorder(env, hook, method, mode=mode)
-        self._recorder.recording.subscribe(self._pictures)
-        self._env = RecordSaliencyVideo(
-            self._recorder,
-            cameras.folder,
-            episode_trigger=lambda _: cameras.first == 0,
-            style=cameras.style,
-            scale=cameras.scale,
-            panels=cameras.panels,
-            strip=cameras.strip,
-            zoom=cameras.zoom,
-        )
-
-    @property
-    def recorder(self) -> SaliencyRecorder[Any, Any]:
+        self.recorder = SaliencyRecorder(env, hook, method, mode=mode, store=store)
         """What records the decisions."""
-        return self._recorder
+        self._hook, self._store = hook, store
+        self._filming = None if cameras is None else EpisodeFilming(self.recorder, cameras)
+        self._env: Environment = self.recorder if self._filming is None else self._filming.env
 
     @property
     def explained(self) -> int:
         """How many decisions have their maps."""
-        return self._pictures.count
+        return 0 if self._filming is None else self._filming.explained
 
     @property
     def files(self) -> list[Path]:
-        """What was to be written, and, once the player is closed, is there if the episodes were long enough."""
-        return [file for episode in range(len(self.returns)) for file in self.cameras.files(episode)]
+        """What was to be written, and, once the player is closed, is there if the episodes were long enough; of a store its folder."""
+        folder = None if self._store is None else self._store.location.folder
+        filmed = [] if self._filming is None else self._filming.files(len(self.returns))
+        return filmed if folder is None else [*filmed, folder]
 
     def play(
         self, seed: int | None = None, steps: int = 3000, greedy: bool = True, watch: Callable[[float], None] = lambda total: None
@@ -191,17 +151,19 @@ class Player:
             greedy: take the most probable action; otherwise sample, with the hook's own seed.
             watch: is called after every step, with the return so far.
         """
-        for file in self.cameras.files(len(self.returns)):
+        filming = self._filming
+        for file in [] if filming is None else filming.cameras.files(len(self.returns)):
             file.unlink(missing_ok=True)  # what is there in the end is of this episode
         observation, _ = self._env.reset(seed=seed)
         self.returns.append(0.0)
-        with self._raw_video() as film:
-            film()
+        with nullcontext() if filming is None else filming.episode():
             for step in range(steps):
-                self._aim(step)
+                if filming is not None:
+                    filming.before(step)
                 action = self._hook.act(observation, greedy=greedy)
                 observation, reward, terminated, truncated, _ = self._env.step(action)
-                film()
+                if filming is not None:
+                    filming.shown()
                 self.decisions += 1
                 self.returns[-1] += float(reward)
                 watch(self.returns[-1])
@@ -209,7 +171,7 @@ class Player:
                     break
 
     def close(self) -> None:
-        """Explain what is held, finish the videos, close the environment and detach the hook."""
+        """Compute the maps that are held, finish what is written, close the environment and detach the hook."""
         self._env.close()
 
     def __enter__(self) -> Player:
@@ -217,70 +179,6 @@ class Player:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _aim(self, step: int) -> None:
-        """Before decision `step`: start, stop, and take the picture. A recording starts with the frame after the next step."""
-        cameras = self.cameras
-        if step + 1 == cameras.first:
-            self._env.start_recording(cameras.saliency_video(self._env.episode_id).stem)
-        if step == cameras.end and self._env.recording:
-            self._env.stop_recording()
-        if step in cameras.pictures:
-            self._pictures.expect(self._frame())
-
-    @contextmanager
-    def _raw_video(self) -> Generator[Callable[[], None]]:
-        """A function that films what is shown now; nothing, when no raw video is wanted."""
-        if not self.cameras.raw:
-            yield lambda: None
-            return
-        with closing(StreamingWriter(self.cameras.raw_video(self._env.episode_id), self._env.frames_per_sec)) as writer:
-            yield lambda: writer.write(self._frame())
-
-    def _frame(self) -> Frame:
-        frame: Any = self._env.render()
-        return frame
-
-
-class DecisionPictures:
-    """Single decisions as PNG files: the frame, what the actor looked at, what the critic looked at. A `SaliencyConsumer`."""
-
-    def __init__(self, cameras: Cameras, preprocessor: FramePreprocessor | None) -> None:
-        scale: Scale = "frame" if cameras.scale == "episode" else cameras.scale
-        self.count = 0
-        """How many decisions came with maps, pictured or not."""
-        self._cameras = cameras
-        self._painter = Painter(Drawing(cameras.style, scale, panels=True), zoom=cameras.zoom)
-        self._preprocessor = preprocessor
-        self._expected: Frame | None = None
-        self._waiting: dict[tuple[int, int], Frame] = {}
-
-    def expect(self, frame: Frame) -> None:
-        """The next decision, made on this frame, gets a picture."""
-        self._expected = frame.copy()
-
-    def wants_step(self) -> bool:
-        """Whether the next decision gets a picture."""
-        return self._expected is not None
-
-    def decided(self, saliency: StepSaliency) -> None:
-        """A decision. Its picture is made when its maps are there."""
-        if self._expected is not None:
-            self._waiting[saliency.episode, saliency.step] = self._expected
-            self._expected = None
-        if saliency.maps is not None:
-            self.explained(saliency)
-
-    def explained(self, saliency: StepSaliency) -> None:
-        """A decision's maps. They are None when they could not be computed: then there is no picture."""
-        frame = self._waiting.pop((saliency.episode, saliency.step), None)
-        self.count += saliency.maps is not None
-        if frame is None or saliency.maps is None:
-            return
-        file = self._cameras.picture(saliency.episode, saliency.step)
-        picture = self._painter.paint(frame, saliency, self._preprocessor)
-        if not cv2.imwrite(str(file), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
-            raise OSError(f"Cannot write {file}.")
 
 
 def _name(env: Environment) -> str:

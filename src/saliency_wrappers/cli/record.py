@@ -17,9 +17,9 @@ from typing import Any
 import click
 import torch
 
-from saliency_wrappers.cli.collecting import Collector
 from saliency_wrappers.cli.evaluate import evaluate
 from saliency_wrappers.cli.film_training import film_training
+from saliency_wrappers.cli.filming import Cameras
 from saliency_wrappers.cli.installation import installation, package_version
 from saliency_wrappers.cli.options import (
     INTERRUPTED,
@@ -37,7 +37,7 @@ from saliency_wrappers.cli.options import (
     warnings_in_one_line,
 )
 from saliency_wrappers.cli.perturbers import PERTURBERS
-from saliency_wrappers.cli.player import Cameras, Player, check_agent, make_game
+from saliency_wrappers.cli.player import Player, check_agent, make_game
 from saliency_wrappers.cli.store import compute, inspect, render
 from saliency_wrappers.cli.view import view
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
@@ -188,7 +188,8 @@ def _record(options: RecordOptions) -> None:
         store = None if options.store is None else EpisodeStore(options.store, frames=True)
     began = time.perf_counter()
     with failures(Failed):
-        player = Player(env, hook, options.cameras, method, options.mode) if store is None else Collector(env, hook, store)
+        filmed = store is None
+        player = Player(env, hook, options.cameras if filmed else None, method, options.mode if filmed else "capture", store)
         try:
             with player, _page(options, player):
                 for episode in range(options.episodes):
@@ -202,7 +203,7 @@ def _record(options: RecordOptions) -> None:
 
 
 @contextmanager
-def _page(options: RecordOptions, player: Player | Collector) -> Generator[None]:
+def _page(options: RecordOptions, player: Player) -> Generator[None]:
     """Serve the page of --live meanwhile."""
     if not options.live:
         yield
@@ -237,7 +238,7 @@ def _progress(options: RecordOptions, episode: int) -> Generator[Callable[[float
         bar.refresh()
 
 
-def _report(player: Player | Collector, seconds: float) -> None:
+def _report(player: Player, seconds: float) -> None:
     returns = player.returns
     mean = f" (mean {sum(returns) / len(returns):g})" if len(returns) > 1 else ""
     click.echo(f"return: {', '.join(f'{total:g}' for total in returns)}{mean}")

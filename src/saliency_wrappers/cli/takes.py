@@ -21,8 +21,8 @@ from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.saliency.method import SaliencyMethod
 from saliency_wrappers.step_saliency import StepSaliency
-from saliency_wrappers.video.film import Painter
 from saliency_wrappers.video.overlay import Frame
+from saliency_wrappers.video.painter import Painter
 from saliency_wrappers.wrappers.recorder import SaliencyRecorder
 
 MARGIN = 2

@@ -11,21 +11,18 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from saliency_wrappers.agents import ActingAdapter, AgentAdapter, RecurrentModuleAdapter, UnreadPass, as_adapter
+from saliency_wrappers.agents import AgentAdapter, RecurrentModuleAdapter, UnreadPass, as_adapter
 from saliency_wrappers.agents.base import acts_by_method, advice_for
 from saliency_wrappers.agents.detaching import release_waiting, release_when_unused, waiting
 from saliency_wrappers.decisions import AgentPass
-from saliency_wrappers.hooks.acting import network_input
+from saliency_wrappers.hooks.acting import Actor
 from saliency_wrappers.hooks.decision_window import DecisionWindow
 from saliency_wrappers.hooks.observation_match import ObservationMatch
 from saliency_wrappers.hooks.process import ANOTHER_PROCESS, Process, call_when_alive, live_hooks, revive
 from saliency_wrappers.hooks.shared_calls import SharedCalls
 from saliency_wrappers.preprocessing import FramePreprocessor
-from saliency_wrappers.states import StateTree, state_leaves
 
 
 class RecurrentAgentHook:
@@ -66,13 +63,12 @@ class RecurrentAgentHook:
         self._detach: Any = None
         self._forgotten: Any = None
         self._listening: tuple[weakref.ref[DecisionWindow], ...] = ()
-        self._paused, self._closed = 0, False
-        self._read_for_the_first_time, self._process = True, Process.id
-        self._state: StateTree = None
-        self._state_begins, self._acting = True, False
-        self._remembers: weakref.ref[DecisionWindow] | None = None
-        self._acted: AgentPass | None = None
-        self._random, self._token = np.random.default_rng(seed), uuid.uuid4().hex
+        self._paused = 0
+        self._closed = False
+        self._read_for_the_first_time = True
+        self._process = Process.id
+        self._actor = Actor(seed)
+        self._token = uuid.uuid4().hex
         live_hooks[self._token] = self
         if agent is not None:
             self.attach(agent)
@@ -149,27 +145,11 @@ class RecurrentAgentHook:
         Returns:
             The number of the action.
         """
-        adapter = self.adapter
-        if not isinstance(adapter, ActingAdapter):
-            raise TypeError(f"{type(adapter).__name__} cannot act by itself: it has no act(inputs, state). Call your agent instead.")
-        state = adapter.initial_state(1) if self._state_begins else self._state
-        leaf = next(state_leaves(state), torch.zeros(()))
-        inputs = network_input(observation, self.preprocessor, adapter.input_range, leaf.dtype)[None].to(leaf.device)
-        self._acting = True
-        try:
-            logits, self._state = adapter.act(inputs, state)
-        finally:
-            self._acting = False
-        self._state_begins = False
-        scores = logits[0].double().cpu()
-        if greedy:
-            return int(scores.argmax())
-        return int(self._random.choice(len(scores), p=scores.softmax(0).numpy()))
+        return self._actor.act(self.adapter, observation, self.preprocessor, greedy)
 
     def new_episode(self, window: DecisionWindow | None = None) -> None:
         """Make the next `act` begin with the initial state. A recorder calls it at every reset, with its window."""
-        self._state_begins = True
-        self._remembers = None if window is None else weakref.ref(window)
+        self._actor.begin(window)
 
     def open_window(self, num_envs: int) -> DecisionWindow:
         """Open a window that sees every pass from now on; each recorder has one."""
@@ -219,10 +199,8 @@ class RecurrentAgentHook:
         if len(self._listening) > 1:
             for other in self._windows():
                 other.withdraw(decided)
-        if decided is self._acted:
-            remembering = None if self._remembers is None else self._remembers()
-            if remembering not in (None, window):
-                raise RuntimeError(_ANOTHER_EPISODE)
+        if self._actor.acted_for_another(decided, window):
+            raise RuntimeError(_ANOTHER_EPISODE)
         return decided
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RecurrentAgentHook:
@@ -282,8 +260,7 @@ class RecurrentAgentHook:
         hook = watching()
         if hook is None or Process.id != hook._process:  # a forked child may use the agent as it likes; only recording is refused
             return
-        if hook._acting and isinstance(seen, AgentPass):
-            hook._acted = seen
+        hook._actor.see(seen)
         for listening in hook._listening:
             window = listening()
             if window is None or not window.enabled:

@@ -27,10 +27,7 @@ from saliency_wrappers.store.at_exit import call_at_exit
 
 
 class Recording:
-    """Follows environments through their episodes: `begin_episodes`, then `decide` and `advance` for each step, `close` at the end.
-
-    The agent acts for all of them in one pass, and each has a clock of its own. One environment is a vector of one.
-    """
+    """Follows environments through their episodes: `begin_episodes`, then `decide` and `advance` for each step, `close` at the end."""
 
     def __init__(
         self,
@@ -213,11 +210,11 @@ class Recording:
             self._source.close()
             self._sinks.close()
 
-    def _own_sinks(self) -> list[EpisodeSink]:
-        own: list[EpisodeSink] = [] if self._kept is None else [self._kept]
-        if self.options.store is not None:
-            own.append(StoreSink(self.options.store, self.hook, self.method, self.failures, self.clocks, self.environments))
-        return own
+    def _own_sinks(self) -> Sequence[EpisodeSink]:
+        kept, store = [] if self._kept is None else [self._kept], self.options.store
+        if store is None:
+            return kept
+        return [*kept, StoreSink(store, self.hook, self.method, self.failures, self.clocks, self.environments)]
 
     def _make_explainer(self) -> Explainer:
         # In a batch of another size a row's outputs differ by rounding.

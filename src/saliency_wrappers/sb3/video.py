@@ -16,6 +16,7 @@ from saliency_wrappers.sb3.vec_env import SaliencyVecEnv
 from saliency_wrappers.video.camera import tell_of_whole_frame
 from saliency_wrappers.video.observation_images import check_pictures, newest_picture
 from saliency_wrappers.video.overlay import HEADS, Frame, Scale
+from saliency_wrappers.video.painter import DrawingOptions
 from saliency_wrappers.wrappers.actions import action_names, first_action
 from saliency_wrappers.wrappers.egocentric import any_egocentric, row_view
 from saliency_wrappers.wrappers.vector.filming import EnvironmentFilming, Shown
@@ -64,8 +65,6 @@ class RecordSaliencyVecVideo(EnvironmentFilming, VecEnvWrapper):
         self._egocentric = self._renders and any_egocentric(venv.unwrapped, venv.observation_space)
         if not self._renders:
             check_pictures(venv.observation_space, venv.render_mode)
-        drawn: dict[str, Any] = {"style": style, "scale": scale, "heads": heads, "colormap": colormap, "panels": panels}
-        drawn |= {"strip": strip, "zoom": zoom}
         self._prepare_filming(
             self._recorder.recording,
             chosen,
@@ -77,9 +76,9 @@ class RecordSaliencyVecVideo(EnvironmentFilming, VecEnvWrapper):
             _rate(venv) if fps is None else fps,
             disable_logger,
             gc_trigger,
-            **drawn,
-            action_names=_names(venv, chosen[0]),
-            first_action=first_action(venv.action_space),
+            DrawingOptions(style, scale, tuple(heads), colormap, panels, strip, zoom),
+            _names(venv, chosen[0]),
+            first_action(venv.action_space),
         )
 
     def reset(self) -> Any:

@@ -13,8 +13,8 @@ from pathlib import Path
 from gymnasium import logger
 
 from saliency_wrappers.preprocessing import FramePreprocessor
-from saliency_wrappers.video.film import Film, Painter
-from saliency_wrappers.video.overlay import Drawing, Scale
+from saliency_wrappers.video.film import Film
+from saliency_wrappers.video.painter import Painter
 from saliency_wrappers.video.source import SaliencySource
 from saliency_wrappers.video.writer import check_rate
 
@@ -69,24 +69,6 @@ class Camera:
             default_bar_logger("bar")(message=f"Saliency video ready: {self.film.path}")
         if self._gc_trigger and self._gc_trigger(episode):
             gc.collect()
-
-
-def make_painter(
-    style: str,
-    scale: Scale,
-    heads: Sequence[str],
-    colormap: str | None,
-    panels: bool,
-    strip: bool,
-    zoom: int,
-    action_names: Sequence[str] | None,
-    first_action: int = 0,
-    details: bool = False,
-) -> Painter:
-    """Return a painter with the drawing options of `RecordSaliencyVideo`."""
-    by_episode = isinstance(scale, str) and scale == "episode"
-    drawing = Drawing(style, (0, 1) if by_episode else scale, tuple(heads), colormap, panels)
-    return Painter(drawing, by_episode, strip, action_names, zoom, first_action, details)
 
 
 def default_schedule() -> Callable[[int], bool]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saliency_wrappers.progress import Progress, reporting
-from saliency_wrappers.video.film import Painter
-from saliency_wrappers.video.overlay import Drawing, Frame, Scale
+from saliency_wrappers.video.overlay import Frame, Scale
+from saliency_wrappers.video.painter import DrawingOptions
 from saliency_wrappers.video.writer import StreamingWriter
 
 if TYPE_CHECKING:
@@ -65,10 +65,9 @@ def render_episode(
     header = episode.header
     if not header.frames:
         raise ValueError(f"Expected an episode with frames to draw on, got {episode.name} without: record with EpisodeStore(frames=True).")
-    by_episode = isinstance(scale, str) and scale == "episode"
-    drawing = Drawing(style, (0.0, 1.0) if by_episode else scale, panels=panels)
     names = header.action_names if action_names is None else action_names
-    painter = Painter(drawing, by_episode, strip, names, zoom, header.first_action)
+    drawing = DrawingOptions(style, scale, panels=panels, strip=strip, zoom=zoom)
+    painter = drawing.painter(names, header.first_action)
     explained = episode.maps(start, end, method)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     frames, total = 0, max(0, min(len(episode), len(episode) if end is None else end) - start)

@@ -45,10 +45,13 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
 
     Where `details` name them, also::
 
+        info["saliency"] == {
+            ...,
             "memory": 0.62,                        # share of the logits that comes from the recurrent state, in [0, 1]
             "confidence": 0.91,                    # of the actor map, in [0, 1]; 0: there is nothing to explain
             "objects": [{"label": "bottom left", "mask": ndarray bool (h, w), "phi": 0.31, "standard_error": 0.0}, ...],
             "sentence": "bottom left 49 %, centre 36 %",
+        }
 
     Deferred: no `"actor"`, no `"critic"` and no details, but `"pending": True`. A step without a decision (a random or scripted action) and
     the `info` of `reset` have no `"saliency"`, nor has a step whose action an `Autoreset` beneath ignored: it begins an episode.

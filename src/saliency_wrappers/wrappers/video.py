@@ -19,8 +19,9 @@ from gymnasium.vector import VectorEnv
 
 from saliency_wrappers.faithfulness.detailed import has_details
 from saliency_wrappers.preprocessing import FramePreprocessor
-from saliency_wrappers.video.camera import Camera, default_schedule, make_painter, prepared_folder, tell_of_whole_frame
+from saliency_wrappers.video.camera import Camera, default_schedule, prepared_folder, tell_of_whole_frame
 from saliency_wrappers.video.overlay import HEADS, Scale
+from saliency_wrappers.video.painter import DrawingOptions
 from saliency_wrappers.video.writer import check_rate
 from saliency_wrappers.wrappers.actions import action_names, first_action
 from saliency_wrappers.wrappers.egocentric import is_egocentric, view_picture
@@ -107,10 +108,10 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         Raises:
             ValueError: a render mode without images, no `SaliencyRecorder` beneath, or a wrong drawing option.
         """
-        drawn: dict[str, Any] = {"style": style, "scale": scale, "heads": heads, "colormap": colormap, "panels": panels}
-        filmed: dict[str, Any] = {"video_length": video_length, "name_prefix": name_prefix, "fps": fps, "strip": strip, "zoom": zoom}
+        drawing = DrawingOptions(style, scale, tuple(heads), colormap, panels, strip, zoom)
+        filmed: dict[str, Any] = {"video_length": video_length, "name_prefix": name_prefix, "fps": fps, **vars(drawing)}
         when: dict[str, Any] = {"episode_trigger": episode_trigger, "step_trigger": step_trigger, "gc_trigger": gc_trigger}
-        gym.utils.RecordConstructorArgs.__init__(self, video_folder=video_folder, disable_logger=disable_logger, **when, **filmed, **drawn)
+        gym.utils.RecordConstructorArgs.__init__(self, video_folder=video_folder, disable_logger=disable_logger, **when, **filmed)
         _check_render_mode(env)
         gym.Wrapper.__init__(self, env)
         self.episode_trigger = default_schedule() if episode_trigger is None and step_trigger is None else episode_trigger
@@ -126,14 +127,8 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         self.render_history: list[RenderFrame] = []
         self._recorder = _recorder_beneath(env)
         self._egocentric = is_egocentric(env)
-        painter = make_painter(
-            **drawn,
-            strip=strip,
-            zoom=zoom,
-            action_names=action_names(env.unwrapped),
-            first_action=first_action(env.action_space),
-            details=has_details(self._recorder.recording.method),
-        )
+        details = has_details(self._recorder.recording.method)
+        painter = drawing.painter(action_names(env.unwrapped), first_action(env.action_space), details=details)
         self.video_folder = prepared_folder(video_folder, name_prefix)
         self._camera = Camera(self._recorder.recording, painter, self.frames_per_sec, disable_logger, gc_trigger)
         self._film = self._camera.film

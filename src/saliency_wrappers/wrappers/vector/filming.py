@@ -17,8 +17,9 @@ from saliency_wrappers.faithfulness.detailed import has_details
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.recording.clock import chosen_environments
 from saliency_wrappers.recording.recording import Recording
-from saliency_wrappers.video.camera import Camera, default_schedule, make_painter, prepared_folder
+from saliency_wrappers.video.camera import Camera, default_schedule, prepared_folder
 from saliency_wrappers.video.overlay import Frame
+from saliency_wrappers.video.painter import DrawingOptions
 from saliency_wrappers.video.writer import check_rate
 
 Shown = Callable[[int], tuple[Any, Frame | None]]
@@ -48,9 +49,11 @@ class EnvironmentFilming(ABC):
         fps: float,
         disable_logger: bool,
         gc_trigger: Callable[[int], bool] | None,
-        **painted: Any,
+        drawing: DrawingOptions,
+        action_names: Sequence[str] | None,
+        first_action: int,
     ) -> None:
-        """Create a camera for each environment; parameters as of `RecordVectorSaliencyVideo`, `painted` as of `make_painter`."""
+        """Create a camera for each environment; parameters as of `RecordVectorSaliencyVideo` and `DrawingOptions.painter`."""
         self._recording = recording
         self.episode_trigger = default_schedule() if episode_trigger is None and step_trigger is None else episode_trigger
         self.step_trigger = step_trigger
@@ -59,7 +62,7 @@ class EnvironmentFilming(ABC):
         self.frames_per_sec = check_rate(fps)
         self._told = False
         self.step_id = -1
-        painters = [make_painter(**painted, details=has_details(recording.method)) for _ in chosen]
+        painters = [drawing.painter(action_names, first_action, details=has_details(recording.method)) for _ in chosen]
         self.video_folder = prepared_folder(
             video_folder, name_prefix, [f"env-{index}-{k}" for index in chosen for k in ("episode", "step")]
         )

@@ -14,6 +14,7 @@ from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.video.camera import tell_of_whole_frame
 from saliency_wrappers.video.observation_images import check_pictures, newest_picture
 from saliency_wrappers.video.overlay import HEADS, Frame, Scale
+from saliency_wrappers.video.painter import DrawingOptions
 from saliency_wrappers.wrappers.actions import action_names, first_action
 from saliency_wrappers.wrappers.egocentric import any_egocentric, row_view
 from saliency_wrappers.wrappers.vector.filming import EnvironmentFilming, Shown
@@ -84,11 +85,11 @@ class RecordVectorSaliencyVideo(EnvironmentFilming, VectorWrapper, gym.utils.Rec
             ValueError: no `VectorSaliencyRecorder` beneath, nothing to draw on, an environment that is not recorded, or a wrong drawing
                 option.
         """
-        drawn: dict[str, Any] = {"style": style, "scale": scale, "heads": heads, "colormap": colormap, "panels": panels}
-        drawn |= {"strip": strip, "zoom": zoom}
+        drawing = DrawingOptions(style, scale, tuple(heads), colormap, panels, strip, zoom)
         filmed: dict[str, Any] = {"video_length": video_length, "name_prefix": name_prefix, "fps": fps, "environments": environments}
         when: dict[str, Any] = {"episode_trigger": episode_trigger, "step_trigger": step_trigger, "gc_trigger": gc_trigger}
-        gym.utils.RecordConstructorArgs.__init__(self, video_folder=video_folder, disable_logger=disable_logger, **when, **filmed, **drawn)
+        parameters = {**when, **filmed, **vars(drawing)}
+        gym.utils.RecordConstructorArgs.__init__(self, video_folder=video_folder, disable_logger=disable_logger, **parameters)
         VectorWrapper.__init__(self, env)
         self._recorder = _recorder_beneath(env)
         chosen = self._chosen(self._recorder.recording, environments)
@@ -100,7 +101,7 @@ class RecordVectorSaliencyVideo(EnvironmentFilming, VectorWrapper, gym.utils.Rec
         del filmed["environments"]
         actions: dict[str, Any] = {"action_names": _action_names(env), "first_action": first_action(env.single_action_space)}
         self._prepare_filming(
-            self._recorder.recording, chosen, video_folder, disable_logger=disable_logger, **when, **filmed, **drawn, **actions
+            self._recorder.recording, chosen, video_folder, disable_logger=disable_logger, drawing=drawing, **when, **filmed, **actions
         )
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
