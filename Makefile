@@ -3,7 +3,7 @@ PYTHON ?= $(shell python3.11 --version >/dev/null 2>&1 && echo python3.11 || ech
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-fast lint bench docs gallery release-check lowest browser clean
+.PHONY: help demo test test-fast torture lint bench docs gallery release-check lowest browser clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ browser:  ## install Chromium for the viewer's tests, where apt-get may
 
 test-fast: $(READY)  ## run the tests that take no time
 	$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+
+torture: $(READY)  ## let every file operation fail, read 20,000 mutated files, kill 700 programs (ARGS="--fuzz 1000"); an hour
+	PYTHONPATH=tests/support:tests/store OMP_NUM_THREADS=1 $(VENV)/bin/python tests/support/torture.py $(ARGS)
 
 lint: $(READY)  ## check style, formatting, types and which folder imports which
 	$(VENV)/bin/ruff check .

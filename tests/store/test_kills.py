@@ -50,31 +50,45 @@ def check_episode(place: str | Path) -> int:
     return count
 
 
-def test_a_killed_recorder_leaves_all_but_a_block(tmp_path: Path) -> None:
+def check_recordings(folder: Path, moments: int) -> str:
+    """Have recordings killed; what was left of them, in words."""
     taken, kept = [], []
-    for folder in run("recording", tmp_path / "killed", 20):
-        taken.append(size(folder / "steps"))
-        kept.append(check_episode(folder / "store") if (folder / "store/zarr.json").exists() else 0)
+    for place in run("recording", folder / "killed", moments):
+        taken.append(size(place / "steps"))
+        kept.append(check_episode(place / "store") if (place / "store/zarr.json").exists() else 0)
         assert taken[-1] - kept[-1] <= BLOCK
         assert kept[-1] <= taken[-1] + 1
-    assert sum(0 < steps < STEPS for steps in taken) >= 10  # most of them died on their way
+    amid = sum(0 < steps < STEPS for steps in taken)
+    assert amid >= moments / 2  # most of them died on their way
+    lost = [max(0, steps - there) for steps, there in zip(taken, kept, strict=True)]
+    return f"{moments} kills, {amid} amid the episode; {max(lost)} decisions lost at most, of a block of {BLOCK}"
 
 
-def test_a_killed_computation_goes_on_where_it_was(tmp_path: Path) -> None:
-    (tmp_path / "recorded").mkdir()
-    record(tmp_path / "recorded")
+def check_computations(folder: Path, moments: int) -> str:
+    """Have computations killed and go on; what was done twice, in words."""
+    (folder / "recorded").mkdir(parents=True)
+    record(folder / "recorded")
     repeated = []
-    for folder in run("computing", tmp_path / "killed", 10):
-        before = size(folder / "explained")
-        result = compute(folder)
+    for place in run("computing", folder / "killed", moments):
+        before = size(place / "explained")
+        result = compute(place)
         assert result.explained + result.reused == STEPS
         repeated.append(before + result.explained - STEPS)
         assert 0 <= repeated[-1] <= BLOCK
-        found = {stored.step: maps for stored, maps in EpisodeStore.open(folder / "store").episodes[0].maps()}
+        found = {stored.step: maps for stored, maps in EpisodeStore.open(place / "store").episodes[0].maps()}
         assert sorted(found) == list(range(STEPS))
         for step, maps in found.items():
             check_maps(maps, always_acting(CountingEnv((STEPS,)), 0, step))
     assert any(repeated)
+    return f"{moments} kills; {max(repeated)} decisions explained twice at most, of a block of {BLOCK}; all maps right after a rerun"
+
+
+def test_a_killed_recorder_leaves_all_but_a_block(tmp_path: Path) -> None:
+    check_recordings(tmp_path, 20)
+
+
+def test_a_killed_computation_goes_on_where_it_was(tmp_path: Path) -> None:
+    check_computations(tmp_path, 10)
 
 
 # A full disk

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import queue
+import shutil
 import subprocess
 import sys
 import warnings
@@ -17,9 +19,11 @@ import torch
 import zarr
 from numcodecs import Zstd
 
-from saliency_wrappers import EpisodeStore, StoreError
+from saliency_wrappers import EpisodeStore, SaliencyMaps, StoreError
 from saliency_wrappers.decisions import Decision
 from saliency_wrappers.states import StateTree, state_leaves, structure
+from saliency_wrappers.store import header, state_forms
+from saliency_wrappers.store.background import Background
 from saliency_wrappers.store.files import Location
 from saliency_wrappers.store.places import parse_place
 from saliency_wrappers.store.zarr_array import ArrayField
@@ -161,12 +165,11 @@ def test_an_interrupted_wait_loses_nothing(tmp_path: Path, monkeypatch: pytest.M
     with EpisodeStore(tmp_path, block=8) as store:
         episode = store.new_episode()
         for t in range(40):
-            try:
-                episode.append(decision(t), t, 0.0)
-            except KeyboardInterrupt:
-                raised += 1
-                if len(episode) == t:  # it came before the decision was taken
+            while len(episode) == t:  # an interrupt comes before the decision is taken
+                try:
                     episode.append(decision(t), t, 0.0)
+                except KeyboardInterrupt:
+                    raised += 1
         episode.close()
     found = EpisodeStore.open(tmp_path).episodes[0]
     assert raised == 3
@@ -223,12 +226,14 @@ def test_what_was_accepted_can_be_read(tmp_path: Path, kind: str) -> None:
         assert all(torch.equal(*pair) for pair in zip(state_leaves(state), state_leaves(expected), strict=True))
 
 
-def test_a_state_of_too_many_forms_is_refused_while_it_is_recorded(tmp_path: Path) -> None:
+def test_a_state_of_too_many_forms_is_refused_while_it_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (state_forms, header):
+        monkeypatch.setattr(module, "MOST_FORMS", 12)
     episode = EpisodeStore(tmp_path, block=8).new_episode()
-    with pytest.raises(RuntimeError, match="at most 64 forms"):  # noqa: PT012 - at the step after its block
-        for t in range(100):
+    with pytest.raises(RuntimeError, match="at most 12 forms"):  # noqa: PT012 - at the step after its block
+        for t in range(30):
             episode.append(decision(t, (torch.zeros(1, 1),) * (t + 1)), 0, 0.0)
-    assert len([stored.decision for stored in EpisodeStore.open(tmp_path).episodes[0].decisions()]) == 64
+    assert len([stored.decision for stored in EpisodeStore.open(tmp_path).episodes[0].decisions()]) == 12
 
 
 def test_optional_fields_are_normalised_or_left_out(tmp_path: Path) -> None:
@@ -276,3 +281,100 @@ def test_places_are_read_strictly(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             parse_place(wrong)
     with pytest.raises(TypeError, match="path or URL"):
         parse_place(b"x")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("field", ["logits/c.0.0", "length/c/0", "state_form/zarr.json"])
+def test_a_file_of_another_episode_is_refused(tmp_path: Path, field: str) -> None:
+    one, other = write(tmp_path), write(tmp_path)
+    (one / field).write_bytes((other / field).read_bytes())
+    if field.endswith("json"):  # descriptions of arrays are the same
+        assert len([stored.decision for stored in EpisodeStore.open(tmp_path).episode(one.name).decisions()]) == 10
+        return
+    with pytest.raises(StoreError, match="another one's"):
+        _ = [stored.decision for stored in EpisodeStore.open(tmp_path).episode(one.name).decisions()]
+
+
+@pytest.mark.parametrize("file", ["actor/c.0.0.0", "done/c/0"])
+def test_a_chunk_of_another_map_layer_or_episode_is_refused(tmp_path: Path, file: str) -> None:
+    episodes = [write(tmp_path), write(tmp_path)]
+    first, second = "0" * 16, "1" * 16
+    for episode in EpisodeStore.open(tmp_path).episodes:
+        for layer in (first, second):
+            writer = EpisodeStore.open(tmp_path).episode(episode.name).layer(layer)
+            writer._location = Location(tmp_path, read_only=False)
+            writer.write(0, [0, 1], [SaliencyMaps(np.ones((4, 4), np.float32), None)] * 2, 10, {"name": "test"})
+    own = episodes[0] / "maps" / first / file
+    content = own.read_bytes()
+    for other in (episodes[0] / "maps" / second, episodes[1] / "maps" / first):
+        own.write_bytes((other / file).read_bytes())
+        with pytest.raises(StoreError, match="another one's"):
+            list(EpisodeStore.open(tmp_path).episode(episodes[0].name).maps(method=first))
+    own.write_bytes(content)
+    assert len(list(EpisodeStore.open(tmp_path).episode(episodes[0].name).maps(method=first))) == 2
+
+
+def test_an_episode_may_be_renamed(tmp_path: Path) -> None:
+    episode = write(tmp_path)
+    episode.rename(tmp_path / "the-best")
+    found = EpisodeStore.open(tmp_path).episode("the-best")
+    assert [stored.action for stored in found.decisions()] == [*range(10)]
+
+
+def test_maps_of_the_critic_that_are_gone_are_missed(tmp_path: Path) -> None:
+    episode = write(tmp_path)
+    layer = EpisodeStore.open(tmp_path).episodes[0].layer("0" * 16)
+    layer._location = Location(tmp_path, read_only=False)
+    layer.write(0, [0], [SaliencyMaps(np.ones((4, 4), np.float32), np.ones((4, 4), np.float32))], 10, {"name": "test"})
+    shutil.rmtree(episode / "maps" / ("0" * 16) / "critic")
+    with pytest.raises(StoreError, match="maps of the critic"):
+        list(EpisodeStore.open(tmp_path).episodes[0].maps())
+
+
+def test_a_worker_survives_whatever_a_job_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only errors: an interrupt that reaches the thread must not leave the agent waiting for ever."""
+    put = Location.put
+
+    def interrupted(self: Location, key: str, content: bytes) -> None:
+        if key.endswith("logits/c.1.0"):
+            raise KeyboardInterrupt
+        put(self, key, content)
+
+    store = EpisodeStore(tmp_path, block=8)
+    monkeypatch.setattr(Location, "put", interrupted)
+    episode = store.new_episode()
+    with pytest.raises(RuntimeError, match="ended early"):  # noqa: PT012 - at one of the steps after its block
+        for t in range(20):
+            episode.append(decision(t), t, 0.0)
+    monkeypatch.undo()
+    assert len(list(EpisodeStore.open(tmp_path).episodes[0].decisions())) == 4
+    other = store.new_episode()
+    for t in range(10):
+        other.append(decision(t), t, 0.0)
+    other.close()
+    assert len(EpisodeStore.open(tmp_path).episode(other.name)) == 10
+
+
+def test_a_deep_specification_is_read(tmp_path: Path) -> None:
+    file = write(tmp_path) / "zarr.json"
+    group = json.loads(file.read_text())
+    spec: dict[str, Any] = {}
+    for _ in range(900):
+        spec = {"a": spec}
+    group["attributes"]["saliency_wrappers"]["env_spec"] = spec
+    del group["attributes"]["saliency_wrappers"]["digest"]
+    file.write_text(json.dumps(group))
+    assert len(EpisodeStore.open(tmp_path).episodes[0].header.content()["env_spec"]) == 1
+
+
+def test_a_store_may_be_forgotten_by_its_own_thread() -> None:
+    worker, errors = Background(), queue.SimpleQueue[BaseException | None]()
+
+    def stop() -> None:
+        try:
+            worker.close()
+        except RuntimeError as error:
+            errors.put(error)
+        errors.put(None)
+
+    worker.do(stop)
+    assert errors.get(timeout=30) is None

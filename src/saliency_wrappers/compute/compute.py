@@ -123,7 +123,7 @@ def compute_saliency(
         raise ValueError(f"Expected a state_lag of 0 or more, got {state_lag}.")
     acting = agent_fingerprint(adapter)
     description = method_description(chosen, acting, state_lag)
-    location = Location(store.location.name, read_only=False)
+    location = Location(store.location.name, read_only=False, durable=store.location.durable)
     work = Work(location, adapter, chosen, description, state_lag)
     picked = store.episodes if episodes is None else [store.episode(which) for which in episodes]
     failed: dict[str, str] = {}

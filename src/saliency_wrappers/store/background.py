@@ -80,7 +80,8 @@ class _Worker:
         if thread is not None and self._process == os.getpid():
             self._jobs.put(None)
             self._thread = None
-            thread.join()
+            if thread is not threading.current_thread():  # the last reference to a store may be a job's
+                thread.join()
 
     def _queue(self, task: _Task) -> None:
         self._jobs.put(task)

@@ -17,6 +17,7 @@ from gymnasium.error import DependencyNotInstalled
 
 from saliency_wrappers.store.partial_files import partial_path, sweep
 from saliency_wrappers.store.places import parse_place
+from saliency_wrappers.store.syncing import sync_file, sync_folder
 
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -30,21 +31,28 @@ class StoreError(ValueError):
 class Location:
     """A folder or URL with small files, each replaced as a whole. It can be pickled, and is opened where it is used."""
 
-    def __init__(self, place: str | os.PathLike[str], *, read_only: bool) -> None:
+    def __init__(self, place: str | os.PathLike[str], *, read_only: bool, durable: bool = False) -> None:
         """Name a place.
 
         Args:
             place: a folder, or a URL that fsspec knows, such as `memory://name` or `s3://bucket/name`.
             read_only: nothing is written.
+            durable: `put` returns when the file is on the disk (`fsync`) and survives a crash of the machine. Local folders only.
 
         Raises:
-            TypeError, ValueError: neither a path nor a URL, see `parse_place`.
+            TypeError, ValueError: neither a path nor a URL, see `parse_place`; `durable` with a URL.
         """
         where = parse_place(place)
         self.read_only = read_only
         self.folder: Path | None = where if isinstance(where, Path) else None
         """The local folder. None for a URL."""
         self.name = str(where)
+        self.durable = durable
+        if durable and self.folder is None:
+            raise ValueError(
+                f"Expected a local folder for durable=True, got the URL {self.name}: fsync needs a file. What a URL's service has "
+                "acknowledged is as safe as the service makes it; leave durable out."
+            )
         self._opened: Any = None
         self._inside: set[str] = set()
 
@@ -80,6 +88,13 @@ class Location:
 
         found = sync(store.get(key, default_buffer_prototype(), RangeByteRequest(0, limit + 1)))
         return None if found is None else found.to_bytes()
+
+    def exists(self, key: str) -> bool:
+        """Whether a file, or anything else, is there."""
+        self._check(key)
+        if self.folder is not None:
+            return os.path.lexists(f"{self.name}/{key}")
+        return self._get_remote(key, 0) is not None
 
     def put(self, key: str, content: bytes) -> None:
         """Write a file, or replace it: whoever reads sees the old content or the new, nothing between.
@@ -161,8 +176,10 @@ class Location:
             self._enter(folder)
         partial = partial_path(folder, name)
         try:
-            _write(partial, content)
+            _write(partial, content, self.durable)
             os.replace(partial, f"{folder}/{name}")  # noqa: PTH105 - a Path takes longer to make than the call
+            if self.durable:
+                sync_folder(folder)
         except BaseException:
             Path(partial).unlink(missing_ok=True)
             raise
@@ -170,13 +187,15 @@ class Location:
     def _enter(self, folder: str) -> None:
         """Have a folder within the store; one that is made here is no link, and need not be looked at."""
         if folder == self.name:
-            Path(folder).mkdir(parents=True, exist_ok=True)
+            _make_root(Path(folder), self.durable)
         else:
             above, _, _ = folder.rpartition("/")
             if above not in self._inside:
                 self._enter(above)
             try:
                 Path(folder).mkdir()
+                if self.durable:
+                    sync_folder(above)
             except FileExistsError:
                 self._check(folder[len(self.name) + 1 :])
                 sweep(folder)
@@ -185,22 +204,45 @@ class Location:
     def _check(self, key: str) -> None:
         """Refuse a key that leads out of the store: stored data is untrusted."""
         self._check_name(key)
-        if self.folder is not None:
-            root = os.path.realpath(self.folder)
-            if not os.path.realpath(f"{root}/{key}").startswith(root if root.endswith(os.sep) else root + os.sep):
-                raise StoreError(f"Expected {key} within the store {self}, but a link leads out of it.")
+        if self.folder is not None and _leads_out(self.name, key):
+            raise StoreError(f"Expected {key} within the store {self}, but a link leads out of it.")
 
     def _check_name(self, key: str) -> None:
         if not _KEY.fullmatch(key):
             raise StoreError(f"Expected a plain name in the store {self}, got {key!r}.")
 
 
-def _write(path: str, content: bytes) -> None:
+def _leads_out(root: str, key: str) -> bool:
+    """Whether a link beneath a folder leads out of it. Without links two calls of the system say so."""
+    path = root
+    for part in key.split("/"):
+        path = f"{path}/{part}"
+        try:
+            if stat.S_ISLNK(os.lstat(path).st_mode):
+                break
+        except OSError:  # nothing there
+            return False
+    else:
+        return False
+    real = os.path.realpath(root)
+    return not os.path.realpath(f"{root}/{key}").startswith(real if real.endswith(os.sep) else real + os.sep)
+
+
+def _make_root(folder: Path, durable: bool) -> None:
+    missing = [one for one in (folder, *folder.parents) if not one.exists()] if durable else []
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync_folder(str(made.parent))
+
+
+def _write(path: str, content: bytes, durable: bool) -> None:
     file = os.open(path, _NEW_FILE, 0o666)
     try:
         written = os.write(file, content)
         while written < len(content):
             written += os.write(file, memoryview(content)[written:])
+        if durable:
+            sync_file(file)
     finally:
         os.close(file)
 

@@ -8,7 +8,7 @@ import json
 import operator
 import re
 import warnings
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import chain, islice
 from typing import Any
 
@@ -34,6 +34,7 @@ GROUP = "zarr.json"
 _OURS = "saliency_wrappers"
 _DIGEST = "digest"
 _MOST_LEAVES = 4 * MOST_LEAVES  # padded tensors come with their shapes
+_LONGEST_NAME = 256
 _CONSOLIDATED = "consolidated_metadata"
 _HASH = re.compile(r"[0-9a-f]{16,64}")
 
@@ -75,6 +76,9 @@ class EpisodeHeader:
     """Whether the episode ran to its end, and all of it was written."""
     decisions: int | None = None
     """How many decisions it has. None: it is being written, its writer was killed, or an earlier version wrote it."""
+    name: str | None = None
+    """The name under which it was written; its chunks carry it, so that a chunk of another episode is recognised, and a folder may be
+    renamed. None: an earlier version wrote it, whose chunks carry their field and index at most."""
 
     @staticmethod
     def read(content: dict[str, Any], place: str) -> EpisodeHeader:
@@ -93,7 +97,7 @@ class EpisodeHeader:
 
     def content(self) -> dict[str, Any]:
         """Return the attributes that `write_group` writes."""
-        return asdict(self)
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def frame_preprocessor(self) -> FramePreprocessor | None:
@@ -110,6 +114,8 @@ class EpisodeHeader:
             raise StoreError(f"Expected frames, learned and complete to be true or false in {place}.")
         if self.agent is not None and not (isinstance(self.agent, str) and _HASH.fullmatch(self.agent)):
             raise StoreError(f"Expected the agent's fingerprint in {place}, got {str(self.agent)[:80]!r}.")
+        if self.name is not None and not (isinstance(self.name, str) and 0 < len(self.name) <= _LONGEST_NAME):
+            raise StoreError(f"Expected the episode's name in {place}, got {str(self.name)[:80]!r}.")
         if not isinstance(self.env_spec, dict | None) or not isinstance(self.states, list) or not 1 <= len(self.states) <= MOST_FORMS:
             raise StoreError(f"Expected an environment's specification and 1 to {MOST_FORMS} forms of state in {place}.")
         self._check_actions(place)

@@ -27,8 +27,18 @@ ABSENT = np.array(0x7FC5A11E, np.uint32).view(np.float32)[()]
 class MapLayer:
     """Reads and writes the maps of one method, a block at a time."""
 
-    def __init__(self, location: Location, episode: str, fingerprint: str, block: int) -> None:
-        """Name a layer; it need not exist."""
+    def __init__(self, location: Location, episode: str, fingerprint: str, block: int, owner: str | None = None) -> None:
+        """Name a layer; it need not exist.
+
+        Args:
+            location: the store.
+            episode: the episode's group.
+            fingerprint: of the method and the agent.
+            block: decisions in a chunk.
+            owner: the name that the episode's chunks carry (`EpisodeHeader.name`). None: an earlier version wrote the episode; chunks of
+                maps carry their field and index only.
+        """
+        self._owner = "" if owner is None else f"{owner}/{MAPS}/{fingerprint}"
         self.fingerprint = fingerprint
         self._location = location
         self._episode = episode
@@ -54,7 +64,7 @@ class MapLayer:
     def marked(self, block: int) -> NDArray[np.bool_]:
         """Return `(block,)` bool: the marks only, without reading the maps."""
         content = self._location.get(f"{self._group}/{self._done.key(block)}", self._done.most_bytes)
-        return self._done.empty() if content is None else self._done.decode(content, self._place(self._done, block), block)
+        return self._done.empty() if content is None else self._decoded(self._done, content, block)
 
     def read(self, block: int) -> list[SaliencyMaps | None]:
         """Return the maps of a block's decisions; None where there are none.
@@ -88,9 +98,9 @@ class MapLayer:
                 chunk[~done] = ABSENT
                 for row, one in zip(rows, maps, strict=True):
                     chunk[row] = _map(one, head, field.shape)
-                self._location.put(f"{self._group}/{field.key(block)}", field.encode(chunk, block))
+                self._location.put(f"{self._group}/{field.key(block)}", field.encode(chunk, block, self._owner))
             done[list(rows)] = True
-            self._location.put(f"{self._group}/{self._done.key(block)}", self._done.encode(done, block))
+            self._location.put(f"{self._group}/{self._done.key(block)}", self._done.encode(done, block, self._owner))
 
     def _content(self, block: int) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None, NDArray[np.float32] | None]:
         """What is there of a block: which rows, `(block,)` bool, and the maps of both heads; None and False where nothing is."""
@@ -100,10 +110,18 @@ class MapLayer:
         actor, critic = self._chunk("actor", block), self._chunk("critic", block)
         if actor is None:
             raise StoreError(f"Expected maps of the actor in {self._group} of the store {self._location}.")
+        if critic is None and "critic" in self._heads():
+            raise StoreError(f"Expected maps of the critic in {self._group} of the store {self._location}.")
         for chunk in (actor, critic):
             if chunk is not None:
                 done &= ~_absent(chunk)
         return done, actor, critic
+
+    def _heads(self) -> list[Any]:
+        """Which heads have maps, as the layer's header says; empty where an earlier version wrote it."""
+        found = attributes(self._location, self._group) or {}
+        heads = found.get("heads")
+        return heads if isinstance(heads, list) else []
 
     def _prepare(self, maps: SaliencyMaps, length: int, method: dict[str, Any]) -> dict[str, ArrayField]:
         """Create the arrays, or extend those that are too short."""
@@ -114,7 +132,7 @@ class MapLayer:
         if rows > self._rows:
             self._fields.clear()
             if self._field("actor") is None:
-                write_group(self._location, self._group, {"method": method})
+                write_group(self._location, self._group, {"method": method, "heads": [*fields]})
             rows = max(rows, self._enlarged)  # by another writer, who knew of more decisions
             for field in (*fields.values(), self._done):
                 self._location.put(f"{self._group}/{field.name}/{GROUP}", field.metadata(rows))
@@ -131,7 +149,7 @@ class MapLayer:
         if field is None:
             return None
         content = self._location.get(f"{self._group}/{field.key(block)}", field.most_bytes)
-        return field.decode(content, self._place(field, block), block)
+        return self._decoded(field, content, block)
 
     def _field(self, head: str) -> ArrayField | None:
         if self._fields.get(head) is None:
@@ -145,8 +163,8 @@ class MapLayer:
             raise StoreError(f"Expected float32 maps in blocks of {self._done.block} in {self._group}, got {field}.")
         return field
 
-    def _place(self, field: ArrayField, block: int) -> str:
-        return f"{self._group}/{field.key(block)} in {self._location}"
+    def _decoded(self, field: ArrayField, content: bytes | None, block: int) -> NDArray[Any]:
+        return field.decode(content, f"{self._group}/{field.key(block)} in {self._location}", block, self._owner)
 
 
 def _map(maps: SaliencyMaps, head: str, shape: tuple[int, ...]) -> NDArray[np.float32]:

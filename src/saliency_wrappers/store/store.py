@@ -30,21 +30,25 @@ class EpisodeStore:
     It is a Zarr v3 hierarchy, one group for each episode, readable while it is written. Nothing in it is ever executed.
     """
 
-    def __init__(self, place: str | os.PathLike[str], *, frames: bool = False, block: int = 128) -> None:
+    def __init__(self, place: str | os.PathLike[str], *, frames: bool = False, block: int = 128, durable: bool = False) -> None:
         """Create a store, or add to one. Several processes may write to it at a time.
 
         Args:
             place: a folder, or a URL that fsspec knows, such as `memory://name` or `s3://bucket/name`.
             frames: also keep the frames that a person sees.
             block: a kill loses so many decisions at most: half as many are a chunk, one is written while the next is filled.
+            durable: what is committed survives a crash of the machine too: every file, and its folder, is on the disk (`fsync`) before the
+                next is written. Each file takes a flush of the disk longer; local folders only. False: a killed program loses no commit,
+                a machine that loses power may lose the last seconds.
 
         Raises:
             DependencyNotInstalled: Zarr, or what the URL needs, is not installed.
+            ValueError: `durable` with a URL, or a wrong `block`.
             StoreError: something else lies there, or a store of a newer version.
         """
         if isinstance(block, bool) or not isinstance(block, int) or not 2 <= block <= LARGEST_BLOCK:
             raise ValueError(f"Expected block to be an integer of 2 or more, at most {LARGEST_BLOCK}, got {block!r}.")
-        self._prepare(Location(place, read_only=False), frames, block)
+        self._prepare(Location(place, read_only=False, durable=durable), frames, block)
         if attributes(self.location) is None:
             found = self.location.names()
             if found and attributes(self.location) is None:  # asked again: another process may have made it meanwhile

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,18 +19,9 @@ from saliency_wrappers.decisions import AgentPass, Decision, SaliencyMaps
 from saliency_wrappers.step_saliency import StepSaliency
 from saliency_wrappers.store.at_exit import call_at_exit
 from saliency_wrappers.store.background import Background
-from saliency_wrappers.store.columns import STATE_FORM, DecisionColumns, FilledBlock, Row
+from saliency_wrappers.store.columns import DecisionColumns, Row
+from saliency_wrappers.store.episode_files import EpisodeFiles, ExplainedBlock
 from saliency_wrappers.store.files import Location
-from saliency_wrappers.store.header import GROUP, EpisodeHeader, check_readable, optional_fields, write_group
-from saliency_wrappers.store.maps import MapLayer
-from saliency_wrappers.store.tree_schema import Structure
-from saliency_wrappers.store.zarr_array import ArrayField
-
-LENGTH = ArrayField("length", (), "int64", 1)
-"""One number: how many decisions are there."""
-
-_FIRST_BLOCKS = 16
-"""Arrays are made for so many blocks, and for twice as many when these are full."""
 
 
 class EpisodeWriter:
@@ -114,7 +105,7 @@ class _Rows:
     """The blocks of an episode. Apart from the writer, so that they can be written when the writer is gone."""
 
     def __init__(self, location: Location, name: str, background: Background, block: int, frames: bool, known: dict[str, Any]) -> None:
-        self._files = _EpisodeFiles(location, name, block, frames, known)
+        self._files = EpisodeFiles(location, name, block, frames, known)
         self._background = background
         self._block, self._frames = block, frames
         self._columns: DecisionColumns | None = None
@@ -122,9 +113,9 @@ class _Rows:
         """The decision whose reward is not known yet."""
         self._pending: tuple[int, list[tuple[Row, float]]] = 0, []
         """How many decisions were handed over, and the others: one attribute, so that an interrupt falls before or after a change."""
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._told = False
-        self._explained: _ExplainedBlock | None = None
+        self._explained: ExplainedBlock | None = None
         self._process = os.getpid()
 
     @property
@@ -134,14 +125,14 @@ class _Rows:
         return put + len(rows)
 
     def decide(self, record: StepSaliency, frame: NDArray[np.uint8] | None = None) -> int:
-        if self._failure is not None:
-            self._raise_failure()
         if self._decided is not None:
             self.reward(np.nan)
         put, rows = self._pending
         index = put + len(rows)
-        if rows and index % self._block == 0:  # handing them over was interrupted
+        if rows and index % self._block == 0:  # here and not with the reward: an interrupt of the wait comes before the environment steps
             self._hand_over()
+        if self._failure is not None:
+            self._raise_failure()
         columns = self._columns or DecisionColumns(self._block, self._frames, record, frame)
         taken = columns.take(index, record, frame)
         if self._columns is None:
@@ -154,10 +145,7 @@ class _Rows:
         decided, self._decided = self._decided, None
         if decided is None:
             raise ValueError("Expected one reward after each decision, got one without.")
-        put, rows = self._pending
-        rows.append((decided, reward))
-        if (put + len(rows)) % self._block == 0:
-            self._hand_over()
+        self._pending[1].append((decided, reward))
 
     def explain(self, row: int, maps: SaliencyMaps, fingerprint: str, method: dict[str, Any]) -> None:
         self._raise_failure()
@@ -165,7 +153,7 @@ class _Rows:
         if self._explained is not None and (self._explained.block, self._explained.fingerprint) != (block, fingerprint):
             self._hand_over_maps()
         if self._explained is None:
-            self._explained = _ExplainedBlock(block, fingerprint, method)
+            self._explained = ExplainedBlock(block, fingerprint, method)
         self._explained.maps.append((place, maps))
 
     def flush(self) -> None:
@@ -212,7 +200,7 @@ class _Rows:
             if self._failure is None:
                 try:
                     work()
-                except Exception as error:
+                except BaseException as error:  # the thread goes on, and the next call raises it
                     self._failure = error
 
         self._background.do(job)
@@ -244,76 +232,3 @@ def _fill(columns: DecisionColumns, put: int, rows: list[tuple[Row, float]]) -> 
 
 def _fail(error: Exception) -> None:
     raise error
-
-
-@dataclass(frozen=True, eq=False)
-class _ExplainedBlock:
-    """Maps that wait for the others of their block."""
-
-    block: int
-    fingerprint: str
-    method: dict[str, Any]
-    maps: list[tuple[int, SaliencyMaps]] = field(default_factory=list[tuple[int, SaliencyMaps]])
-    """Each with its decision's place in the block."""
-
-
-class _EpisodeFiles:
-    """Writes an episode's files; all of it in the background."""
-
-    def __init__(self, location: Location, name: str, block: int, frames: bool, known: dict[str, Any]) -> None:
-        self.location, self.name = location, name
-        self._block, self._frames = block, frames
-        self._known = known | optional_fields(known.get("seed"), known.get("env_spec"))
-        self._last: FilledBlock | None = None
-        """What was written last."""
-        self._capacity = 0
-        self._fields = 0
-        self._forms = 0
-        self._backfilled = False
-
-    def check(self, columns: DecisionColumns) -> None:
-        """Check at the first decision that a reader will accept the header; `StoreError` otherwise."""
-        check_readable(self._header(columns, columns.states), f"the episode {self.name} of {self.location}")
-
-    def write(self, columns: DecisionColumns, block: FilledBlock) -> None:
-        """Write more decisions: first the arrays, then the header that announces them, then the length."""
-        if block.count > self._capacity or self._fields != len(block.fields):
-            while block.count > self._capacity:
-                self._capacity = max(_FIRST_BLOCKS * self._block, 2 * self._capacity)
-            self._make_arrays(block.fields, self._capacity)
-        if block.second_form is not None and not self._backfilled:
-            forms = next(one for one in block.fields if one.name == STATE_FORM)
-            for before in range(block.second_form):
-                self.location.put(f"{self.name}/{forms.key(before)}", forms.encode(forms.empty(), before))
-            self._backfilled = True
-        for one, rows in block.rows:
-            self.location.put(f"{self.name}/{one.key(block.index)}", one.encode(rows, block.index))
-        if self._forms != len(block.states):
-            write_group(self.location, self.name, self._header(columns, block.states).content())
-            self._forms = len(block.states)
-        self.location.put(f"{self.name}/{LENGTH.key(0)}", LENGTH.encode(np.array([block.count]), 0))
-        self._last = block
-
-    def write_maps(self, explained: _ExplainedBlock, count: int) -> None:
-        """Write the maps of a block; `count` is the number of decisions of the episode until now."""
-        layer = MapLayer(self.location, self.name, explained.fingerprint, self._block)
-        rows, maps = zip(*explained.maps, strict=True)
-        layer.write(explained.block, rows, maps, max(count, 1), explained.method)
-
-    def finish(self, columns: DecisionColumns, complete: bool, learned: bool) -> None:
-        """The arrays' final length, and what is known in the end; nothing of an episode of which nothing was written."""
-        block = self._last
-        if block is not None:
-            self._make_arrays(block.fields, block.count)
-            header = replace(self._header(columns, block.states), complete=complete, learned=learned, decisions=block.count)
-            write_group(self.location, self.name, header.content())
-
-    def _make_arrays(self, fields: list[ArrayField], rows: int) -> None:
-        for one in fields:
-            self.location.put(f"{self.name}/{one.name}/{GROUP}", one.metadata(rows))
-        self.location.put(f"{self.name}/{LENGTH.name}/{GROUP}", LENGTH.metadata(1))
-        self._fields = len(fields)
-
-    def _header(self, columns: DecisionColumns, states: list[Structure]) -> EpisodeHeader:
-        outputs: dict[str, Any] = columns.outputs
-        return EpisodeHeader(block=self._block, frames=self._frames, states=states, action=columns.action, **outputs, **self._known)

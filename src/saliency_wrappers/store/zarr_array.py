@@ -72,14 +72,20 @@ class ArrayField:
     def _between(self) -> str:
         return self.separator or ("." if self.shape else "/")
 
-    def encode(self, rows: NDArray[Any], block: int) -> bytes:
-        """Return the chunk of a block as bytes, bound to its place; fewer rows than a block are filled up with zeros."""
+    def encode(self, rows: NDArray[Any], block: int, owner: str = "") -> bytes:
+        """Return the chunk of a block as bytes, bound to its place; fewer rows than a block are filled up with zeros.
+
+        Args:
+            rows: `(n, *shape)`, at most `block` rows.
+            block: the chunk's index.
+            owner: the name of the episode or map layer whose field it is. Empty: the chunk is bound to its field and index only.
+        """
         if len(rows) < self.block:
             whole = self.empty()
             whole[: len(rows)] = rows
             rows = whole
         packed = bytes(_zstd().encode(np.ascontiguousarray(rows, _on_disk(self.dtype))))
-        packed += frames.place_frame(self._bound_place(block), padding=self.nbytes // LARGEST_RATIO - len(packed))
+        packed += frames.place_frame(self._bound_place(block, owner), padding=self.nbytes // LARGEST_RATIO - len(packed))
         return packed + _checksum(packed)
 
     @property
@@ -87,10 +93,14 @@ class ArrayField:
         """The largest size of a compressed chunk in bytes: incompressible data grows a little."""
         return self.nbytes + self.nbytes // 128 + 1024
 
-    def decode(self, content: bytes | None, place: str, block: int | None = None) -> NDArray[Any]:
-        """Return the chunk `(block, *shape)` from its bytes, which were found at `place`.
+    def decode(self, content: bytes | None, place: str, block: int | None = None, owner: str = "") -> NDArray[Any]:
+        """Return the chunk `(block, *shape)` from its bytes.
 
-        `block` is the index that a chunk bound to its place must carry. None: the place is not checked.
+        Args:
+            content: the file. None when there is none.
+            place: where it was found, for errors.
+            block: the index that a chunk bound to its place must carry. None: the place is not checked.
+            owner: the name of the episode or map layer that it must carry, as given to `encode`.
 
         Raises:
             StoreError: no bytes, damaged ones, another place's, not exactly as many as the shape says, or more than `LARGEST_RATIO`
@@ -108,7 +118,7 @@ class ArrayField:
                 f"Expected a chunk of at most {LARGEST_RATIO} times its file's {len(content)} bytes (or {SMALL_CHUNK} bytes), unpacked, "
                 f"got one of {self.nbytes}: {place}."
             )
-        if block is not None and not frames.is_bound_to(packed, self._bound_place(block)):
+        if block is not None and not frames.is_bound_to(packed, self._bound_place(block, owner)):
             raise StoreError(f"Expected the chunk of this place, got another one's: {place}.")
         rows = np.empty((self.block, *self.shape), _on_disk(self.dtype))
         try:
@@ -117,8 +127,8 @@ class ArrayField:
             raise StoreError(f"A chunk is damaged: {place}: {error}") from error
         return rows.astype(self.dtype, copy=False)
 
-    def _bound_place(self, block: int) -> str:
-        return f"{self.name}/{block}"
+    def _bound_place(self, block: int, owner: str) -> str:
+        return f"{owner}/{self.name}/{block}" if owner else f"{self.name}/{block}"
 
     def metadata(self, rows: int) -> bytes:
         """Return the array's `zarr.json` for this number of rows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import weakref
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -23,8 +24,10 @@ class FileClaim:
     def __init__(self, descriptor: int) -> None:
         """Hold the descriptor of a locked file."""
         self._descriptor: int | None = descriptor
-        self._identity = _identity(os.fstat(descriptor))
-        _claimed.add(self._identity)
+        identity = _identity(os.fstat(descriptor))
+        _claimed.add(identity)
+        self._finalizer = weakref.finalize(self, _let_go, descriptor, identity)  # Ctrl-C may come before anybody holds the claim
+        self._finalizer.atexit = False
 
     @property
     def deleted(self) -> bool:
@@ -33,10 +36,13 @@ class FileClaim:
 
     def release(self) -> None:
         """Let others claim the file. More than once does no harm."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            _claimed.discard(self._identity)
-            os.close(descriptor)
+        self._descriptor = None
+        self._finalizer()
+
+
+def _let_go(descriptor: int, identity: tuple[int, int]) -> None:
+    _claimed.discard(identity)
+    os.close(descriptor)
 
 
 def claim_free(path: Path) -> tuple[Path, FileClaim | None]:

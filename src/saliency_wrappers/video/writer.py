@@ -150,7 +150,12 @@ class _Encoder:
         if self._ffmpeg is None:
             return
         process, self._ffmpeg = self._ffmpeg.proc, None
-        said = _ended(process)
+        try:
+            said = _ended(process)
+        except BaseException:  # Ctrl-C while it finishes the file: at the end of its input it does so by itself
+            with suppress(OSError, ValueError):
+                process.stdin.close()
+            raise
         if process.returncode not in (0, *_INTERRUPTED):
             raise OSError(f"ffmpeg could not finish the video {self.path} (exit code {process.returncode}): {said}")
         if self._claim is not None and self._claim.deleted:
