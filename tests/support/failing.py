@@ -250,7 +250,8 @@ class Filming(Job):
         assert len(shown) >= len(written), f"{len(written)} written, {len(shown)} in the file"
         assert len(written) >= len(taken) - 1, f"{len(taken)} steps, {len(written)} written"
         film(folder, CountingAgent(), lambda: None)
-        assert len(shown_levels(folder)) == STEPS + 1
+        # under another name where an error still holds the claim of the first file
+        assert max(len(levels_of(file)) for file in folder.glob("*.mp4") if file.stat().st_size) == STEPS + 1
 
 
 def film(folder: Path, agent: CountingAgent, between: Callable[[], None]) -> None:
