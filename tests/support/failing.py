@@ -190,7 +190,7 @@ class Computing(Job):
     def attempt(self, folder: Path, faults: Faults) -> None:
         shutil.copytree(self.base, folder)
         agent, explained = CountingAgent(), [0]
-        method = PerturbationSaliency(Blackout(), fill=0.0, batch_size=4)
+        method = PerturbationSaliency(Blackout(), fill=0.0, batch_size=4, path="plain")
 
         def counted(adapter: Any, decisions: Any) -> Any:
             explained[0] += len(decisions)

@@ -167,7 +167,7 @@ def make_store(place: Path) -> None:
         store = EpisodeStore(place, frames=True, block=8)
         with recorded(CountingEnv((7, 5)), agent, mode="capture", store=store) as env:
             play(env, agent, episodes=2)
-    compute_saliency(place, agent, method=PerturbationSaliency(Blackout(), fill=0.0), verify=False)
+    compute_saliency(place, agent, method=PerturbationSaliency(Blackout(), fill=0.0, path="plain"), verify=False)
 
 
 def read_store(place: Path) -> dict[str, Any]:
