@@ -29,6 +29,7 @@ lint: $(READY)  ## check style, formatting, types and which folder imports which
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV)/bin/pyright
+	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
 bench: $(READY)  ## measure speed, into runs/bench (ARGS="--agents Pong" goes to the first, against the published way)

@@ -9,11 +9,11 @@ agent that ships with the package plays. `--help` lists the parameters.
 # %% What we need
 import argparse
 from pathlib import Path
+from typing import Any
 
 import ale_py
 import gymnasium as gym
 import matplotlib.pyplot as plt
-import numpy as np
 from gymnasium.wrappers import RecordVideo
 from tqdm import tqdm
 from xaitk_saliency.impls.perturb_image.rise import RISEGrid
@@ -52,6 +52,7 @@ settings, _ = parser.parse_known_args()  # a notebook has arguments of its own
 # %% The agent
 # Any `nn.Module` called as `value, logits, state = model((x, state))` would do. The preprocessor makes network inputs from frames, and
 # knows where on the frame a map belongs.
+agent: Any
 if settings.checkpoint is None:
     agent, preprocessor = load_pretrained(settings.game)
 else:
@@ -59,7 +60,7 @@ else:
 
 
 # %% The environment
-def make_environment() -> gym.Env:
+def make_environment() -> gym.Env[Any, Any]:
     """The game, as the agent knows it."""
     return gym.make(settings.game, render_mode="rgb_array", frameskip=4, repeat_action_probability=settings.sticky)
 
@@ -69,13 +70,18 @@ def make_environment() -> gym.Env:
 # each step: the network input and the memory that went in, the logits and the value that came out. `RecordSaliencyVideo` has the parameters
 # of `RecordVideo`, so that both clips show the same frames. A recorder without triggers of its own explains just what is being filmed:
 # no map is computed before the first of these frames, and none after the last.
-clip = {
-    "step_trigger": lambda step: step == settings.first_frame,
+def starts(step: int) -> bool:
+    """Whether the clips begin at this step."""
+    return bool(step == settings.first_frame)
+
+
+clip: dict[str, Any] = {
+    "step_trigger": starts,
     "video_length": settings.last_frame - settings.first_frame + 1,
     "disable_logger": True,
 }
 hook = RecurrentAgentHook(agent, preprocessor)
-environment = RecordVideo(make_environment(), str(settings.output), name_prefix="plain", **clip)
+environment: gym.Env[Any, Any] = RecordVideo(make_environment(), str(settings.output), name_prefix="plain", **clip)
 environment = SaliencyRecorder(environment, hook, mode="deferred")
 environment = RecordSaliencyVideo(environment, settings.output, name_prefix="saliency", **clip)
 
@@ -103,16 +109,18 @@ if not videos:
 # %% One decision
 # The agent is greedy and the game seeded, so it plays the same game again; this time a single step is explained, and what the recorder
 # says about it is in `info["saliency"]`.
-def look(step: int, **method: object) -> tuple[np.ndarray, dict]:
+def look(step: int, **method: Any) -> tuple[Any, dict[str, Any]]:
     """The frame on which decision `step` was made, and what `info` says about it; `method` is for the recorder."""
     hook = RecurrentAgentHook(agent, preprocessor)
-    with SaliencyRecorder(make_environment(), hook, step_trigger=lambda count: count == step, **method) as environment:
-        observation, info = environment.reset(seed=settings.seed)
-        for _ in range(step + 1):
-            frame = environment.render()
-            observation, _, terminated, truncated, info = environment.step(hook.act(observation))
-            if terminated or truncated:
-                break
+    environment = SaliencyRecorder(make_environment(), hook, step_trigger=lambda count: count == step, **method)
+    observation, info = environment.reset(seed=settings.seed)
+    frame = environment.render()
+    for _ in range(step + 1):
+        frame = environment.render()
+        observation, _, terminated, truncated, info = environment.step(hook.act(observation))
+        if terminated or truncated:
+            break
+    environment.close()
     if "saliency" not in info:
         raise SystemExit(f"The game ended before decision {step}. Choose another one with --show.")
     return frame, info["saliency"]
@@ -141,7 +149,7 @@ print(f"wrote: {settings.output / f'decision-{settings.show}.png'}")
 # %% Other perturbers
 # Any xaitk `PerturbImage` can take the place of the sliding radial masks; nothing else changes. Large masks give coarse maps, random
 # ones grainy maps. `method="greydanus2018"` is the 2018 paper's own code: its masks, its grid, its scores.
-alternatives = {
+alternatives: dict[str, dict[str, Any]] = {
     "SlidingWindow": {"perturber": SlidingWindow(window_size=(8, 8), stride=(4, 4))},
     "RISEGrid": {"perturber": RISEGrid(n=settings.masks, s=10, p1=0.8, seed=0, threads=0)},
     "greydanus2018": {"method": "greydanus2018"},

@@ -49,10 +49,11 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def layer_init(layer: nn.Module, std: float = 2**0.5) -> nn.Module:
+def layer_init(layer: nn.Linear | nn.Conv2d, std: float = 2**0.5) -> nn.Module:
     """Orthogonal weights, no bias."""
     nn.init.orthogonal_(layer.weight, std)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -94,7 +95,8 @@ class Agent(nn.Module):
     def get_value(self, x: Tensor, lstm_state: LSTMState, done: Tensor) -> Tensor:
         """The critic alone."""
         hidden, _ = self.get_states(x, lstm_state, done)
-        return self.critic(hidden)
+        value: Tensor = self.critic(hidden)
+        return value
 
     def get_action_and_value(
         self, x: Tensor, lstm_state: LSTMState, done: Tensor, action: Tensor | None = None
@@ -154,7 +156,7 @@ class Games:
             reward_clipping=True,
             autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
         )
-        self.agent = Agent(int(self.envs.single_action_space.n))
+        self.agent = Agent(gym.spaces.flatdim(self.envs.single_action_space))
         self.next_obs = torch.tensor(self.envs.reset(seed=args.seed)[0]).float()
         self.next_done = torch.ones(args.num_envs)
         self.next_lstm_state = self.agent.initial_lstm_state(args.num_envs)
@@ -163,7 +165,7 @@ class Games:
 @torch.no_grad()
 def collect(games: Games, args: argparse.Namespace) -> Rollout:
     """Play `num_steps` steps in every environment."""
-    rollout = Rollout(args, games.envs.single_observation_space.shape, games.next_lstm_state)
+    rollout = Rollout(args, tuple(games.next_obs.shape[1:]), games.next_lstm_state)
     for step in range(args.num_steps):
         rollout.obs[step], rollout.dones[step] = games.next_obs, games.next_done
         action, logprob, _, value, games.next_lstm_state = games.agent.get_action_and_value(
@@ -204,7 +206,8 @@ def compute_loss(agent: Agent, rollout: Rollout, advantages: Tensor, mbenvinds: 
     mb_advantages = (mb_advantages - mb_advantages.mean()) / (mb_advantages.std() + 1e-8)
     pg_loss = torch.max(-mb_advantages * ratio, -mb_advantages * ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)).mean()
     v_loss = 0.5 * ((newvalue.view(-1) - returns) ** 2).mean()
-    return pg_loss - args.ent_coef * entropy.mean() + args.vf_coef * v_loss
+    loss: Tensor = pg_loss - args.ent_coef * entropy.mean() + args.vf_coef * v_loss
+    return loss
 
 
 def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: Rollout, advantages: Tensor, args: argparse.Namespace) -> float:

@@ -5,6 +5,7 @@ decisions and writes its maps beside them. Run it again: nothing is done twice.
 """
 
 import sys
+from typing import Any
 
 import ale_py
 import gymnasium as gym
@@ -30,7 +31,7 @@ def record() -> None:
             ended = terminated or truncated
 
 
-def compute(tolerance: float, **where: object) -> None:
+def compute(tolerance: float, **where: Any) -> None:
     """The maps of the store's last episode; a tolerance of its own, here, so that each backend has something to do."""
     agent, _ = load_pretrained(ENV_ID)
     method = PerturbationSaliency(tolerance=tolerance)
@@ -45,7 +46,8 @@ def main() -> None:
 
     record()
     compute(0.0, backend="loky")
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    local: Any = LocalCluster  # its types say less than it takes
+    with local(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         compute(1e-9, backend="dask", address=cluster.scheduler_address)
     ray.init(num_cpus=2, include_dashboard=False)
     compute(2e-9, backend="ray")

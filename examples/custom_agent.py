@@ -30,7 +30,8 @@ class MyAgent(nn.Module):
         """Frames `(n, 84, 84, 3)` uint8; the actions `(n,)`."""
         self.memory = self.gru(self.see(frames.permute(0, 3, 1, 2) / 255.0), self.memory)
         self.value(self.memory)
-        return self.policy(self.memory).argmax(dim=1)
+        logits: Tensor = self.policy(self.memory)
+        return logits.argmax(dim=1)
 
 
 def run_heads(agent: MyAgent, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,7 +45,7 @@ torch.manual_seed(0)
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 200
 env = gym.make("ALE/Breakout-v5", render_mode="rgb_array", max_episode_steps=steps)
 env = gym.wrappers.ResizeObservation(env, (84, 84))
-agent = MyAgent(int(env.action_space.n))
+agent = MyAgent(gym.spaces.flatdim(env.action_space))
 
 # %% The recipe
 adapter = FunctionAdapter(

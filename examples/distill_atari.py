@@ -127,7 +127,8 @@ class Classroom:
     @torch.no_grad()
     def collect(self, taught: float) -> Round:
         """Play `SEQUENCE` decisions in each game, the fraction `taught` of the games by the teacher."""
-        first_states, records = (self.student_state, self.teacher_state), []
+        first_states = self.student_state, self.teacher_state
+        records: list[tuple[Tensor, ...]] = []
         by_teacher = torch.arange(len(self.greedy)) < round(taught * len(self.greedy))
         for _ in range(SEQUENCE):
             frames, starts = self.games.frames, self.games.episode_starts
@@ -137,7 +138,8 @@ class Classroom:
             targets = targets.log_softmax(1)
             self.games.step(choose(torch.where(by_teacher.unsqueeze(1), targets, logits), self.greedy))
             records.append((frames, starts, targets, values.squeeze(1), self.teacher_state.half()))
-        return Round(*(torch.stack(column) for column in zip(*records, strict=True)), *first_states)
+        frames, starts, targets, values, features = (torch.stack(column) for column in zip(*records, strict=True))
+        return Round(frames, starts, targets, values, features, *first_states)
 
 
 def choose(logits: Tensor, greedy: Tensor) -> NDArray[np.int64]:
@@ -156,8 +158,11 @@ def build_student(num_actions: int) -> BabyA3CGRU:
     model = BabyA3CGRU(num_actions)
     for layer in (model.conv1, model.conv2, model.conv3, model.conv4):
         nn.init.orthogonal_(layer.weight, 2**0.5)
-        nn.init.zeros_(layer.bias)
-    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    moved: Any = model  # torch's types do not know memory_format
+    moved.to(memory_format=torch.channels_last)
+    return model
 
 
 @torch.no_grad()
@@ -181,8 +186,8 @@ TIMED = ("frames", "episode_starts", "log_policies", "values", "states")
 def draw_sequences(buffer: deque[Round], generator: np.random.Generator) -> Batch:
     """Sequences that begin with the student's own states."""
     places = draw_places(buffer, FREE_BATCH, generator)
-    columns = [torch.stack([getattr(round_, name)[:, game] for round_, game in places], 1) for name in TIMED]
-    return Batch(*columns, first_state=torch.stack([round_.first_state[game] for round_, game in places]))
+    columns: list[Any] = [torch.stack([getattr(round_, name)[:, game] for round_, game in places], 1) for name in TIMED]
+    return Batch(*[*columns, torch.stack([round_.first_state[game] for round_, game in places])])
 
 
 def draw_decisions(buffer: deque[Round], generator: np.random.Generator) -> Batch:
@@ -190,9 +195,9 @@ def draw_decisions(buffer: deque[Round], generator: np.random.Generator) -> Batc
     places = draw_places(buffer, FORCED_BATCH, generator)
     steps = generator.integers(SEQUENCE, size=FORCED_BATCH)
     chosen = [(round_, step, game) for (round_, game), step in zip(places, steps, strict=True)]
-    columns = [torch.stack([getattr(round_, name)[step, game] for round_, step, game in chosen])[None] for name in TIMED]
+    columns: list[Any] = [torch.stack([getattr(round_, name)[step, game] for round_, step, game in chosen])[None] for name in TIMED]
     states = [round_.states[step - 1, game].float() if step else round_.first_teacher_state[game] for round_, step, game in chosen]
-    return Batch(*columns, first_state=torch.stack(states))
+    return Batch(*[*columns, torch.stack(states)])
 
 
 def convolve(model: BabyA3CGRU, frames: Tensor) -> list[Tensor]:
@@ -281,7 +286,8 @@ def report(progress: Progress, classroom: Classroom, losses: dict[str, Tensor]) 
 
 def distil(options: Options) -> None:
     """Alternate between playing and learning until the time is spent."""
-    teacher = load_checkpoint(options.teacher).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    teacher: Any = load_checkpoint(options.teacher)
+    teacher.to(memory_format=torch.channels_last)
     if not isinstance(teacher, BabyA3CGRU):
         raise click.UsageError(f"Expected a teacher with the weights of BabyA3CGRU, got {type(teacher).__name__}.")
     sharpen(teacher, options.sharpen)

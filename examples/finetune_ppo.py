@@ -96,8 +96,9 @@ def collect_rollout(model: BabyA3CGRU, games: AtariGames, state: Tensor) -> tupl
         clipped, ends = (torch.tensor(array, dtype=torch.float32) for array in (np.sign(rewards), life_ends))
         records.append((frames, starts, actions, policy.log_prob(actions), values.squeeze(1), clipped, ends))
     next_values, _, _ = model((to_input(games.frames), forget(state, games.episode_starts)))
-    columns = [torch.stack(column) for column in zip(*records, strict=True)]
-    return Rollout(*columns, first_state=first_state, next_values=next_values.squeeze(1)), state
+    columns: list[Any] = [torch.stack(column) for column in zip(*records, strict=True)]
+    columns += [first_state, next_values.squeeze(1)]
+    return Rollout(*columns), state
 
 
 def estimate_advantages(rollout: Rollout) -> Tensor:
@@ -159,7 +160,9 @@ def load_initial(options: Options) -> BabyA3CGRU:
     if not isinstance(model, BabyA3CGRU):
         raise click.UsageError(f"Expected initial weights of BabyA3CGRU, got {type(model).__name__}.")
     sharpen(model, options.sharpen)
-    return model.float().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    moved: Any = model.float()  # torch's types do not know memory_format
+    moved.to(memory_format=torch.channels_last)
+    return model
 
 
 def train(options: Options) -> None:

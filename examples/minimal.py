@@ -13,8 +13,8 @@ agent, preprocessor = (load_checkpoint(sys.argv[1]), "greydanus2018") if len(sys
 steps = int(sys.argv[2]) if len(sys.argv) > 2 else 300
 
 hook = RecurrentAgentHook(agent, preprocessor)
-env = SaliencyRecorder(gym.make(ENV_ID, render_mode="rgb_array", max_episode_steps=steps), hook)
-env = RecordSaliencyVideo(env, "videos", zoom=3, strip=True)
+recorder = SaliencyRecorder(gym.make(ENV_ID, render_mode="rgb_array", max_episode_steps=steps), hook)
+env = RecordSaliencyVideo(recorder, "videos", zoom=3, strip=True)
 
 observation, info = env.reset(seed=1)
 ended = False

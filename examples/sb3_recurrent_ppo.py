@@ -64,8 +64,8 @@ agent.save(options.output / "agent.zip")
 
 # Play: one line hooks the agent, two wrap the game.
 hook = RecurrentAgentHook(agent, preprocessor="atari84")
-game = SaliencyRecorder(gym.wrappers.TimeLimit(make_game(), options.max_steps), hook)
-game = RecordSaliencyVideo(game, options.output / "videos", name_prefix="final", zoom=2, strip=True)
+recorder = SaliencyRecorder(gym.wrappers.TimeLimit(make_game(), options.max_steps), hook)
+game = RecordSaliencyVideo(recorder, options.output / "videos", name_prefix="final", zoom=2, strip=True)
 
 observation, info = game.reset(seed=2)
 state, episode_start, ended, score = None, np.ones(1, bool), False, 0.0

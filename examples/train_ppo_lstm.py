@@ -164,7 +164,9 @@ def build_model(num_actions: int) -> AtariLSTM:
         if "bias" in name:
             nn.init.zeros_(parameter)
     # On a CPU the convolutions are twice as fast in this memory format.
-    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    moved: Any = model  # torch's types do not know memory_format
+    moved.to(memory_format=torch.channels_last)
+    return model
 
 
 def count_actions(game: str) -> int:
@@ -198,8 +200,9 @@ def collect_rollout(model: AtariLSTM, games: Games) -> Rollout:
         rewards, life_ends = games.step(actions)
         records.append((frames, episode_starts, actions, policy.log_prob(actions), values.squeeze(1), rewards, life_ends))
     next_values, _, _ = model((to_input(games.frames), forget(games.state, games.episode_starts)))
-    columns = [torch.stack(column) for column in zip(*records, strict=True)]
-    return Rollout(*columns, first_state=first_state, next_values=next_values.squeeze(1))
+    columns: list[Any] = [torch.stack(column) for column in zip(*records, strict=True)]
+    columns += [first_state, next_values.squeeze(1)]
+    return Rollout(*columns)
 
 
 def estimate_advantages(rollout: Rollout) -> Tensor:

@@ -16,11 +16,12 @@ import click
 import numpy as np
 import torch
 from ale_py.vector_env import AtariVectorEnv
+from gymnasium.spaces import flatdim
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from saliency_wrappers import RecordSaliencyVideo, RecurrentAgentHook, VectorSaliencyRecorder
+from saliency_wrappers import RecordVectorSaliencyVideo, RecurrentAgentHook, VectorSaliencyRecorder
 
 REPORT_EVERY, FILM_EVERY = 100, 20  # steps, episodes
 
@@ -46,7 +47,7 @@ def watched(games: VectorEnv[Any, Any, Any], agent: nn.Module, folder: Path) -> 
         episode_trigger=filmed,
         on_error="warn",  # a training run must not die of its pictures
     )
-    return RecordSaliencyVideo(games, folder, environments=[0], episode_trigger=filmed, zoom=4)
+    return RecordVectorSaliencyVideo(games, folder, environments=[0], episode_trigger=filmed, zoom=4)
 
 
 def report(step: int, infos: dict[str, Any]) -> None:
@@ -90,7 +91,8 @@ class Agent(nn.Module):
 
     def get_value(self, x: Tensor, memory: Memory, done: Tensor) -> Tensor:
         """How much is to be expected."""
-        return self.critic(self.remember(x, memory, done)[0])
+        value: Tensor = self.critic(self.remember(x, memory, done)[0])
+        return value
 
     def get_action_and_value(
         self, x: Tensor, memory: Memory, done: Tensor, action: Tensor | None = None
@@ -203,7 +205,7 @@ def main(steps: int, environments: int, rollout: int, output: Path, seed: int) -
     """Train, and save the agent."""
     torch.manual_seed(seed)
     games = make_games(environments)
-    agent = Agent(num_actions=int(games.single_action_space.n))
+    agent = Agent(num_actions=flatdim(games.single_action_space))
     training = Training(watched(games, agent, output), agent, seed, report)
     for _ in range(max(1, steps // (environments * rollout))):
         training.one_round(rollout)

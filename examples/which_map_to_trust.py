@@ -9,6 +9,7 @@
 import argparse
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import ale_py
 import gymnasium as gym
@@ -18,6 +19,7 @@ from scipy.stats import spearmanr
 
 from saliency_wrappers import (
     SARFA,
+    AgentAdapter,
     Background,
     Decision,
     FramePreprocessor,
@@ -43,7 +45,7 @@ def play(
 ) -> list[Decision]:
     """One greedy episode after so many random actions: every decision with its incoming state."""
     decisions = []
-    adapter = as_adapter(agent)
+    adapter: Any = as_adapter(agent)
     environment = gym.make(game, frameskip=4, repeat_action_probability=0.0)
     observation, _ = environment.reset(seed=seed)
     random = np.random.default_rng(seed)
@@ -65,7 +67,7 @@ def play(
     return decisions
 
 
-def methods(background: Background) -> dict:
+def methods(background: Background) -> dict[str, Any]:
     """The methods to compare, fixed before anything is measured."""
     blur, kl = GaussianBlur(3), KLDivergence()
     return {
@@ -82,10 +84,11 @@ def methods(background: Background) -> dict:
     }
 
 
-def confidence_rank(adapter: object, decisions: list[Decision], background: Background) -> float:
+def confidence_rank(adapter: AgentAdapter, decisions: list[Decision], background: Background) -> float:
     """Spearman of the confidence with the measured fidelity of change-weighted maps, where there is something to explain."""
     method = PerturbationSaliency(saliency_gen=KLDivergence(), weighting="change")
-    random, fills = np.random.default_rng(0), {"blur": GaussianBlur(3), "background": background}
+    random = np.random.default_rng(0)
+    fills: dict[str, Any] = {"blur": GaussianBlur(3), "background": background}
     pairs = []
     for decision, maps in zip(decisions, method(adapter, decisions), strict=True):
         confidence = map_confidence(adapter, decision, maps.actor, background)
@@ -93,12 +96,14 @@ def confidence_rank(adapter: object, decisions: list[Decision], background: Back
         missing = np.mean([area(one.policy, "log") for (_, direction), one in curves.items() if direction == "insertion"])
         if confidence.explains:
             pairs.append((confidence.value, -missing))
-    return float(spearmanr(*zip(*pairs, strict=True)).statistic)
+    confidences, fidelities = zip(*pairs, strict=True)
+    rank: Any = spearmanr(confidences, fidelities)
+    return float(rank.statistic)
 
 
 def main() -> None:
     """Play, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Print how faithful each method's maps are.")
     parser.add_argument("--game", default="ALE/Breakout-v5")
     parser.add_argument("--checkpoint", type=Path, help="a file, or a folder with checkpoints (default: the bundled agent)")
     parser.add_argument("--preprocessor", default="greydanus2018", help="of a checkpoint")
@@ -111,6 +116,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write every metric there")
     parser.add_argument("--resamples", type=int, default=2000)
     settings = parser.parse_args()
+    agent: Any
     if settings.checkpoint is None:
         agent, preprocessor = load_pretrained(settings.game)
     else:
