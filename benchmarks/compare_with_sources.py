@@ -35,8 +35,8 @@ from saliency_wrappers import (
     as_adapter,
     load_pretrained,
 )
-from saliency_wrappers.saliency.perturbation import PRESETS
 from saliency_wrappers.saliency.policy_scores import centred_logits
+from saliency_wrappers.saliency.presets import PRESETS
 from saliency_wrappers.states import map_state
 
 ENV_ID = "ALE/Breakout-v5"
