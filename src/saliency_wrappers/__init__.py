@@ -3,9 +3,17 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from saliency_wrappers.agents import AgentAdapter, CleanRLAdapter, FunctionAdapter, QNetworkAdapter, RecurrentModuleAdapter, as_adapter
+from saliency_wrappers.agents import (
+    ActorQAdapter,
+    AgentAdapter,
+    CleanRLAdapter,
+    FunctionAdapter,
+    QNetworkAdapter,
+    RecurrentModuleAdapter,
+    as_adapter,
+)
 from saliency_wrappers.compute.compute import compute_saliency
-from saliency_wrappers.decisions import Decision, SaliencyMaps
+from saliency_wrappers.decisions import Decision, InputMaps, SaliencyMaps
 from saliency_wrappers.details import SaliencyDetails
 from saliency_wrappers.faithfulness import Confidence, DetailedSaliency, Scorecard, evaluate, map_confidence
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
@@ -13,8 +21,12 @@ from saliency_wrappers.hooks.replay_check import ReplayMismatchError
 from saliency_wrappers.models.checkpoints import CheckpointError, UnsafeCheckpointError, load_checkpoint, load_pretrained, pretrained_agents
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.recording.error_policy import MissingDecisionError
+from saliency_wrappers.saliency.cells import grid_cells
+from saliency_wrappers.saliency.feature_fills import FeatureMean, FeatureNoise, Marginal
+from saliency_wrappers.saliency.features import FeatureExplanation, FeatureOcclusion, FeatureShapley
 from saliency_wrappers.saliency.fills import Background, ChannelMean, Noise
 from saliency_wrappers.saliency.gradients import Gradient, IntegratedGradients, SmoothGrad
+from saliency_wrappers.saliency.inputs import InputSaliency
 from saliency_wrappers.saliency.masks import GaussianBlur, SlidingDisc
 from saliency_wrappers.saliency.memory_share import MemoryShare, memory_share
 from saliency_wrappers.saliency.method import SaliencyMethod
@@ -51,6 +63,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SARFA",
     "ActionHint",
+    "ActorQAdapter",
     "AgentAdapter",
     "Background",
     "ChannelMean",
@@ -60,15 +73,23 @@ __all__ = [
     "Decision",
     "DetailedSaliency",
     "EpisodeStore",
+    "FeatureExplanation",
+    "FeatureMean",
+    "FeatureNoise",
+    "FeatureOcclusion",
+    "FeatureShapley",
     "FramePreprocessor",
     "FunctionAdapter",
     "GaussianBlur",
     "Gradient",
     "GridSquaredDifference",
+    "InputMaps",
+    "InputSaliency",
     "IntegratedGradients",
     "KLDivergence",
     "LeaveOneOut",
     "LogitDrop",
+    "Marginal",
     "MemoryShare",
     "MissingDecisionError",
     "Noise",
@@ -105,6 +126,7 @@ __all__ = [
     "compute_saliency",
     "draw",
     "evaluate",
+    "grid_cells",
     "load_checkpoint",
     "load_pretrained",
     "map_confidence",

@@ -6,8 +6,9 @@ The third form, one record for each step, is `StepSaliency` in `step_saliency.py
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import cv2
@@ -34,7 +35,7 @@ class AgentPass:
     """One forward pass of the agent, as its adapter saw it. Tensors are references; the state is a copy made before the pass."""
 
     inputs: Tensor
-    """What the network consumed, `(n, C, h, w)`."""
+    """What the network consumed: images `(n, C, h, w)` or vectors `(n, features)`."""
     state: StateTree
     """The incoming state. None for an agent without memory."""
     logits: Tensor | None
@@ -53,6 +54,8 @@ class AgentPass:
     """What the recorders of one agent share of a call that they all see. None while only one recorder watches."""
     complete: Callable[[AgentPass], None] | None = None
     """Adds the value, of a pass that may decide, when acting did not compute it. None: there is nothing to add."""
+    on_actions: Callable[[AgentPass, Sequence[Any]], None] | None = None
+    """Is told the actions that the environments are given, where the value is one of actions. None: the value does not depend on them."""
     given: Tensor | None = None
     """The tensor that the agent was given, while `inputs` is a copy of it. None: `inputs` is that tensor itself."""
 
@@ -60,6 +63,12 @@ class AgentPass:
     def batch(self) -> int:
         """The number of rows, n."""
         return self.inputs.shape[0]  # len() of a tensor takes five times as long
+
+    def judged(self, actions: Sequence[Any]) -> AgentPass:
+        """Return the pass itself, once it was told the actions that the environments are given, if any."""
+        if self.on_actions is not None and len(actions):
+            self.on_actions(self, actions)
+        return self
 
     def gave(self, logits: Tensor | None, value: Tensor | None) -> AgentPass:
         """Set the outputs, detached from the graph, and return the pass; `TypeError` for anything but tensors."""
@@ -77,7 +86,7 @@ class Decision:
     """One acting forward pass: inputs, incoming state and outputs, all batched `(n, ...)`."""
 
     inputs: Tensor
-    """What the network consumed, `(n, C, h, w)`, in the adapter's `input_range`."""
+    """What the network consumed: images `(n, C, h, w)`, in the adapter's `input_range`, or vectors `(n, features)`."""
     state: StateTree
     """The state that went in. None for an agent without memory."""
     logits: Tensor
@@ -142,23 +151,57 @@ def _from_pass(seen: AgentPass | Decision, inputs: Tensor, episode_start: Tensor
 
 
 @dataclass(frozen=True, eq=False)
+class InputMaps:
+    """What one of several inputs is to a decision."""
+
+    maps: SaliencyMaps | None
+    """Its maps, with all other inputs held. None for an input that is neither an image nor a vector."""
+    share: float
+    """Of the actor, in [0, 1]: `|phi| / sum |phi|` over the inputs."""
+    value_share: float | None
+    """Of the critic. None when the agent has no value output."""
+
+    def info(self) -> dict[str, Any]:
+        """The dictionary that goes under the input's key in `info["saliency"]["inputs"]`."""
+        maps = {"actor": None, "critic": None} if self.maps is None else self.maps.info()
+        return {**maps, "share": self.share, "value_share": self.value_share}
+
+
+@dataclass(frozen=True, eq=False)
 class SaliencyMaps:
     """Maps of one decision on a raw scale: magnitudes compare across frames and episodes."""
 
     actor: Array
-    """`(h, w)` float32 at network-input resolution, `>= 0` for squared differences; 0: perturbing this place changes no logit."""
+    """`(h, w)` float32 at network-input resolution, `>= 0` for squared differences; 0: perturbing this place changes no logit. Of vector
+    observations `(features,)`."""
     critic: Array | None
-    """`(h, w)` float32 for the state value. None when the agent has no value output."""
+    """Of the actor map's shape, for the state value. None when the agent has no value output."""
     details: SaliencyDetails | None = None
     """What was asked for besides the maps. None: nothing."""
+    features: tuple[str, ...] | None = None
+    """The names of the entries of maps `(features,)`. None for maps of images."""
+    inputs: Mapping[str, InputMaps] | None = None
+    """Of agents with several inputs all of them by their keys, where the method explains them; the maps are those of one of them. None: no
+    other input was explained."""
 
     @property
     def doubtful(self) -> bool:
         """Whether a confidence was asked for and says that there is nothing to explain."""
         return self.details is not None and self.details.doubtful
 
+    def info(self) -> dict[str, Any]:
+        """Their entries of `info["saliency"]`, of arrays that its reader may change."""
+        content: dict[str, Any] = {"actor": self.actor.copy(), "critic": None if self.critic is None else self.critic.copy()}
+        if self.features is not None:
+            content["features"] = self.features
+        if self.inputs is not None:
+            content["inputs"] = {key: one.info() for key, one in self.inputs.items()}
+        return content
+
     def _repr_html_(self) -> str:
         """Return both maps as grey images, each from its own lowest to its highest value, for notebooks."""
+        if self.features is not None:
+            return _table(self.features, self.actor, self.critic)
         figures = ""
         for head, raw in (("actor", self.actor), ("critic", self.critic)):
             if raw is not None and raw.ndim in (2, 3):
@@ -174,6 +217,20 @@ def _grey_png(raw: Array) -> str:
     span = float(flat.max() - flat.min()) or 1.0
     grey = np.rint((flat - flat.min()) * (255 / span)).astype(np.uint8)
     return base64.b64encode(cv2.imencode(".png", grey)[1].tobytes()).decode()
+
+
+def _table(features: Sequence[str], actor: Array, critic: Array | None) -> str:
+    """A table of features with bars, for notebooks."""
+    heads = {"actor": (actor, "#6e96ff"), **({} if critic is None else {"critic": (critic, "#ff6464")})}
+    rows = ""
+    for index, name in enumerate(features):
+        cells = ""
+        for raw, colour in heads.values():
+            width = 100 * abs(float(raw[index])) / (float(np.abs(raw).max()) or 1.0)
+            bar = f'<div style="background:{colour};height:0.7em;width:{width:.0f}px"></div>'
+            cells += f"<td>{float(raw[index]):.3g}</td><td>{bar}</td>"
+        rows += f"<tr><th>{escape(name)}</th>{cells}</tr>"
+    return f"<table><tr><th></th>{''.join(f'<th colspan=2>{head}</th>' for head in heads)}</tr>{rows}</table>"
 
 
 def numbers_of(logits: Tensor | None, value: Tensor | None) -> Numbers:

@@ -172,8 +172,7 @@ class StepSaliency:
         if maps is None:
             content["pending"] = True
         else:
-            content["actor"] = maps.actor.copy()
-            content["critic"] = None if maps.critic is None else maps.critic.copy()
+            content |= maps.info()
         content["logits"] = self.logits
         content["value"] = self.value
         if maps is not None and maps.details is not None:

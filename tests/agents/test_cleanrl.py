@@ -260,13 +260,13 @@ def test_an_agent_of_another_form_says_what_is_missing() -> None:
         as_adapter(WithTwoStates())
 
 
-def test_calls_without_images_are_told_apart() -> None:
+def test_calls_without_images_or_vectors_are_told_apart() -> None:
     agent, network = seeded(PlainAgent), seeded(QNetwork)
     agent.network, network.network = nn.Linear(5, 16), nn.Linear(5, 4)
     seen, _ = watched(agent)
-    agent.get_action_and_value(torch.zeros(1, 5))
+    agent.get_action_and_value(torch.zeros(1, 2, 5))
     QNetworkAdapter(network).attach(seen.append)
-    network(torch.zeros(1, 5))
+    network(torch.zeros(1, 2, 5))
     assert [type(one) for one in seen] == [UnreadPass, UnreadPass]
     assert "with images (n, C, h, w)" in seen[0].reason
 

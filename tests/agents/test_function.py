@@ -147,7 +147,9 @@ def test_an_agent_that_is_no_module_and_takes_frames_is_described() -> None:
     seen: list[Any] = []
     wrong.attach(seen.append)
     player.act(np.zeros((12, 12, 3), np.uint8))
-    assert seen == [UnreadPass("that could not be captured: expected images (n, C, h, w) from incoming, got ndarray")]
+    assert seen == [
+        UnreadPass("that could not be captured: expected images (n, C, h, w) or vectors (n, features) from incoming, got ndarray")
+    ]
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -17,8 +17,8 @@ import pytest
 import torch
 from counting import Blackout, CountingEnv
 from sb3_agents import Cockpit, Grey, Pictures, SmallCNN, SmallCombined, learn, model, pictures, recorder_of
-from sb3_contrib import QRDQN, MaskablePPO, RecurrentPPO
-from stable_baselines3 import A2C, DQN, PPO, SAC
+from sb3_contrib import ARS, QRDQN, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 from torch import Tensor
 
@@ -349,11 +349,13 @@ as_adapter(Agent())
     assert run.stdout == "[]\n"
 
 
-def test_policies_that_do_not_look_at_images_say_so() -> None:
-    with pytest.raises(TypeError, match=r"a policy that looks at images.*such as CnnPolicy has, .*got observation space Box\("):
-        as_adapter(PPO("MlpPolicy", "CartPole-v1", device="cpu"))
-    with pytest.raises(TypeError, match=r"Expected a policy with logits or Q-values \(PPO, A2C, DQN, RecurrentPPO\), got \w+ of SAC"):
-        as_adapter(SAC("MlpPolicy", "Pendulum-v1", device="cpu", buffer_size=10))
+def test_policies_of_other_observations_or_forms_say_so() -> None:
+    with pytest.raises(
+        TypeError, match=r"a policy that looks at images.*such as CnnPolicy has, at vectors.*got observation space Discrete"
+    ):
+        as_adapter(PPO("MlpPolicy", "FrozenLake-v1", device="cpu"))
+    with pytest.raises(TypeError, match=r"Expected a policy with logits, Q-values or an actor and a critic .*, got \w+ of ARS"):
+        as_adapter(ARS("LinearPolicy", "Pendulum-v1", device="cpu"))
 
 
 def test_images_without_bounds_need_a_range() -> None:

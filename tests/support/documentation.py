@@ -32,6 +32,7 @@ BUDGETS = {
     "sb3-contrib.md": {"max_steps=10": "max_steps=2", "range(20)": "range(3)"},
     "cleanrl.md": {"range(30)": "range(12)"},
     "viewer.md": {"viewer.wait()": "viewer.close()"},
+    "vector-observations.md": {'"CartPole-v1").learn(50_000)': '"CartPole-v1", n_steps=64, batch_size=64).learn(64)'},
     "faithfulness.md": {"spaced(decisions, 100)": "spaced(decisions, 2)"},
     "gallery.md": {
         "DECISIONS, MOMENT = 1100, 1035": "DECISIONS, MOMENT = 30, 20",

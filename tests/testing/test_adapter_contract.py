@@ -422,10 +422,10 @@ def test_integers_and_the_same_numbers_in_floating_point_are_the_same_to_an_adap
 
 
 def test_a_contract_test_needs_two_inputs_and_a_way_to_act(tiny_lstm: TinyLSTM):
-    with pytest.raises(ValueError, match=r"Expected at least two inputs \(n, C, h, w\), got \(1, 1, 12, 12\)"):
+    with pytest.raises(ValueError, match=r"Expected at least two inputs \(n, C, h, w\) or \(n, features\), got \(1, 1, 12, 12\)"):
         check_adapter(as_adapter(tiny_lstm), images(1))
-    with pytest.raises(ValueError, match=r"Expected at least two inputs \(n, C, h, w\), got \(2, 12\)"):
-        check_adapter(as_adapter(tiny_lstm), torch.zeros(2, 12))
+    with pytest.raises(ValueError, match=r"Expected at least two inputs \(n, C, h, w\) or \(n, features\), got \(2, 12, 12\)"):
+        check_adapter(as_adapter(tiny_lstm), torch.zeros(2, 12, 12))
     with pytest.raises(TypeError, match=r"Expected play=\.\.\., a function that makes the agent act"):
         check_adapter(Passive(tiny_lstm), images(2))
 

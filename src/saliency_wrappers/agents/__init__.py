@@ -6,15 +6,17 @@ from typing import Any
 
 from torch import nn
 
-from saliency_wrappers.agents import cleanrl, sb3, sb3_contrib
+from saliency_wrappers.agents import cleanrl, cleanrl_off_policy, sb3, sb3_contrib
 from saliency_wrappers.agents.base import ActingAdapter, AgentAdapter, ImageOptions, OnPass, UnreadPass
 from saliency_wrappers.agents.cleanrl import CleanRLAdapter, QNetworkAdapter
+from saliency_wrappers.agents.cleanrl_off_policy import ActorQAdapter
 from saliency_wrappers.agents.function import FunctionAdapter
 from saliency_wrappers.agents.plain_module import ModuleAdapter
 from saliency_wrappers.agents.recurrent_module import RecurrentModuleAdapter
 
 __all__ = [
     "ActingAdapter",
+    "ActorQAdapter",
     "AgentAdapter",
     "CleanRLAdapter",
     "FunctionAdapter",
@@ -27,7 +29,7 @@ __all__ = [
     "as_adapter",
 ]
 
-_FAMILIES = (sb3_contrib.adapt, sb3.adapt, cleanrl.adapt)
+_FAMILIES = (sb3_contrib.adapt, sb3.adapt, cleanrl.adapt, cleanrl_off_policy.adapt)
 
 
 def as_adapter(
@@ -40,10 +42,11 @@ def as_adapter(
     """Return the adapter for an agent.
 
     Args:
-        agent: an algorithm of Stable-Baselines3 (PPO, A2C, DQN) or sb3-contrib (RecurrentPPO), or its policy; a module in the manner of
-            CleanRL, with `get_action_and_value`; any other `nn.Module` is called as `value, logits, state = model((x, state))`, or,
-            without memory, as `model(x)` that returns logits, `(logits, value)`, a mapping of them or a distribution. An
-            `AgentAdapter` is returned as it is: `QNetworkAdapter(q_network)`, `FunctionAdapter(...)`, or one of your own.
+        agent: an algorithm of Stable-Baselines3 (PPO, A2C, DQN, SAC, TD3, DDPG) or sb3-contrib (RecurrentPPO, TQC, CrossQ), or its policy;
+            a module in the manner of CleanRL, with `get_action_and_value`; any other `nn.Module` is called as
+            `value, logits, state = model((x, state))`, or, without memory, as `model(x)` that returns logits, `(logits, value)`, a mapping
+            of them or a distribution. An `AgentAdapter` is returned as it is: `QNetworkAdapter(q_network)`, `FunctionAdapter(...)`, or one
+            of your own.
         input_range: the lowest and highest value of the agent's images. None: as its observation space, its `VecNormalize` or its family
             tells.
         image: the key of the image in a dictionary with several. None: the only one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, TypeGuard, cast, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -21,6 +21,10 @@ class UnreadPass:
 
 
 OnPass = Callable[[AgentPass | UnreadPass], None]
+
+PolicyForm = Literal["logits", "gaussian", "numbers"]
+"""How the policy output describes a policy: `"logits"` of one categorical choice; `"gaussian"`: means and logarithms of standard deviations
+side by side, `(n, 2 * action_size)`; `"numbers"`: anything else, such as Q-values or the action of a deterministic policy."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,14 @@ class AgentAdapter(Protocol):
 
     @property
     def input_range(self) -> tuple[float, float]:
-        """The lowest and highest value of a network input: `(0.0, 1.0)` or `(0.0, 255.0)`."""
+        """The lowest and highest value of an image: `(0.0, 1.0)` or `(0.0, 255.0)`. Vectors are in units of their own, of any range."""
         ...
 
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Run the agent once, without side effects: nothing is recorded, no flag, buffer or random state changes.
 
         Args:
-            inputs: `(n, C, h, w)`, in `input_range`.
+            inputs: images `(n, C, h, w)`, in `input_range`, or vectors `(n, features)`.
             state: the incoming state of n rows. None for an agent without memory.
             episode_start: `(n,)` bool, True where an episode begins. None when the agent is not told.
 
@@ -95,6 +99,16 @@ class ActingAdapter(AgentAdapter, Protocol):
     def act(self, inputs: Tensor, state: StateTree) -> tuple[Tensor, StateTree]:
         """Run the agent as its user would, seen by hooks: logits `(n, num_actions)` and the next state."""
         ...
+
+
+def is_network_input(candidate: object) -> TypeGuard[Tensor]:
+    """Return whether this is a batch of network inputs: images `(n, C, h, w)`, or vectors `(n, features)`."""
+    return isinstance(candidate, Tensor) and candidate.ndim in (2, 4)
+
+
+def policy_form(adapter: AgentAdapter) -> PolicyForm:
+    """Return how the adapter's policy output is read: its attribute `policy_form`; `"logits"` where it has none."""
+    return getattr(adapter, "policy_form", "logits")
 
 
 def split_rows(adapter: AgentAdapter, decision: Decision) -> list[Decision]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from saliency_wrappers.agents.base import ImageOptions, OnPass, zero_state
+from saliency_wrappers.agents.base import ImageOptions, OnPass, PolicyForm, is_network_input, zero_state
 from saliency_wrappers.agents.image_layout import ImageLayout
 from saliency_wrappers.agents.method_hooks import observe_calls
 from saliency_wrappers.agents.module_hooks import observe, outputs_of, undisturbed
@@ -37,7 +37,10 @@ class CleanRLAdapter:
     `episode_start`, is 1.
     """
 
-    form = "agent.get_action_and_value(x) or agent.get_action_and_value(x, lstm_state, done), with images (n, C, h, w)"
+    form = (
+        "agent.get_action_and_value(x) or agent.get_action_and_value(x, lstm_state, done), with images (n, C, h, w) or vectors "
+        "(n, features)"
+    )
     takes_observations = True
     """Its input is the observation as the environment returned it: a pass on anything else is no decision."""
     methods = ("get_action_and_value", "get_value")
@@ -73,6 +76,11 @@ class CleanRLAdapter:
         """Return the layer of the actor, by name."""
         return {"actor": self._actor}
 
+    @property
+    def policy_form(self) -> PolicyForm:
+        """`"gaussian"` for an agent with `actor_logstd`, otherwise `"logits"`."""
+        return "gaussian" if isinstance(getattr(self.module, "actor_logstd", None), Tensor) else "logits"
+
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return logits `(n, outputs)` and values `(n, 1)` for images `(n, C, h, w)` in `input_range`; the sampled action is ignored."""
         with undisturbed(self.module):
@@ -101,7 +109,7 @@ class CleanRLAdapter:
         """Return the pass before it runs: images by reference, the state copied."""
         arguments, form = call.arguments, self._form
         images = next(iter(arguments.values()), None)
-        if not isinstance(images, Tensor) or images.ndim != 4:
+        if not is_network_input(images):
             return None
         images = self.layout.channels_first(images)
         if method == "get_value":
@@ -124,7 +132,8 @@ class CleanRLAdapter:
         if self._form.state is not None:
             arguments[self._form.state] = state
         if self._form.done is not None:
-            arguments[self._form.done] = (torch.zeros_like(inputs[:, 0, 0, 0]) if episode_start is None else episode_start).float()
+            start = torch.zeros(len(inputs), device=inputs.device) if episode_start is None else episode_start
+            arguments[self._form.done] = start.float()
         with outputs_of(**self.layers) as heads:
             output = agent.get_action_and_value(**arguments)
         return self._logits(heads["actor"]), output
@@ -142,7 +151,8 @@ class QNetworkAdapter:
     within `with hook.paused():`.
     """
 
-    form = "q_network(x) -> Q-values (n, num_actions), with images (n, C, h, w)"
+    form = "q_network(x) -> Q-values (n, num_actions), with images (n, C, h, w) or vectors (n, features)"
+    policy_form: PolicyForm = "numbers"
     takes_observations = True
     """Its input is the observation as the environment returned it: a pass on anything else is no decision."""
 
@@ -183,7 +193,7 @@ class QNetworkAdapter:
     def incoming(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AgentPass | None:
         """Return the pass before it runs: images by reference."""
         images = args[0] if len(args) == 1 and not kwargs else None
-        if not isinstance(images, Tensor) or images.ndim != 4:
+        if not is_network_input(images):
             return None
         return AgentPass(self.layout.channels_first(images.detach()), None, None, None, copied=True)
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from saliency_wrappers.agents.base import OnPass, repeat_rows, without_lists
+from saliency_wrappers.agents.base import OnPass, PolicyForm, is_network_input, repeat_rows, without_lists
 from saliency_wrappers.agents.dict_observation import DictObservation
 from saliency_wrappers.agents.method_hooks import observe_calls
 from saliency_wrappers.agents.module_hooks import undisturbed
@@ -84,6 +84,7 @@ class FunctionAdapter:
         others: Mapping[str, Tensor] | None = None,
         channels_last: bool = False,
         input_range: tuple[float, float] = (0.0, 1.0),
+        policy_form: PolicyForm = "logits",
     ) -> None:
         """Describe how an agent is called and evaluated.
 
@@ -109,6 +110,7 @@ class FunctionAdapter:
                 of its state, and are passed through.
             channels_last: whether the agent is given images `(n, h, w, C)`.
             input_range: the lowest and highest value of the images.
+            policy_form: what the logits are, see `PolicyForm`: `"gaussian"` for `torch.cat([mean, log_std], dim=1)`.
 
         Raises:
             TypeError: the agent has no such method or attribute.
@@ -118,12 +120,13 @@ class FunctionAdapter:
                 raise TypeError(f"Expected {type(module).__name__} to have {name!r}, by which it acts or remembers.")
         self.module = module
         self.input_range = input_range
+        self.policy_form: PolicyForm = policy_form
         self.form = f"{type(module).__name__}.{method} as incoming and outgoing read it"
         self._evaluate, self._method, self._incoming, self._outgoing = evaluate, method, incoming, outgoing
         self._layers = {name: layer for name, layer in (("actor", actor), ("critic", critic)) if layer is not None}
         self._initial_state, self._state_attribute = initial_state, state_attribute
-        self._parts = None if image is None else DictObservation(image, dict(others or {}))
-        self._channels_last = channels_last
+        self.parts = None if image is None else DictObservation(image, dict(others or {}))
+        self.channels_last = channels_last
         self._evaluates_value = True  # until it is seen that it does not
 
     @property
@@ -132,9 +135,9 @@ class FunctionAdapter:
         return self._layers
 
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return what the given `evaluate` returns for images `(n, C, h, w)`."""
-        images = inputs.permute(0, 2, 3, 1) if self._channels_last else inputs
-        observation, memory = (images, state) if self._parts is None else self._parts.together(images, state)
+        """Return what the given `evaluate` returns for images `(n, C, h, w)` or vectors `(n, features)`."""
+        images = inputs.permute(0, 2, 3, 1) if self.channels_last and inputs.ndim == 4 else inputs
+        observation, memory = (images, state) if self.parts is None else self.parts.together(images, state)
         with ExitStack() as stack:
             for module in _modules_of(self.module):
                 stack.enter_context(undisturbed(module))
@@ -148,7 +151,7 @@ class FunctionAdapter:
     def initial_state(self, n: int) -> StateTree:
         """Return the agent's initial state; with dictionary observations, together with the example values repeated n times."""
         memory = without_lists(self._initial_state(n))
-        return memory if self._parts is None else self._parts.initial(memory, n)
+        return memory if self.parts is None else self.parts.initial(memory, n)
 
     def repeat_state(self, state: StateTree, n: int) -> StateTree:
         """Repeat each row n times along the axis in which initial states grow."""
@@ -165,11 +168,11 @@ class FunctionAdapter:
         elif self._initial_state is _no_memory:
             state = _without_memory(state, told=self._incoming is not _observation_and_state)
         memory = copy_state(without_lists(state))
-        images, whole = (observation, memory) if self._parts is None else self._parts.apart(observation, memory)
-        if not isinstance(images, Tensor) or images.ndim != 4:
+        images, whole = (observation, memory) if self.parts is None else self.parts.apart(observation, memory)
+        if not is_network_input(images):
             what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-            raise TypeError(f"expected images (n, C, h, w) from incoming, got {what}")
-        images = images.detach().permute(0, 3, 1, 2) if self._channels_last else images.detach()
+            raise TypeError(f"expected images (n, C, h, w) or vectors (n, features) from incoming, got {what}")
+        images = images.detach().permute(0, 3, 1, 2) if self.channels_last and images.ndim == 4 else images.detach()
         return AgentPass(images, whole, None, None, None if start is None else start.detach().bool(), copied=True)
 
     def leaving(self, method: str, incoming: AgentPass, output: Any, layers: Mapping[str, Any]) -> AgentPass | None:

@@ -29,8 +29,8 @@ class ImageLayout:
         return images.permute(0, 3, 1, 2) if self.last and images.ndim == 4 else images
 
     def as_given(self, images: Tensor) -> Tensor:
-        """Return images `(n, C, h, w)` in the agent's layout."""
-        return images.permute(0, 2, 3, 1) if self.last else images
+        """Return images `(n, C, h, w)` in the agent's layout; vectors as they are."""
+        return images.permute(0, 2, 3, 1) if self.last and images.ndim == 4 else images
 
 
 def _has_channels_last(module: Any, images: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""`read_outputs`: logits and value in the forms in which agents without memory return them."""
+"""`read_outputs`: logits and value in the forms in which agents without memory return them; `form_of_output`: what the logits are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+
+from saliency_wrappers.agents.base import PolicyForm
 
 _LOGITS = ("logits", "policy_logits", "action_logits", "policy", "q_values", "q", "pi", "actor")
 _VALUE = ("value", "values", "state_value", "state_values", "baseline", "vf", "critic")
@@ -37,6 +39,13 @@ def policy_tensor(output: Any) -> Any:
     if isinstance(base, torch.distributions.Normal):
         return torch.cat([base.mean, base.stddev.log()], dim=-1)
     return cast("Any", output)
+
+
+def form_of_output(output: Any) -> PolicyForm:
+    """Return `"gaussian"` for an output that `read_outputs` reads whose policy is a normal distribution, otherwise `"logits"`."""
+    parts: Any = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else (output,)
+    bases = [part.base_dist if isinstance(part, torch.distributions.Independent) else part for part in parts]
+    return "gaussian" if any(isinstance(base, torch.distributions.Normal) for base in bases) else "logits"
 
 
 def _pair(policy: Any, value: Any, value_needed: bool = False) -> tuple[Tensor, Tensor | None] | None:

@@ -1,4 +1,4 @@
-"""Stable-Baselines3: `ActorCriticPolicyAdapter` for PPO and A2C, `QPolicyAdapter` for DQN."""
+"""Stable-Baselines3: `ActorCriticPolicyAdapter` for PPO and A2C, `QPolicyAdapter` for DQN; `adapt` finds the one that fits."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from saliency_wrappers.agents.base import ImageOptions
+from saliency_wrappers.agents.base import ImageOptions, PolicyForm
 from saliency_wrappers.agents.module_hooks import outputs_of, undisturbed
+from saliency_wrappers.agents.sb3_off_policy import ActorQPolicyAdapter
 from saliency_wrappers.agents.sb3_policy import PolicyAdapter, kept, policy_of, policy_options, policy_output
 from saliency_wrappers.decisions import AgentPass
 from saliency_wrappers.states import StateTree, copy_state
@@ -19,7 +20,7 @@ def adapt(agent: Any, options: ImageOptions) -> PolicyAdapter | None:
     """Return the adapter for an algorithm of Stable-Baselines3 without memory, or for its policy; None for anything else.
 
     Raises:
-        TypeError: an algorithm whose policy has neither logits nor Q-values (SAC, TD3), or does not look at images.
+        TypeError: an algorithm of another form (ARS, for example), or one that looks at neither images nor vectors.
     """
     policy = policy_of(agent)
     if policy is None:
@@ -28,9 +29,11 @@ def adapt(agent: Any, options: ImageOptions) -> PolicyAdapter | None:
         return ActorCriticPolicyAdapter(policy, **policy_options(agent, options))
     if hasattr(policy, "q_net_target") or hasattr(policy, "quantile_net_target"):
         return QPolicyAdapter(policy, **policy_options(agent, options))
+    if hasattr(policy, "critic") and hasattr(getattr(policy, "actor", None), "mu"):
+        return ActorQPolicyAdapter(policy, **policy_options(agent, options))
     raise TypeError(
-        f"Expected a policy with logits or Q-values (PPO, A2C, DQN, RecurrentPPO), got {type(policy).__name__} of {type(agent).__name__}. "
-        "Write a FunctionAdapter."
+        "Expected a policy with logits, Q-values or an actor and a critic (PPO, A2C, DQN, SAC, TD3, DDPG, TQC, CrossQ, RecurrentPPO), got "
+        f"{type(policy).__name__} of {type(agent).__name__}. Write a FunctionAdapter."
     )
 
 
@@ -76,6 +79,11 @@ class QPolicyAdapter(PolicyAdapter):
     """
 
     methods = ("_predict",)
+
+    @property
+    def policy_form(self) -> PolicyForm:
+        """`"numbers"`: Q-values."""
+        return "numbers"
 
     @property
     def layers(self) -> Mapping[str, nn.Module]:

@@ -14,7 +14,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from saliency_wrappers.agents.base import ImageOptions, OnPass, repeat_rows
+from saliency_wrappers.agents.base import ImageOptions, OnPass, PolicyForm, is_network_input, repeat_rows
 from saliency_wrappers.agents.dict_observation import DictObservation
 from saliency_wrappers.agents.image_layout import ImageLayout
 from saliency_wrappers.agents.method_hooks import observe_calls
@@ -25,7 +25,7 @@ from saliency_wrappers.states import StateTree
 class PolicyAdapter(ABC):
     """Base class of adapters for policies of Stable-Baselines3. Methods are observed: `predict` does not call `forward`, `learn` may."""
 
-    form = "model.predict(observation) or policy(observation), with images (n, C, h, w)"
+    form = "model.predict(observation) or policy(observation), with images (n, C, h, w) or vectors (n, features)"
     takes_observations = True
     """Its input is the observation as the environment returned it: a pass on anything else is no decision."""
     methods: tuple[str, ...] = ("forward", "get_distribution", "evaluate_actions", "predict_values")
@@ -42,14 +42,14 @@ class PolicyAdapter(ABC):
         """Adapt a policy.
 
         Args:
-            policy: `model.policy`, of an observation space of images, channels first, as the algorithm makes it, or of a dictionary with
-                such an image. The rest of a dictionary goes with the decision, as part of its state.
-            input_range: the lowest and highest value of its images. None: those of the observation space.
-            image: the key of the image in a dictionary. None: its only one.
+            policy: `model.policy`, of an observation space of images, channels first, as the algorithm makes it, of vectors, or of a
+                dictionary with one of them. The rest of a dictionary goes with the decision, as part of its state.
+            input_range: the lowest and highest value of its images. None: those of the observation space; for vectors `(0.0, 1.0)`.
+            image: the key of the image in a dictionary, or of a vector. None: its only image; without images, its only vector.
             channels_last: whether its images are `(n, h, w, C)`. None: as its first convolution tells, see `ImageLayout`.
 
         Raises:
-            TypeError: a policy that does not look at images.
+            TypeError: a policy that looks at neither images nor vectors.
             ValueError: an observation space without bounds and no `input_range`; a dictionary with several images and no `image`.
         """
         self.module = policy
@@ -58,6 +58,14 @@ class PolicyAdapter(ABC):
         self.parts = _parts_of(space, image) if isinstance(space, spaces.Dict) else None
         images = space if self.parts is None else space[self.parts.image]
         self.input_range = _image_range(images) if input_range is None else input_range
+
+    @property
+    def policy_form(self) -> PolicyForm:
+        """`"logits"` of one discrete action, `"gaussian"`, or `"numbers"` for several discrete parts."""
+        space: Any = self.module.action_space
+        if isinstance(space, spaces.Discrete):
+            return "logits"
+        return "gaussian" if isinstance(space, spaces.Box) else "numbers"
 
     @abstractmethod
     def evaluate(self, inputs: Tensor, state: StateTree, episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -98,7 +106,7 @@ class PolicyAdapter(ABC):
         """Return the images `(n, C, h, w)` of a call, by reference, and the state that goes with them. None without images."""
         observation: Any = next(iter(call.arguments.values()), None)
         images, state = (observation, memory) if self.parts is None else self.parts.apart(observation, memory)
-        return (self.layout.channels_first(images.detach()), state) if isinstance(images, Tensor) and images.ndim == 4 else None
+        return (self.layout.channels_first(images.detach()), state) if is_network_input(images) else None
 
     def together(self, inputs: Tensor, state: StateTree) -> tuple[Any, StateTree]:
         """Return the observation to give to the policy, and the memory."""
@@ -155,7 +163,10 @@ def policy_output(policy: Any, head: Tensor) -> Tensor:
 
 @contextmanager
 def kept(distribution: Any) -> Generator[None]:
-    """Restore a policy's distribution object after the block: `policy.get_distribution` returns the same object to the user."""
+    """Restore a policy's distribution object, if it has one, after the block: `policy.get_distribution` returns it to the user."""
+    if distribution is None:
+        yield
+        return
     before = dict(vars(distribution))
     try:
         yield
@@ -165,7 +176,10 @@ def kept(distribution: Any) -> Generator[None]:
 
 
 def _parts_of(space: spaces.Dict, image: str | None) -> DictObservation:
-    images = [key for key, part in space.items() if isinstance(part, spaces.Box) and len(part.shape) == 3]
+    boxes = {key: len(part.shape) for key, part in space.items() if isinstance(part, spaces.Box)}
+    vectors = [key for key, axes in boxes.items() if axes == 1]
+    images = [key for key, axes in boxes.items() if axes == 3] or vectors
+    images += [image] if image in vectors and image not in images else []
     if not images:
         raise TypeError(_NO_IMAGE.format(space))
     if (image is None and len(images) > 1) or (image is not None and image not in images):
@@ -178,8 +192,10 @@ def _parts_of(space: spaces.Dict, image: str | None) -> DictObservation:
 
 
 def _image_range(space: Any) -> tuple[float, float]:
-    if not isinstance(space, spaces.Box) or len(space.shape) != 3:
+    if not isinstance(space, spaces.Box) or len(space.shape) not in (1, 3):
         raise TypeError(_NO_IMAGE.format(space))
+    if len(space.shape) == 1:
+        return 0.0, 1.0
     low, high = float(np.min(space.low)), float(np.max(space.high))
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise ValueError(
@@ -190,6 +206,6 @@ def _image_range(space: Any) -> tuple[float, float]:
 
 
 _NO_IMAGE = (
-    "Expected a policy that looks at images, of a Box (C, h, w) such as CnnPolicy has, or a dictionary with one, got observation space {}: "
-    "saliency maps lie on images."
+    "Expected a policy that looks at images, of a Box (C, h, w) such as CnnPolicy has, at vectors, of a Box (features,), or at a "
+    "dictionary with one of them, got observation space {}."
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from saliency_wrappers.step_saliency import StepSaliency
 from saliency_wrappers.video.overlay import Drawing, Frame, Scale
 from saliency_wrappers.video.painter import Painter
 from saliency_wrappers.video.writer import StreamingWriter
+from saliency_wrappers.wrappers.features import drawn_beside
 from saliency_wrappers.wrappers.recorder import SaliencyRecorder
 from saliency_wrappers.wrappers.video import RecordSaliencyVideo
 
@@ -63,7 +64,8 @@ class EpisodeFilming:
     def __init__(self, recorder: SaliencyRecorder[Any, Any], cameras: Cameras) -> None:
         """Set up the cameras around a recorder."""
         self.cameras = cameras
-        self._pictures = DecisionPictures(cameras, recorder.hook.preprocessor)
+        features = drawn_beside(recorder.recording.method, recorder.env.observation_space)["features"]
+        self._pictures = DecisionPictures(cameras, recorder.hook.preprocessor, features)
         recorder.recording.subscribe(self._pictures)
         self.env = RecordSaliencyVideo(
             recorder,
@@ -121,12 +123,12 @@ class EpisodeFilming:
 class DecisionPictures:
     """Single decisions as PNG files: the frame, what the actor looked at, what the critic looked at. A `SaliencyConsumer`."""
 
-    def __init__(self, cameras: Cameras, preprocessor: FramePreprocessor | None) -> None:
+    def __init__(self, cameras: Cameras, preprocessor: FramePreprocessor | None, features: Sequence[str] | None = None) -> None:
         scale: Scale = "frame" if cameras.scale == "episode" else cameras.scale
         self.count = 0
         """How many decisions came with maps, pictured or not."""
         self._cameras = cameras
-        self._painter = Painter(Drawing(cameras.style, scale, panels=True), zoom=cameras.zoom)
+        self._painter = Painter(Drawing(cameras.style, scale, panels=True), zoom=cameras.zoom, features=features)
         self._preprocessor = preprocessor
         self._expected: Frame | None = None
         self._waiting: dict[tuple[int, int], Frame] = {}

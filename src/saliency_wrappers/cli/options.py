@@ -123,8 +123,8 @@ def printable(text: object) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text))
 
 
-def agent_for(env_id: str, checkpoint: Path | None, preprocessor: str | None = None) -> tuple[nn.Module, FramePreprocessor]:
-    """Return the agent of a checkpoint, or the bundled one, and its preprocessor."""
+def agent_for(env_id: str, checkpoint: Path | None, preprocessor: str | None = None) -> tuple[nn.Module, FramePreprocessor | None]:
+    """Return the agent of a checkpoint, or the bundled one, and its preprocessor; None for an agent on vectors."""
     if checkpoint is None and env_id not in pretrained_agents():
         agents = ", ".join(pretrained_agents()) or "none"
         raise Misused(f"No agent for {env_id} ships with this package (there are: {agents}). Give --checkpoint PATH.")
@@ -135,6 +135,8 @@ def perturber_for(name: str | None, parameters: dict[str, Any], size: tuple[int,
     """Return the perturber of the options. None: the method's own."""
     if parameters and name is None:
         raise Misused("--perturber-option needs --perturber.")
+    if name is not None and size is None:
+        raise Misused("--perturber is for images: agents on vectors have none.")
     return None if name is None or size is None else named_perturber(name, size, default_seed=seed, **parameters)
 
 

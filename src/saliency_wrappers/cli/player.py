@@ -21,10 +21,12 @@ from saliency_wrappers.cli.filming import Cameras, EpisodeFilming
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.models.checkpoints import load_checkpoint, load_pretrained
 from saliency_wrappers.models.networks import AtariLSTM
+from saliency_wrappers.models.vector_networks import VectorActorCritic
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.recording.options import Mode
 from saliency_wrappers.saliency.method import SaliencyMethod
 from saliency_wrappers.store.store import EpisodeStore
+from saliency_wrappers.wrappers.features import is_vector
 from saliency_wrappers.wrappers.recorder import SaliencyRecorder
 
 Environment = gym.Env[Any, Any]
@@ -39,7 +41,7 @@ def make_game(env_id: str, frameskip: int | None = None, sticky: float | None = 
         sticky: the probability that the emulator repeats the last action. None: the environment's own.
 
     Raises:
-        ValueError: no such environment, one that cannot be made like this, or one whose observations are no RGB frames.
+        ValueError: no such environment, one that cannot be made like this, or one whose observations are neither RGB frames nor vectors.
     """
     import ale_py
 
@@ -52,14 +54,17 @@ def make_game(env_id: str, frameskip: int | None = None, sticky: float | None = 
     except (gym.error.Error, ImportError, TypeError, ValueError) as error:
         raise ValueError(f"Cannot make {env_id}{f' with {given}' if given else ''}: {error}") from error
     space = env.observation_space
-    if not isinstance(space, gym.spaces.Box) or space.dtype != np.uint8 or len(space.shape) != 3 or space.shape[2] != 3:
+    frames = isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[2] == 3
+    if not frames and not is_vector(space):
         env.close()
-        raise ValueError(f"Expected an environment whose observations are RGB frames (H, W, 3) of uint8, got {space} from {env_id}.")
+        raise ValueError(
+            f"Expected an environment whose observations are RGB frames (H, W, 3) of uint8 or vectors, got {space} from {env_id}."
+        )
     return env
 
 
-def load_agent(env_id: str, checkpoint: Path | None = None, preprocessor: str | None = None) -> tuple[nn.Module, FramePreprocessor]:
-    """An agent and the preprocessing it is fed with.
+def load_agent(env_id: str, checkpoint: Path | None = None, preprocessor: str | None = None) -> tuple[nn.Module, FramePreprocessor | None]:
+    """An agent and the preprocessing it is fed with; None for an agent on vectors.
 
     Args:
         env_id: the game.
@@ -73,6 +78,10 @@ def load_agent(env_id: str, checkpoint: Path | None = None, preprocessor: str | 
         agent, own = load_pretrained(env_id)
     else:
         agent = load_checkpoint(checkpoint)
+        if isinstance(agent, VectorActorCritic):
+            if preprocessor is not None:
+                raise ValueError(f"Expected no preprocessor for an agent on vectors, got {preprocessor!r}.")
+            return agent, None
         own = FramePreprocessor.named("atari84" if isinstance(agent, AtariLSTM) else "greydanus2018")
     chosen = own if preprocessor is None else FramePreprocessor.named(preprocessor)
     return agent, replace(chosen, determines_input=True)  # a Player feeds the agent with nothing but the frame it sees
@@ -84,7 +93,9 @@ def check_agent(hook: RecurrentAgentHook, env: Environment) -> None:
     Raises:
         ValueError: it does not.
     """
-    frame = np.zeros(env.observation_space.shape or (), np.uint8)
+    if is_vector(env.observation_space) and hook.preprocessor is not None:
+        raise ValueError(f"The agent takes images, but {_name(env)} gives vectors: give --checkpoint of an agent on vectors.")
+    frame: Any = np.zeros(env.observation_space.shape or (), np.float32 if is_vector(env.observation_space) else np.uint8)
     image = frame if hook.preprocessor is None else hook.preprocessor(frame)
     try:
         logits, _ = hook.adapter.evaluate(torch.as_tensor(image)[None], hook.adapter.initial_state(1), None)
@@ -104,7 +115,7 @@ class Player:
         env: Environment,
         hook: RecurrentAgentHook,
         cameras: Cameras | None = None,
-        method: str | SaliencyMethod = "xaitk",
+        method: str | SaliencyMethod | None = None,
         mode: Mode = "inline",
         store: EpisodeStore | None = None,
     ) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+import gymnasium as gym
+import numpy as np
 import torch
 
 from saliency_wrappers.cli.evaluate import evaluate
@@ -43,10 +45,12 @@ from saliency_wrappers.cli.view import view
 from saliency_wrappers.hooks.hook import RecurrentAgentHook
 from saliency_wrappers.preprocessing import PREPROCESSORS
 from saliency_wrappers.recording.options import Mode
-from saliency_wrappers.saliency.presets import PRESETS, saliency_method
+from saliency_wrappers.saliency.presets import METHODS
 from saliency_wrappers.store.store import EpisodeStore
+from saliency_wrappers.video.bars import BAR_WIDTH
 from saliency_wrappers.video.overlay import STYLES, Scale
 from saliency_wrappers.viewer.server import view as start_viewer
+from saliency_wrappers.wrappers.features import feature_names, is_vector, method_for
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class RecordOptions:
     frameskip: int | None
     start: int
     end: int | None
-    method: str
+    method: str | None
     perturber: str | None
     perturber_option: dict[str, Any]
     mode: Mode
@@ -124,7 +128,7 @@ def main() -> None:
     type=click.IntRange(1),
     help="First decision no longer explained and filmed: exclusive. The published frames 638 to 1238 are --start 639 --end 1240.",
 )
-@click.option("--method", type=click.Choice(sorted(PRESETS)), default="xaitk", help="How maps are made.")
+@click.option("--method", type=click.Choice(sorted(METHODS)), help="How maps are made.  [default: xaitk, or features for vectors]")
 @click.option("--perturber", type=click.Choice(list(PERTURBERS)), help="Masks.  [default: the method's own]")
 @click.option(
     "--perturber-option",
@@ -180,11 +184,12 @@ def _record(options: RecordOptions) -> None:
         torch.set_num_threads(options.threads)
     with failures(Misused):
         env = make_game(options.env_id, options.frameskip, options.sticky)
-        check_size(env.observation_space.shape or (1, 1), options.zoom, options.panels or bool(options.png))
         hook = _hook(options)
         check_agent(hook, env)
+        check_size(_frame_shape(env), options.zoom, options.panels or bool(options.png))
         size = None if hook.preprocessor is None else hook.preprocessor.size
-        method = saliency_method(options.method, perturber_for(options.perturber, options.perturber_option, size, options.seed))
+        perturber = perturber_for(options.perturber, options.perturber_option, size, options.seed)
+        method = method_for(env.observation_space, feature_names(env, env.observation_space), options.method, perturber)
         store = None if options.store is None else EpisodeStore(options.store, frames=True)
     began = time.perf_counter()
     with failures(Failed):
@@ -211,6 +216,17 @@ def _page(options: RecordOptions, player: Player) -> Generator[None]:
     with start_viewer(player.recorder, browser=options.browser) as viewer:
         click.echo(f"page: {viewer.url}")
         yield
+
+
+def _frame_shape(env: gym.Env[Any, Any]) -> tuple[int, ...]:
+    """The shape of what is filmed: of the observations, or of what is rendered beside bars."""
+    space = env.observation_space
+    if not is_vector(space):
+        return space.shape or (1, 1)
+    env.reset(seed=0)
+    frame: Any = env.render()
+    height, width, *_ = np.shape(frame)
+    return height, width + BAR_WIDTH
 
 
 def _check(options: RecordOptions) -> None:

@@ -30,7 +30,7 @@ from saliency_wrappers.cli.options import (
 from saliency_wrappers.cli.perturbers import PERTURBERS
 from saliency_wrappers.compute.backends import Backend
 from saliency_wrappers.compute.compute import ComputedSaliency, DamagedEpisodesError, compute_saliency
-from saliency_wrappers.saliency.presets import PRESETS
+from saliency_wrappers.saliency.presets import METHODS
 from saliency_wrappers.store.files import StoreError
 from saliency_wrappers.store.reader import StoredEpisode
 from saliency_wrappers.store.store import EpisodeStore
@@ -58,7 +58,7 @@ def _range(command: Any) -> Any:
 )
 @_range
 @click.option("--episode", "episodes", type=int, multiple=True, help="Which, from 0. Repeatable.  [default: all]")
-@click.option("--method", type=click.Choice(sorted(PRESETS)), default="xaitk", help="How maps are made.")
+@click.option("--method", type=click.Choice(sorted(METHODS)), help="How maps are made.  [default: xaitk, or features for vectors]")
 @click.option("--perturber", type=click.Choice(list(PERTURBERS)), help="Masks.  [default: the method's own]")
 @click.option(
     "--perturber-option", metavar="KEY=VALUE", multiple=True, callback=parameter_option, help="Parameter of the perturber. Repeatable."
@@ -200,7 +200,8 @@ def _compute(store: EpisodeStore, checkpoint: Path | None, start: int, end: int 
         raise Misused(f"The store {store} has no episodes yet.")
     header = episodes[0].header
     agent, preprocessor = agent_for(str((header.env_spec or {}).get("id")), checkpoint)
-    size = (episodes[0].preprocessor or preprocessor).size
+    chosen = episodes[0].preprocessor or preprocessor
+    size = None if chosen is None else chosen.size
     with progress_bar(0, options["progress"], "decisions", " decisions") as bar:
         return compute_saliency(
             store,

@@ -21,8 +21,11 @@ from saliency_wrappers.compute.backends import Backend, Shared, run
 from saliency_wrappers.compute.tasks import BlockTask, Work, initial_state
 from saliency_wrappers.hooks.replay_check import replay
 from saliency_wrappers.progress import Progress, reporting
+from saliency_wrappers.saliency.feature_names import known_features
+from saliency_wrappers.saliency.features import FeatureMethod
 from saliency_wrappers.saliency.fills import Background, Fills, has_running_background, with_background
 from saliency_wrappers.saliency.fingerprints import agent_fingerprint, method_description
+from saliency_wrappers.saliency.inputs import InputSaliency
 from saliency_wrappers.saliency.method import SaliencyMethod
 from saliency_wrappers.saliency.perturbation import PerturbationSaliency
 from saliency_wrappers.saliency.presets import saliency_method
@@ -67,7 +70,7 @@ def compute_saliency(
     store: EpisodeStore | str | os.PathLike[str],
     agent: Any,
     *,
-    method: str | SaliencyMethod = "xaitk",
+    method: str | SaliencyMethod | None = None,
     perturber: PerturbImage | None = None,
     saliency_gen: GenerateClassifierConfidenceSaliency | None = None,
     fill: Fills | None = None,
@@ -88,7 +91,9 @@ def compute_saliency(
     Args:
         store: the store, its path or its URL.
         agent: the agent that acted: an `nn.Module`, or whatever `as_adapter` takes.
-        method: the name of a preset (`"xaitk"`, `"change_weighted_two_fills"`, ...), or a `SaliencyMethod`.
+        method: the name of a method (`"xaitk"`, `"change_weighted_two_fills"`, ..., `"features"` for vectors), or a `SaliencyMethod`.
+            None: `"features"` where the store's inputs are vectors, otherwise `"xaitk"`. A fill for vectors that has no values of its own
+            takes those of the store's inputs.
         perturber: any xaitk `PerturbImage`. None: the method's own.
         saliency_gen: any xaitk `GenerateClassifierConfidenceSaliency`. None: the method's own.
         fill: what shows through where a mask is 0, see `Fill`; a list or tuple of several. None: the method's own. A running
@@ -115,7 +120,7 @@ def compute_saliency(
         WorkerDiedError: a worker died; the same call again goes on with the rest.
     """
     store = store if isinstance(store, EpisodeStore) else EpisodeStore.open(store)
-    adapter, chosen = as_adapter(agent), saliency_method(method, perturber, saliency_gen, fill)
+    adapter, chosen = as_adapter(agent), _method_for(store, method, perturber, saliency_gen, fill)
     if isinstance(chosen, PerturbationSaliency) and has_running_background(chosen.fill):  # the order of blocks must not matter
         chosen = saliency_method(chosen, fill=with_background(chosen.fill, Background(store)))
     start, end, stride = _steps(decisions)
@@ -138,6 +143,31 @@ def compute_saliency(
     if failed:
         raise DamagedEpisodesError(failed, computed)
     return computed
+
+
+def _method_for(store: EpisodeStore, method: str | SaliencyMethod | None, *parts: Any) -> SaliencyMethod:
+    """The method, by the store's inputs where it is None; of a method for vectors with their names, and a fill that does not change."""
+    shape, env_id = _input_form(store)
+    if method is None:
+        method = "features" if len(shape) == 1 else "xaitk"
+    chosen = saliency_method(method, *parts)
+    if isinstance(chosen, InputSaliency):
+        return chosen.fixed(store)
+    if not isinstance(chosen, FeatureMethod) or len(shape) != 1:
+        return chosen
+    return chosen.named(known_features(env_id, shape[0])).fixed(store)
+
+
+def _input_form(store: EpisodeStore) -> tuple[tuple[int, ...], str]:
+    """The shape of the inputs and the id of the environment, of the first episode that has decisions; empty where there is none."""
+    for episode in store.episodes:
+        try:
+            first = next(episode.decisions(), None)
+            if first is not None:
+                return tuple(first.decision.inputs.shape[1:]), str((episode.header.env_spec or {}).get("id"))
+        except StoreError:  # told when the episode is read
+            continue
+    return (), ""
 
 
 def _readable(episode: StoredEpisode, failed: dict[str, str], use: Callable[[StoredEpisode], None]) -> bool:

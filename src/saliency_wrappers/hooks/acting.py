@@ -65,7 +65,7 @@ class Actor:
 def network_input(
     observation: NDArray[Any], preprocessor: FramePreprocessor | None, input_range: tuple[float, float], dtype: torch.dtype
 ) -> Tensor:
-    """Return the network input `(C, h, w)` of this dtype, in `input_range`.
+    """Return the network input of this dtype: an image `(C, h, w)` in `input_range`, or a vector `(features,)`.
 
     Args:
         observation: a frame `(H, W, 3)` uint8 for the preprocessor; without one the network input itself.
@@ -81,9 +81,11 @@ def network_input(
     if preprocessor is not None:
         return torch.as_tensor(low + preprocessor(observation) * (high - low)).to(dtype)
     image = torch.as_tensor(np.asarray(observation))
-    if image.dtype != dtype or image.ndim != 3:
+    if image.ndim == 1 and image.is_floating_point():
+        image = image.to(dtype)  # environments give vectors of float64, too
+    if image.dtype != dtype or image.ndim not in (1, 3):
         raise (TypeError if image.dtype != dtype else ValueError)(
-            f"Expected a network input (C, h, w) of {dtype} in {low:g}..{high:g}, since the hook has no preprocessor, "
+            f"Expected a network input (C, h, w) of {dtype} in {low:g}..{high:g} or (features,), since the hook has no preprocessor, "
             f"got {tuple(image.shape)} of {image.dtype}. For frames, construct RecurrentAgentHook(agent, preprocessor=...)."
         )
     if not bool(image.isfinite().all()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 import warnings
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
@@ -179,8 +179,12 @@ class RecurrentAgentHook:
         window.clear()
         self._sync()
 
-    def take(self, window: DecisionWindow) -> AgentPass | None:
+    def take(self, window: DecisionWindow, actions: Sequence[Any] = ()) -> AgentPass | None:
         """Return the pass that decided, or None; the window is cleared, and the pass decides for no other window.
+
+        Args:
+            window: of a recorder.
+            actions: what each environment is given, for agents whose value is one of actions.
 
         Raises:
             RuntimeError: the hook is used in another process, or `act` decided with the memory of another recorder's episode.
@@ -201,7 +205,7 @@ class RecurrentAgentHook:
                 other.withdraw(decided)
         if self._actor.acted_for_another(decided, window):
             raise RuntimeError(_ANOTHER_EPISODE)
-        return decided
+        return decided if decided.on_actions is None else decided.judged(actions)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RecurrentAgentHook:
         return self

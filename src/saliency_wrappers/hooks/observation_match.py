@@ -76,7 +76,7 @@ def _relation(observation: Any, inputs: Tensor) -> _Relation | None:
     array = array_of(inputs)
     for key in cast("Mapping[str, Any]", observation) if isinstance(observation, Mapping) else (None,):
         for layout, laid in _layouts(_image(observation, key), inputs.shape):
-            for scale in _SCALES:
+            for scale in _SCALES if laid.ndim == 4 else _SCALES[:1]:
                 if _same(laid, scale, array):
                     return _Relation(layout, scale, key)
     return None
@@ -115,5 +115,5 @@ def _same(image: NDArray[Any], scale: float, inputs: NDArray[Any]) -> bool:
     """Whether an input is this image, to half a grey level where numbers were computed, and exactly where they were handed on."""
     if scale == 1 and np.issubdtype(image.dtype, np.integer):
         return np.array_equal(image, inputs)
-    margin = 0.5 * scale if scale != 1 else 1e-5
+    margin = 0.5 * scale if scale != 1 else 1e-5 * np.maximum(1.0, np.abs(inputs)) if image.ndim == 2 else 1e-5
     return bool(np.all(np.abs(image * np.float32(scale) - inputs) <= margin))

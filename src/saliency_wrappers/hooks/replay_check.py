@@ -133,6 +133,10 @@ def check_outputs(decision: Decision | AgentPass) -> None:
 def check_range(adapter: AgentAdapter, inputs: Tensor) -> None:
     """Check that the input lies in the adapter's `input_range`, to a thousandth; `ValueError` for one outside it, or NaN."""
     low, high = adapter.input_range
+    if inputs.ndim == 2:
+        if not bool(inputs.isfinite().all()):
+            raise ValueError(f"Expected a vector of finite numbers as network input, got {inputs[0].tolist()}.")
+        return
     least, most, margin = float(inputs.min()), float(inputs.max()), 1e-3 * (high - low)
     if not (low - margin <= least and most <= high + margin):
         raise ValueError(
@@ -145,6 +149,8 @@ def warn_of_truncation(adapter: AgentAdapter, decision: Decision) -> None:
     """Warn when an agent with integer-valued inputs truncates perturbed inputs to integers."""
     low, high = adapter.input_range
     inputs = decision.inputs.float()
+    if inputs.ndim == 2:  # features are replaced by values of other moments
+        return
     between = low + (inputs - low) * 0.7310586
     if not torch.equal(inputs, inputs.trunc()) or torch.equal(between, between.trunc()):
         return

@@ -16,10 +16,12 @@ from typing import Any, cast
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from saliency_wrappers.models.limits import LARGEST_CHECKPOINT, MOST_TIMES, ForbiddenError, LimitError, bounded_pickle, check_safetensors
 from saliency_wrappers.models.networks import AtariLSTM, BabyA3CGRU, GreydanusLSTM
+from saliency_wrappers.models.sb3_files import policy_file
+from saliency_wrappers.models.vector_networks import VectorActorCritic, vector_network
 from saliency_wrappers.preprocessing import FramePreprocessor
 
 
@@ -31,12 +33,16 @@ class UnsafeCheckpointError(CheckpointError):
     """The checkpoint holds objects other than weights. Loading them could run code, so nothing was loaded."""
 
 
-def load_checkpoint(path: str | Path) -> GreydanusLSTM | BabyA3CGRU | AtariLSTM:
+Network = GreydanusLSTM | BabyA3CGRU | AtariLSTM | VectorActorCritic
+
+
+def load_checkpoint(path: str | Path) -> Network:
     """Load a trained agent. The network and its number of actions are derived from the weights.
 
     Args:
-        path: a checkpoint (`.tar`, `.pt`, `.safetensors`...), or a folder, from which the highest step is taken: the number before
-            the suffix, as in `strong.40.tar`.
+        path: a checkpoint (`.tar`, `.pt`, `.safetensors`...), the file of `model.save` of PPO or A2C with an `MlpPolicy` of
+            Stable-Baselines3 (of which only the policy's weights are read), or a folder, from which the highest step is taken: the number
+            before the suffix, as in `strong.40.tar`.
 
     Returns:
         The network on the CPU, in evaluation mode, its weights float32, whatever precision the file has.
@@ -49,8 +55,8 @@ def load_checkpoint(path: str | Path) -> GreydanusLSTM | BabyA3CGRU | AtariLSTM:
         OSError: the file cannot be read.
     """
     file = _highest_step(Path(path))
-    weights = _read_weights(file)
-    model = _network_for(weights, file)
+    weights, activation = _read_weights(file)
+    model = _network_for(weights, file, activation)
     unnamed = [repr(name) for name in weights if not isinstance(name, str)]
     if unnamed:
         raise CheckpointError(f"Expected weights under names in {file}, got keys that are no strings: {_names(unnamed)}.")
@@ -106,11 +112,12 @@ def _highest_step(path: Path) -> Path:
     return max(numbered)[-1]
 
 
-def _read_weights(file: Path) -> dict[str, Tensor]:
+def _read_weights(file: Path) -> tuple[dict[str, Tensor], type[nn.Module] | None]:
+    """The weights by their names, and the activation where the file tells it."""
     size = file.stat().st_size
     if size > LARGEST_CHECKPOINT:
         raise CheckpointError(f"Expected a checkpoint of at most {LARGEST_CHECKPOINT} bytes, got {size} bytes: {file}.")
-    content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+    content, activation = (_read_safetensors(file), None) if file.suffix == ".safetensors" else _read_pickle(file)
     if isinstance(content, dict):
         content = next((content[key] for key in ("state_dict", "model_state_dict", "model") if isinstance(content.get(key), dict)), content)
     if not isinstance(content, dict) or not content or not all(_is_weight(value) for value in content.values()):
@@ -123,7 +130,7 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     broken = [name for name, weight in content.items() if not _is_finite(weight, file)]
     if broken:
         raise CheckpointError(f"The weights in {file} are not finite: {_names(broken)}.")
-    return content
+    return content, activation
 
 
 def _is_weight(value: object) -> bool:
@@ -149,12 +156,12 @@ def _read_safetensors(file: Path) -> Any:
         raise CheckpointError(f"{file} is corrupt or no safetensors file: {error}") from error
 
 
-def _read_pickle(file: Path) -> Any:
-    content = file.read_bytes()
+def _read_pickle(file: Path) -> tuple[Any, type[nn.Module] | None]:
+    content, activation = _policy_of(file.read_bytes(), file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about what is refused below
-            return torch.load(io.BytesIO(bounded_pickle(content)), map_location="cpu", weights_only=True)
+            return torch.load(io.BytesIO(bounded_pickle(content)), map_location="cpu", weights_only=True), activation
     except LimitError as error:
         raise CheckpointError(f"{error} File: {file}.") from error
     except ForbiddenError as error:
@@ -167,13 +174,23 @@ def _read_pickle(file: Path) -> Any:
         raise CheckpointError(f"{file} ({len(content)} bytes) is corrupt, cut short or no PyTorch checkpoint.") from error
 
 
+def _policy_of(content: bytes, file: Path) -> tuple[bytes, type[nn.Module] | None]:
+    """The weights of the policy and its activation, of a file of Stable-Baselines3; any other content as it is, and None."""
+    try:
+        return policy_file(content) or (content, None)
+    except ValueError as error:
+        raise CheckpointError(f"{error} File: {file}.") from error
+    except Exception:  # a broken archive is told by what reads it
+        return content, None
+
+
 def _unsafe(file: Path, what: str) -> UnsafeCheckpointError:
     return UnsafeCheckpointError(
         f"{file} holds more than weights ({what}), which could run code when loaded. Nothing was loaded. Save only `model.state_dict()`."
     )
 
 
-def _network_for(weights: dict[str, Tensor], file: Path) -> GreydanusLSTM | BabyA3CGRU | AtariLSTM:
+def _network_for(weights: dict[str, Tensor], file: Path, activation: type[nn.Module] | None) -> Network:
     """Return the network that weights belong to, on the meta device."""
     families = (
         ("conv4.weight", "lstm.weight_ih", GreydanusLSTM),
@@ -185,6 +202,13 @@ def _network_for(weights: dict[str, Tensor], file: Path) -> GreydanusLSTM | Baby
         if needed | {trunk, cell} <= weights.keys() and weights["conv1.weight"].ndim == 4 and weights["actor_linear.weight"].ndim == 2:
             with torch.device("meta"):
                 return family(num_actions=len(weights["actor_linear.weight"]), channels=weights["conv1.weight"].shape[1])
+    try:
+        with torch.device("meta"):
+            network = vector_network(weights, activation)
+    except (IndexError, ValueError) as error:
+        raise CheckpointError(f"The weights in {file} belong to no known network: {error}") from error
+    if network is not None:
+        return network
     raise CheckpointError(
         f"The weights in {file} belong to no known network (expected conv1..4, lstm or gru, critic_linear, actor_linear): "
         f"[{_names(sorted(map(repr, map(str, weights))))}]"

@@ -139,7 +139,7 @@ class Recording:
         window = self._source.window
         if not (tracker.begun and window.enabled):
             return saliencies
-        seen = self.hook.take(window)
+        seen = self.hook.take(window, actions)
         if not tracker.running:
             return saliencies
         if seen is None and self.options.require_decision:

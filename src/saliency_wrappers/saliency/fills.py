@@ -45,7 +45,7 @@ class Background:
             raise ValueError(f"Expected last and at_most of 1 or more, got last={last} and at_most={at_most}.")
         self.last = last
         self.at_most = at_most
-        self.image: Array | None = None if inputs is None else _median(_images(inputs, at_most), at_most)
+        self.image: Array | None = None if inputs is None else _median(network_inputs(inputs, at_most), at_most)
         self._recent: deque[Array] = deque(maxlen=last)
         self._running: Array | None = None
         self._calls = 0
@@ -154,22 +154,32 @@ def as_fills(fill: Fills) -> tuple[Fill, ...]:
     return fills
 
 
-def _images(inputs: Any, at_most: int) -> list[Array]:
-    """Network inputs `(C, h, w)` of whatever holds them; of episodes on disk only those that are needed are kept."""
+def network_inputs(inputs: Any, at_most: int, axes: int = 4) -> list[Array]:
+    """Return the network inputs of whatever holds them, images `(C, h, w)` or vectors `(features,)`.
+
+    Args:
+        inputs: as for `Background`.
+        at_most: of the episodes of a store so many inputs are read, evenly spaced; of anything else all.
+        axes: of a batch of inputs: 4 for images, 2 for vectors.
+
+    Raises:
+        TypeError, ValueError: anything else.
+    """
     if isinstance(inputs, Tensor | np.ndarray):
         array = np.asarray(inputs.detach().cpu().float() if isinstance(inputs, Tensor) else inputs)
-        if array.ndim != 4:
-            raise ValueError(f"Expected network inputs (n, C, h, w), got an array of shape {array.shape}.")
+        if array.ndim != axes:
+            expected = "(n, C, h, w)" if axes == 4 else "(n, features)"
+            raise ValueError(f"Expected network inputs {expected}, got an array of shape {array.shape}.")
         return list(array)
     if isinstance(inputs, Decision):
         return list(_rows(inputs))
     if hasattr(inputs, "episodes") or hasattr(inputs, "block_at"):
-        inputs = _stored(inputs.episodes if hasattr(inputs, "episodes") else [inputs], at_most)
+        inputs = stored_decisions(inputs.episodes if hasattr(inputs, "episodes") else [inputs], at_most)
     return [image for one in inputs for image in _rows(one)]
 
 
-def _stored(episodes: Sequence[Any], at_most: int) -> Iterator[Any]:
-    """Evenly spaced decisions of stored episodes, block by block."""
+def stored_decisions(episodes: Sequence[Any], at_most: int) -> Iterator[Any]:
+    """Return about `at_most` evenly spaced decisions of stored episodes, read block by block."""
     lengths = [len(episode) for episode in episodes]
     step = max(1, -(-sum(lengths) // at_most))
     skipped = 0

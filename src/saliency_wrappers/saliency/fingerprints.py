@@ -83,11 +83,11 @@ def _parts(method: PerturbationSaliency) -> dict[str, Any]:
 
 def _name(method: SaliencyMethod, described: dict[str, Any]) -> str:
     """A preset's, or the perturber's and the generator's."""
+    if not isinstance(method, PerturbationSaliency):
+        return type(method).__name__
     for name, preset in PRESETS.items():
         if described == _parts(preset()):
             return name
-    if not isinstance(method, PerturbationSaliency):
-        return type(method).__name__
     return f"{type(method.perturber).__name__} + {type(method.saliency_gen).__name__}"
 
 

@@ -23,7 +23,7 @@ from saliency_wrappers.saliency.masks import Fill, filled
 from saliency_wrappers.saliency.method import SaliencyMethod, maps_of
 from saliency_wrappers.saliency.object_names import NameObjects, place_names
 from saliency_wrappers.saliency.policy_scores import centred_logits, kl_divergence
-from saliency_wrappers.saliency.shapley import Game, Shares, shapley_values
+from saliency_wrappers.saliency.shapley import Game, Shares, leave_one_out, shapley_values
 
 Floats = NDArray[np.float64]
 Segments = NDArray[np.int64]
@@ -241,9 +241,7 @@ class LeaveOneOut(ObjectMethod):
     """What changes when one object is missing: `v(all) - v(all but i)`. As many passes as objects, and two. Its parts need not sum."""
 
     def _shares(self, game: Game, n: int) -> Shares:
-        worth = game(np.concatenate([np.ones((1, n), bool), np.zeros((1, n), bool), ~np.eye(n, dtype=bool)]))
-        phi = worth[0] - worth[2:]
-        return Shares(phi, np.zeros_like(phi), worth[0] - worth[1], n + 2)
+        return leave_one_out(game, n)
 
 
 def _merged(segments: Segments, most: int) -> Segments:

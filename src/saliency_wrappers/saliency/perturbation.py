@@ -222,7 +222,8 @@ class PerturbationSaliency:
     def _checked_inputs(self, decision: Decision) -> Tensor:
         inputs = decision.inputs.detach()
         if inputs.ndim != 4 or len(inputs) != 1:
-            raise ValueError(f"Expected the input of one decision, an image (1, C, h, w), got {tuple(inputs.shape)}.")
+            hint = " For vectors use method='features'." if inputs.ndim == 2 else ""
+            raise ValueError(f"Expected the input of one decision, an image (1, C, h, w), got {tuple(inputs.shape)}.{hint}")
         if inputs.shape[3] <= 4 < inputs.shape[1]:
             raise ValueError(f"Expected channels first, (1, C, h, w), got {tuple(inputs.shape)}, which looks like channels last.")
         inputs = _moved(inputs, self.device or inputs.device)

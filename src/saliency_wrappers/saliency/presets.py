@@ -7,7 +7,9 @@ from collections.abc import Callable
 from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifierConfidenceSaliency
 from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
+from saliency_wrappers.saliency.features import FEATURE_METHODS
 from saliency_wrappers.saliency.fills import Background, Fills
+from saliency_wrappers.saliency.inputs import InputSaliency
 from saliency_wrappers.saliency.masks import GaussianBlur, SlidingDisc
 from saliency_wrappers.saliency.method import SaliencyMethod
 from saliency_wrappers.saliency.perturbation import PerturbationSaliency
@@ -28,6 +30,9 @@ PRESETS: dict[str, Callable[[], PerturbationSaliency]] = {
 `"xaitk"` with KL divergences weighted by change; `"change_weighted_two_fills"`, the same with a blur and a background as fills, which takes
 twice the passes. Its background is the running median of the inputs; give `fill=(GaussianBlur(3), Background(episode))` for a fixed one."""
 
+METHODS: dict[str, Callable[[], SaliencyMethod]] = {**PRESETS, **FEATURE_METHODS, "inputs": InputSaliency}
+"""All methods by name: those for images, `"features"` and `"feature_occlusion"` for vectors, `"inputs"` for dictionaries of both."""
+
 
 def saliency_method(
     method: str | SaliencyMethod = "xaitk",
@@ -42,9 +47,9 @@ def saliency_method(
         TypeError: neither a name nor a method, or parts for a method that has none.
     """
     if isinstance(method, str):
-        if method not in PRESETS:
-            raise ValueError(f"Expected a saliency method or the name of one, one of {sorted(PRESETS)}, got {method!r}.")
-        method = PRESETS[method]()
+        if method not in METHODS:
+            raise ValueError(f"Expected a saliency method or the name of one, one of {sorted(METHODS)}, got {method!r}.")
+        method = METHODS[method]()
     # xaitk's parts can be called too, and so can a class.
     if not callable(method) or isinstance(method, PerturbImage | GenerateClassifierConfidenceSaliency | type):
         raise TypeError(f"Expected a saliency method or the name of one, got {type(method).__name__}.")

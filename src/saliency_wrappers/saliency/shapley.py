@@ -1,4 +1,4 @@
-"""Shapley values of games whose worth has several components: `shapley_values`, exact or by antithetic orders."""
+"""Shapley values of games whose worth has several components: `shapley_values`, exact or by antithetic orders; `leave_one_out`."""
 
 from __future__ import annotations
 
@@ -41,16 +41,23 @@ def shapley_values(game: Game, n: int, exact: int = 7, pairs: int = 8, seed: int
     return _exact(game, n) if n <= exact else _sampled(game, n, pairs, seed)
 
 
+def leave_one_out(game: Game, n: int) -> Shares:
+    """Return `v(all) - v(all but i)` of each player: `n + 2` coalitions. The parts need not sum to the total."""
+    worth = game(np.concatenate([np.ones((1, n), bool), np.zeros((1, n), bool), ~np.eye(n, dtype=bool)]))
+    phi = worth[0] - worth[2:]
+    return Shares(phi, np.zeros_like(phi), worth[0] - worth[1], n + 2)
+
+
 def _exact(game: Game, n: int) -> Shares:
     numbers = np.arange(2**n)
     coalitions = (numbers[:, None] >> np.arange(n)) & 1 == 1
     worth = game(coalitions)
+    by_size = np.array([factorial(size) * factorial(n - 1 - size) / factorial(n) for size in range(n)])
     sizes = coalitions.sum(axis=1)
     phi = np.empty((n, worth.shape[1]))
     for i in range(n):
         without = numbers[~coalitions[:, i]]
-        weights = np.array([factorial(size) * factorial(n - 1 - size) / factorial(n) for size in sizes[without]])
-        phi[i] = weights @ (worth[without | (1 << i)] - worth[without])
+        phi[i] = by_size[sizes[without]] @ (worth[without | (1 << i)] - worth[without])
     return Shares(phi, np.zeros_like(phi), worth[-1] - worth[0], 2**n)
 
 

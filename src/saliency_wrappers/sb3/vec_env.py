@@ -21,10 +21,10 @@ from saliency_wrappers.recording.options import Mode, RecordedEnvironments, Reco
 from saliency_wrappers.recording.recording import Recording
 from saliency_wrappers.saliency.fills import Fills
 from saliency_wrappers.saliency.method import Detail, SaliencyMethod
-from saliency_wrappers.saliency.presets import saliency_method
 from saliency_wrappers.step_saliency import StepSaliency
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.wrappers.actions import first_action
+from saliency_wrappers.wrappers.features import as_names, is_vector, method_for, names_or_known
 
 try:  # a base class cannot wait: it is this module that is imported where it is used
     from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
@@ -53,6 +53,8 @@ class SaliencyVecEnv(VecEnvWrapper):
             "value": float,
         }
 
+    Of vector observations (a `Box` of one axis) the maps are `(features,)`, and `"features"` has their names, a tuple of str.
+
     Deferred: no `"actor"`, no `"critic"`, but `"pending": True`. An info without a decision, or whose decision was not wanted, has no
     `"saliency"`. An environment whose episode ends has begun the next one when the step returns; its info still tells of the decision that
     ended the episode, beside SB3's `"terminal_observation"`. The training itself is the same with and without this wrapper.
@@ -64,7 +66,7 @@ class SaliencyVecEnv(VecEnvWrapper):
         self,
         venv: VecEnv,
         hook: RecurrentAgentHook,
-        method: str | SaliencyMethod = "xaitk",
+        method: str | SaliencyMethod | None = None,
         perturber: PerturbImage | None = None,
         saliency_gen: GenerateClassifierConfidenceSaliency | None = None,
         fill: Fills | None = None,
@@ -98,7 +100,7 @@ class SaliencyVecEnv(VecEnvWrapper):
             mode, episode_trigger, step_trigger, verify, require_decision, on_error, keep, block, EpisodeStore.of(store)
         )
         recorded = RecordedEnvironments(venv.num_envs, environments, resets_at_once=True, first_action=first_action(venv.action_space))
-        chosen = with_details(saliency_method(method, perturber, saliency_gen, fill), details)
+        chosen = with_details(method_for(venv.observation_space, _feature_names(venv), method, perturber, saliency_gen, fill), details)
         self.recording = Recording(hook, chosen, options, recorded)
         self._decided: list[StepSaliency | None] = [None] * venv.num_envs
 
@@ -157,3 +159,15 @@ class SaliencyVecEnv(VecEnvWrapper):
         frames = self.venv.get_images() if self.venv.render_mode == "rgb_array" else []
         shown = [frame for frame in frames if isinstance(frame, np.ndarray)]
         return shown if len(shown) == self.num_envs else []
+
+
+def _feature_names(venv: VecEnv) -> tuple[str, ...] | None:
+    """The names of the features of vector observations. None where they are not known."""
+    shape = venv.observation_space.shape
+    if not is_vector(venv.observation_space) or not shape:
+        return None
+    try:
+        own: Any = venv.get_attr("feature_names", [0])[0] if venv.has_attr("feature_names") else None
+        return names_or_known(as_names(own), venv.get_attr("spec", [0])[0], shape[0])
+    except Exception:  # an environment's own code, or one that cannot be asked
+        return None

@@ -19,6 +19,7 @@ from saliency_wrappers.video.overlay import HEADS, Frame, Scale
 from saliency_wrappers.video.painter import DrawingOptions
 from saliency_wrappers.wrappers.actions import action_names, first_action
 from saliency_wrappers.wrappers.egocentric import any_egocentric, row_view
+from saliency_wrappers.wrappers.features import drawn_beside
 from saliency_wrappers.wrappers.vector.filming import EnvironmentFilming, Shown
 
 
@@ -79,6 +80,7 @@ class RecordSaliencyVecVideo(EnvironmentFilming, VecEnvWrapper):
             DrawingOptions(style, scale, tuple(heads), colormap, panels, strip, zoom),
             _names(venv, chosen[0]),
             first_action(venv.action_space),
+            beside=drawn_beside(self._recorder.recording.method, self._recorder.venv.observation_space),
         )
 
     def reset(self) -> Any:
@@ -131,7 +133,7 @@ class RecordSaliencyVecVideo(EnvironmentFilming, VecEnvWrapper):
         if not self._renders:
             whole = newest_picture(np.asarray(self.observation_space.sample()))
             return None if preprocessor is None or whole is None or whole.shape[:2] == preprocessor.size else preprocessor
-        if preprocessor is None and not self._told and not self._egocentric:
+        if preprocessor is None and not self._told and not self._egocentric and self._maps_on_frame:
             self._told = True
             tell_of_whole_frame()
         return preprocessor

@@ -17,6 +17,7 @@ from saliency_wrappers.decisions import Array, SaliencyMaps
 from saliency_wrappers.store.exclusive import exclusive
 from saliency_wrappers.store.files import Location, StoreError
 from saliency_wrappers.store.header import GROUP, LARGEST_ARRAY_JSON, attributes, write_group
+from saliency_wrappers.store.input_maps import StoredInputs, described_inputs, stored_arrays
 from saliency_wrappers.store.zarr_array import ArrayField, read_metadata
 
 MAPS = "maps"
@@ -47,6 +48,8 @@ class MapLayer:
         self._fields: dict[str, ArrayField | None] = {}
         self._rows = 0
         """For how many rows the arrays were made here."""
+        self._method: dict[str, Any] = {}
+        """The description, once maps were read; empty before."""
         self._enlarged = 0
         """How many rows the arrays had when they were read last."""
 
@@ -75,10 +78,12 @@ class MapLayer:
         done, actor, critic = self._content(block)
         if actor is None:
             return [None] * len(done)
-        return [
-            SaliencyMaps(actor[row].copy(), None if critic is None else critic[row].copy()) if there else None
-            for row, there in enumerate(done)
-        ]
+        method = self._method = self._method or self.description
+        names = _features(method, actor.shape[1:])
+        place = f"{self._group} of {self._location}"
+        inputs = StoredInputs.read(method.get("inputs"), lambda name: self._chunk(name, block), place)
+        own = [SaliencyMaps(one.copy(), None if critic is None else critic[row].copy(), features=names) for row, one in enumerate(actor)]
+        return [inputs.added(one, row) if there else None for row, (one, there) in enumerate(zip(own, done, strict=True))]
 
     def write(self, block: int, rows: Sequence[int], maps: Sequence[SaliencyMaps], length: int, method: dict[str, Any]) -> None:
         """Add maps to a block.
@@ -93,11 +98,14 @@ class MapLayer:
         with exclusive(self._location, self._episode):
             done, *present = self._content(block)
             fields = self._prepare(maps[0], length, method)
-            for (head, field), chunk in zip(fields.items(), present, strict=False):
+            known = dict(zip(("actor", "critic"), present, strict=True))
+            arrays = [stored_arrays(one) for one in maps]
+            for name, field in fields.items():
+                chunk = known[name] if name in known else self._chunk(name, block) if done.any() else None
                 chunk = field.empty() if chunk is None else chunk
                 chunk[~done] = ABSENT
-                for row, one in zip(rows, maps, strict=True):
-                    chunk[row] = _map(one, head, field.shape)
+                for row, one in zip(rows, arrays, strict=True):
+                    chunk[row] = _fitting(one, name, field.shape)
                 self._location.put(f"{self._group}/{field.key(block)}", field.encode(chunk, block, self._owner))
             done[list(rows)] = True
             self._location.put(f"{self._group}/{self._done.key(block)}", self._done.encode(done, block, self._owner))
@@ -125,14 +133,14 @@ class MapLayer:
 
     def _prepare(self, maps: SaliencyMaps, length: int, method: dict[str, Any]) -> dict[str, ArrayField]:
         """Create the arrays, or extend those that are too short."""
-        heads = {"actor": maps.actor, "critic": maps.critic}
         block = self._done.block
-        fields = {head: self._made_like(head, one) for head, one in heads.items() if one is not None}
+        fields = {name: self._made_like(name, one) for name, one in stored_arrays(maps).items()}
         rows = -(-length // block) * block
         if rows > self._rows:
             self._fields.clear()
             if self._field("actor") is None:
-                write_group(self._location, self._group, {"method": method, "heads": [*fields]})
+                names = {} if maps.features is None else {"features": list(maps.features)}
+                write_group(self._location, self._group, {"method": method | names | described_inputs(maps)})
             rows = max(rows, self._enlarged)  # by another writer, who knew of more decisions
             for field in (*fields.values(), self._done):
                 self._location.put(f"{self._group}/{field.name}/{GROUP}", field.metadata(rows))
@@ -159,7 +167,7 @@ class MapLayer:
             if content is not None:
                 self._fields[head], self._enlarged = read_metadata(head, content, f"{place} in {self._location}")
         field = self._fields[head]
-        if field is not None and (field.block != self._done.block or field.dtype != "float32" or len(field.shape) not in (2, 3)):
+        if field is not None and (field.block != self._done.block or field.dtype != "float32" or len(field.shape) not in (1, 2, 3)):
             raise StoreError(f"Expected float32 maps in blocks of {self._done.block} in {self._group}, got {field}.")
         return field
 
@@ -167,10 +175,19 @@ class MapLayer:
         return field.decode(content, f"{self._group}/{field.key(block)} in {self._location}", block, self._owner)
 
 
-def _map(maps: SaliencyMaps, head: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    one = maps.actor if head == "actor" else maps.critic
+def _features(method: dict[str, Any], shape: tuple[int, ...]) -> tuple[str, ...] | None:
+    """The names of the entries of maps `(features,)`, numbers where a description tells none. None for maps of images."""
+    if len(shape) != 1:
+        return None
+    names = method.get("features")
+    told = isinstance(names, list) and len(names) == shape[0] and all(isinstance(name, str) for name in names)
+    return tuple(names) if told and names is not None else tuple(f"feature {i}" for i in range(shape[0]))
+
+
+def _fitting(arrays: dict[str, Array], name: str, shape: tuple[int, ...]) -> Array:
+    one = arrays.get(name)
     if one is None or one.shape != shape:
-        raise ValueError(f"Expected {head} maps of one shape, {shape}, from a method, got {None if one is None else one.shape}.")
+        raise ValueError(f"Expected {name} maps of one shape, {shape}, from a method, got {None if one is None else one.shape}.")
     return one
 
 

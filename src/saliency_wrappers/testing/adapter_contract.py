@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from saliency_wrappers.agents import ActingAdapter, AgentAdapter, UnreadPass
-from saliency_wrappers.agents.base import batch_axes
+from saliency_wrappers.agents.base import batch_axes, is_network_input
 from saliency_wrappers.decisions import AgentPass, Decision
 from saliency_wrappers.hooks.replay_check import replay
 from saliency_wrappers.states import StateTree, copy_state, map_state, state_leaves
@@ -50,11 +50,13 @@ class AdapterContract(Contract):
         raise NotImplementedError(f"{type(self).__name__} defines make_adapter, which returns the adapter to check.")
 
     def make_inputs(self) -> Tensor:
-        """Return at least two network inputs `(n, C, h, w)` that differ, within the adapter's `input_range`."""
-        raise NotImplementedError(f"{type(self).__name__} defines make_inputs, which returns at least two inputs (n, C, h, w).")
+        """Return two network inputs or more that differ: images `(n, C, h, w)` within `input_range`, or vectors `(n, features)`."""
+        raise NotImplementedError(
+            f"{type(self).__name__} defines make_inputs, which returns at least two inputs (n, C, h, w) or (n, features)."
+        )
 
     def make_play(self, adapter: AgentAdapter) -> Play:
-        """Return a function that makes the agent act on inputs `(1, C, h, w)` as its user would, and carries its state from call to call.
+        """Return a function that makes the agent act on inputs of one row as its user would, and carries its state from call to call.
 
         By default through `adapter.act`; `TypeError` for an adapter without it.
         """
@@ -75,10 +77,10 @@ class AdapterContract(Contract):
 
     @cached_property
     def inputs(self) -> Tensor:
-        """The inputs `(n, C, h, w)`; `ValueError` for fewer than two."""
+        """The inputs, images or vectors; `ValueError` for fewer than two."""
         inputs = self.make_inputs()
-        if inputs.ndim != 4 or len(inputs) < 2:
-            raise ValueError(f"Expected at least two inputs (n, C, h, w), got {tuple(inputs.shape)}.")
+        if not is_network_input(inputs) or len(inputs) < 2:
+            raise ValueError(f"Expected at least two inputs (n, C, h, w) or (n, features), got {tuple(inputs.shape)}.")
         return inputs
 
     @cached_property
@@ -99,11 +101,11 @@ class AdapterContract(Contract):
         return [output for output in self._evaluated(inputs) if output is not None]
 
     def test_input_range_holds_the_inputs(self) -> None:
-        """`input_range` is `(low, high)` with low < high, and the inputs lie within it."""
+        """`input_range` is `(low, high)` with low < high, and images lie within it."""
         low, high = self.adapter.input_range
         self.require(low < high, f"input_range is (low, high) with low < high, got {(low, high)}")
         least, most = float(self.inputs.min()), float(self.inputs.max())
-        self.require(low <= least and most <= high, f"inputs lie in {low}..{high}, got {least}..{most}")
+        self.require(self.inputs.ndim == 2 or (low <= least and most <= high), f"inputs lie in {low}..{high}, got {least}..{most}")
 
     def test_evaluate_gives_one_row_of_outputs_for_each_input(self) -> None:
         """Logits are `(n, num_actions)`, values `(n,)` or `(n, 1)`, or None."""
@@ -232,8 +234,8 @@ def check_adapter(adapter: AgentAdapter, inputs: Tensor, play: Play | None = Non
 
     Args:
         adapter: what to check. The agent is left as it was.
-        inputs: at least two network inputs `(n, C, h, w)` that differ, within `adapter.input_range`.
-        play: makes the agent act on inputs `(1, C, h, w)` as its user would, carrying its state from call to call. None: through
+        inputs: at least two network inputs that differ: images `(n, C, h, w)` within `adapter.input_range`, or vectors `(n, features)`.
+        play: makes the agent act on inputs of one row as its user would, carrying its state from call to call. None: through
             `adapter.act`.
 
     Raises:

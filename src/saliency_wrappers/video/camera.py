@@ -47,6 +47,11 @@ class Camera:
         """Whether a video is being recorded."""
         return self.film.running
 
+    @property
+    def maps_on_frame(self) -> bool:
+        """Whether maps lie on the frame, and are no bars beside it."""
+        return self.film.painter.bars is None
+
     def start(self, path: Path, preprocessor: FramePreprocessor | None) -> None:
         """Start a recording from the next frame on, on which maps lie as the preprocessor tells."""
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from saliency_wrappers.progress import Progress, reporting
 from saliency_wrappers.video.overlay import Frame, Scale
@@ -66,13 +67,15 @@ def render_episode(
     if not header.frames:
         raise ValueError(f"Expected an episode with frames to draw on, got {episode.name} without: record with EpisodeStore(frames=True).")
     names = header.action_names if action_names is None else action_names
-    drawing = DrawingOptions(style, scale, panels=panels, strip=strip, zoom=zoom)
-    painter = drawing.painter(names, header.first_action)
     explained = episode.maps(start, end, method)
+    first = next(explained, None)
+    beside: dict[str, Any] = {} if first is None else {"features": first[1].features, "inputs": first[1].inputs is not None}
+    drawing = DrawingOptions(style, scale, panels=panels, strip=strip, zoom=zoom)
+    painter = drawing.painter(names, header.first_action, **beside)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     frames, total = 0, max(0, min(len(episode), len(episode) if end is None else end) - start)
     with closing(StreamingWriter(output, fps)) as writer, reporting(progress, "frames", "frames") as report:
-        for stored, maps in explained:
+        for stored, maps in chain([] if first is None else [first], explained):
             frame = stored.frame
             if frame is None:
                 continue

@@ -42,7 +42,7 @@ class Film:
         # Weak: a video that is open keeps its film alive, but not the agent, nor the environment that the agent may know.
         self._recording = weakref.ref(recording)
         self._process = os.getpid()
-        self._painter = painter
+        self.painter = painter
         self._preprocessor: FramePreprocessor | None = None
         self._writer: StreamingWriter | None = None
         self._size: tuple[int, int] | None = None
@@ -214,8 +214,8 @@ class Film:
         if self._writer is None:
             return
         try:
-            picture = self._painter.paint(held.frame, held.saliency, self._preprocessor, held.view)
+            picture = self.painter.paint(held.frame, held.saliency, self._preprocessor, held.view)
         except Exception:
-            self._writer.write(self._painter.paint(held.frame, None, None, held.view))
+            self._writer.write(self.painter.paint(held.frame, None, None, held.view))
             raise
         self._writer.write(picture)

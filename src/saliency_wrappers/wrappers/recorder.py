@@ -22,9 +22,9 @@ from saliency_wrappers.recording.options import Mode, RecordedEnvironments, Reco
 from saliency_wrappers.recording.recording import Recording
 from saliency_wrappers.saliency.fills import Fills
 from saliency_wrappers.saliency.method import Detail, SaliencyMethod
-from saliency_wrappers.saliency.presets import saliency_method
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.wrappers.actions import action_names, first_action
+from saliency_wrappers.wrappers.features import feature_names, method_for
 from saliency_wrappers.wrappers.kinds import is_env_pool, other_kind
 
 
@@ -42,6 +42,8 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
             "logits": ndarray float32 (num_actions,),
             "value": float,
         }
+
+    Of vector observations (a `Box` of one axis) the maps are `(features,)`, and `"features"` has their names, a tuple of str.
 
     Where `details` name them, also::
 
@@ -67,7 +69,7 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
         self,
         env: gym.Env[ObsType, ActType],
         hook: RecurrentAgentHook,
-        method: str | SaliencyMethod = "xaitk",
+        method: str | SaliencyMethod | None = None,
         perturber: PerturbImage | None = None,
         saliency_gen: GenerateClassifierConfidenceSaliency | None = None,
         fill: Fills | None = None,
@@ -87,7 +89,8 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
         Args:
             env: the environment.
             hook: sees the agent act. Closing the recorder detaches it.
-            method: `"xaitk"`, `"greydanus2018"`, or a `SaliencyMethod`.
+            method: a name, such as `"xaitk"` or `"greydanus2018"` for images and `"features"` for vectors, or a `SaliencyMethod`. None:
+                `"features"` where observations are vectors (a `Box` of one axis), otherwise `"xaitk"`.
             perturber: any xaitk `PerturbImage`. None: the method's own.
             saliency_gen: any xaitk `GenerateClassifierConfidenceSaliency`. None: the method's own.
             fill: what shows through where a mask is 0, one or several, see `Fills`. None: the method's own.
@@ -124,7 +127,8 @@ class SaliencyRecorder(gym.Wrapper[ObsType, ActType, ObsType, ActType], Generic[
         self.hook = hook
         first, names = first_action(env.action_space), action_names(env.unwrapped)
         recorded = RecordedEnvironments(spec=env.spec, first_action=first, action_names=names)
-        self.recording = Recording(hook, with_details(saliency_method(**parts), details), options, recorded)
+        chosen = method_for(env.observation_space, feature_names(env, env.observation_space), **parts)
+        self.recording = Recording(hook, with_details(chosen, details), options, recorded)
 
     @property
     def enabled(self) -> bool:

@@ -25,6 +25,7 @@ from saliency_wrappers.video.painter import DrawingOptions
 from saliency_wrappers.video.writer import check_rate
 from saliency_wrappers.wrappers.actions import action_names, first_action
 from saliency_wrappers.wrappers.egocentric import is_egocentric, view_picture
+from saliency_wrappers.wrappers.features import drawn_beside
 from saliency_wrappers.wrappers.recorder import SaliencyRecorder
 from saliency_wrappers.wrappers.vector.video import RecordVectorSaliencyVideo
 
@@ -40,6 +41,9 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
     and so are frames of steps without a decision. Frames are streamed: memory does not grow with the episode, and what was recorded
     survives an exception and, but for the last frames, a kill. Where the recorder has `on_error="warn"`, a failure of the filming (a full
     disk) ends the video with a warning, and the episode goes on.
+
+    Of vector observations the maps are drawn as bars beside the frame, a row for each feature: the actor's blue, the critic's red, hollow
+    where a part is negative.
 
     Where the agent sees its surroundings and the frame shows the whole world (MiniGrid), the observation is drawn beside the frame, in the
     layout in which the network gets it, and carries the maps.
@@ -128,7 +132,8 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
         self._recorder = _recorder_beneath(env)
         self._egocentric = is_egocentric(env)
         details = has_details(self._recorder.recording.method)
-        painter = drawing.painter(action_names(env.unwrapped), first_action(env.action_space), details=details)
+        beside = drawn_beside(self._recorder.recording.method, self._recorder.env.observation_space)
+        painter = drawing.painter(action_names(env.unwrapped), first_action(env.action_space), details=details, **beside)
         self.video_folder = prepared_folder(video_folder, name_prefix)
         self._camera = Camera(self._recorder.recording, painter, self.frames_per_sec, disable_logger, gc_trigger)
         self._film = self._camera.film
@@ -200,7 +205,7 @@ class RecordSaliencyVideo(gym.Wrapper[ObsType, ActType, ObsType, ActType], Gener
 
     def _geometry(self) -> FramePreprocessor | None:
         preprocessor = self._recorder.hook.preprocessor
-        if preprocessor is None and not self._told and not self._egocentric:
+        if preprocessor is None and not self._told and not self._egocentric and self._camera.maps_on_frame:
             self._told = True
             tell_of_whole_frame()
         return preprocessor

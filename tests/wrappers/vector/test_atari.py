@@ -156,4 +156,4 @@ def test_a_game_that_cannot_render_is_filmed_as_it_is_observed_to_its_last_frame
 def test_the_strip_names_the_actions_of_the_game(agent: Any, tmp_path: Path) -> None:
     envs = VectorSaliencyRecorder(make_games(AutoresetMode.NEXT_STEP), RecurrentAgentHook(agent))
     video = RecordSaliencyVideo(envs, tmp_path, strip=True)
-    assert video._cameras[0].film._painter.action_names == ["NOOP", "FIRE", "RIGHT", "LEFT"]
+    assert video._cameras[0].film.painter.action_names == ["NOOP", "FIRE", "RIGHT", "LEFT"]

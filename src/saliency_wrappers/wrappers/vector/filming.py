@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class EnvironmentFilming(ABC):
         drawing: DrawingOptions,
         action_names: Sequence[str] | None,
         first_action: int,
+        beside: Mapping[str, Any],
     ) -> None:
         """Create a camera for each environment; parameters as of `RecordVectorSaliencyVideo` and `DrawingOptions.painter`."""
         self._recording = recording
@@ -62,7 +63,7 @@ class EnvironmentFilming(ABC):
         self.frames_per_sec = check_rate(fps)
         self._told = False
         self.step_id = -1
-        painters = [drawing.painter(action_names, first_action, details=has_details(recording.method)) for _ in chosen]
+        painters = [drawing.painter(action_names, first_action, details=has_details(recording.method), **beside) for _ in chosen]
         self.video_folder = prepared_folder(
             video_folder, name_prefix, [f"env-{index}-{k}" for index in chosen for k in ("episode", "step")]
         )
@@ -86,6 +87,11 @@ class EnvironmentFilming(ABC):
     def video_path(self) -> Path | None:
         """The video file of the first filmed environment: the current one, or the last one. None before the first."""
         return next(iter(self._cameras.values())).film.path
+
+    @property
+    def _maps_on_frame(self) -> bool:
+        """Whether maps lie on the frame, and are no bars beside it."""
+        return next(iter(self._cameras.values())).maps_on_frame
 
     @abstractmethod
     def _geometry(self) -> FramePreprocessor | None:

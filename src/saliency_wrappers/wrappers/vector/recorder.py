@@ -25,10 +25,10 @@ from saliency_wrappers.recording.options import Mode, RecordedEnvironments, Reco
 from saliency_wrappers.recording.recording import Recording
 from saliency_wrappers.saliency.fills import Fills
 from saliency_wrappers.saliency.method import Detail, SaliencyMethod
-from saliency_wrappers.saliency.presets import saliency_method
 from saliency_wrappers.step_saliency import StepSaliency
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.wrappers.actions import first_action
+from saliency_wrappers.wrappers.features import feature_names, method_for
 from saliency_wrappers.wrappers.kinds import other_kind
 from saliency_wrappers.wrappers.vector.rendering import render_environments
 
@@ -49,6 +49,9 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
             "logits": ndarray float32 (n, num_actions),
             "value": ndarray float64 (n,),
         }
+
+    Of vector observations (a `Box` of one axis) the maps are `(n, features)`, and `"features"` has their names: an object array `(n,)` of
+    tuples of str.
 
     Where `details` name them, also `"memory"` and `"confidence"` as float64 `(n,)`, and `"objects"` and `"sentence"` as objects `(n,)`.
 
@@ -72,7 +75,7 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
         self,
         env: VectorEnv[Any, Any, Any],
         hook: RecurrentAgentHook,
-        method: str | SaliencyMethod = "xaitk",
+        method: str | SaliencyMethod | None = None,
         perturber: PerturbImage | None = None,
         saliency_gen: GenerateClassifierConfidenceSaliency | None = None,
         fill: Fills | None = None,
@@ -94,7 +97,8 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
         Args:
             env: the environments: `SyncVectorEnv`, `AsyncVectorEnv`, `AtariVectorEnv`, or any other `gymnasium.vector.VectorEnv`.
             hook: sees the agent act. Closing the recorder detaches it.
-            method: `"xaitk"`, `"greydanus2018"`, or a `SaliencyMethod`.
+            method: a name, such as `"xaitk"` or `"greydanus2018"` for images and `"features"` for vectors, or a `SaliencyMethod`. None:
+                `"features"` where observations are vectors (a `Box` of one axis), otherwise `"xaitk"`.
             perturber: any xaitk `PerturbImage`. None: the method's own.
             saliency_gen: any xaitk `GenerateClassifierConfidenceSaliency`. None: the method's own.
             fill: what shows through where a mask is 0, one or several, see `Fills`. None: the method's own.
@@ -126,7 +130,9 @@ class VectorSaliencyRecorder(VectorWrapper, gym.utils.RecordConstructorArgs):  #
         self.autoreset_mode = autoreset_mode(env)
         at_once = self.autoreset_mode == AutoresetMode.SAME_STEP
         recorded = RecordedEnvironments(env.num_envs, environments, at_once, env.spec, first_action(env.single_action_space))
-        self.recording = Recording(hook, with_details(saliency_method(**parts), details), options, recorded)
+        space = env.single_observation_space
+        chosen = with_details(method_for(space, feature_names(env, space), **parts), details)
+        self.recording = Recording(hook, chosen, options, recorded)
 
     @property
     def enabled(self) -> bool:

@@ -17,6 +17,7 @@ from saliency_wrappers.video.overlay import HEADS, Frame, Scale
 from saliency_wrappers.video.painter import DrawingOptions
 from saliency_wrappers.wrappers.actions import action_names, first_action
 from saliency_wrappers.wrappers.egocentric import any_egocentric, row_view
+from saliency_wrappers.wrappers.features import drawn_beside
 from saliency_wrappers.wrappers.vector.filming import EnvironmentFilming, Shown
 from saliency_wrappers.wrappers.vector.recorder import VectorSaliencyRecorder, reset_rows
 from saliency_wrappers.wrappers.vector.rendering import can_render, render_environments
@@ -100,6 +101,7 @@ class RecordVectorSaliencyVideo(EnvironmentFilming, VectorWrapper, gym.utils.Rec
         filmed["fps"] = self.metadata.get("render_fps", 30) if fps is None else fps
         del filmed["environments"]
         actions: dict[str, Any] = {"action_names": _action_names(env), "first_action": first_action(env.single_action_space)}
+        actions["beside"] = drawn_beside(self._recorder.recording.method, self._recorder.env.single_observation_space)
         self._prepare_filming(
             self._recorder.recording, chosen, video_folder, disable_logger=disable_logger, drawing=drawing, **when, **filmed, **actions
         )
@@ -170,7 +172,7 @@ class RecordVectorSaliencyVideo(EnvironmentFilming, VectorWrapper, gym.utils.Rec
             # An observation as large as the network input is the network input: what was cropped, is.
             whole = newest_picture(self.single_observation_space.sample(), self._colour_first)
             return None if preprocessor is None or whole is None or whole.shape[:2] == preprocessor.size else preprocessor
-        if preprocessor is None and not self._told and not self._egocentric:
+        if preprocessor is None and not self._told and not self._egocentric and self._maps_on_frame:
             self._told = True
             tell_of_whole_frame()
         return preprocessor
