@@ -45,7 +45,7 @@ class PolicyAdapter(ABC):
             policy: `model.policy`, of an observation space of images, channels first, as the algorithm makes it, of vectors, or of a
                 dictionary with one of them. The rest of a dictionary goes with the decision, as part of its state.
             input_range: the lowest and highest value of its images. None: those of the observation space; for vectors `(0.0, 1.0)`.
-            image: the key of the image in a dictionary, or of a vector. None: its only image; without images, its only vector.
+            image: the key of the image in a dictionary, without images of a vector. None: its only one.
             channels_last: whether its images are `(n, h, w, C)`. None: as its first convolution tells, see `ImageLayout`.
 
         Raises:
@@ -179,7 +179,6 @@ def _parts_of(space: spaces.Dict, image: str | None) -> DictObservation:
     boxes = {key: len(part.shape) for key, part in space.items() if isinstance(part, spaces.Box)}
     vectors = [key for key, axes in boxes.items() if axes == 1]
     images = [key for key, axes in boxes.items() if axes == 3] or vectors
-    images += [image] if image in vectors and image not in images else []
     if not images:
         raise TypeError(_NO_IMAGE.format(space))
     if (image is None and len(images) > 1) or (image is not None and image not in images):
