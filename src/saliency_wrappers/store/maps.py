@@ -140,7 +140,8 @@ class MapLayer:
             self._fields.clear()
             if self._field("actor") is None:
                 names = {} if maps.features is None else {"features": list(maps.features)}
-                write_group(self._location, self._group, {"method": method | names | described_inputs(maps)})
+                content = {"method": method | names | described_inputs(maps), "heads": [*fields]}
+                write_group(self._location, self._group, content)
             rows = max(rows, self._enlarged)  # by another writer, who knew of more decisions
             for field in (*fields.values(), self._done):
                 self._location.put(f"{self._group}/{field.name}/{GROUP}", field.metadata(rows))
