@@ -12,7 +12,7 @@ demo: $(READY)  ## record Breakout with saliency into runs/demo (CHECKPOINT=path
 	$(VENV)/bin/saliency-wrappers record ALE/Breakout-v5 $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --seed 0 --steps 1200 --strip --zoom 3 --output runs/demo
 
 test: $(READY) browser  ## run the tests (ARGS="-k name" goes to pytest)
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 browser:  ## install Chromium for the viewer's tests, where apt-get may
 	@command -v chromium chromedriver >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
@@ -20,7 +20,7 @@ browser:  ## install Chromium for the viewer's tests, where apt-get may
 	    echo "The viewer's browser tests need chromium and chromedriver: apt-get install chromium chromium-driver"
 
 test-fast: $(READY)  ## run the tests that take no time
-	$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 torture: $(READY)  ## let every file operation fail, read 20,000 mutated files, kill 700 programs (ARGS="--fuzz 1000"); an hour
 	PYTHONPATH=tests/support:tests/store OMP_NUM_THREADS=1 $(VENV)/bin/python tests/support/torture.py $(ARGS)
@@ -42,7 +42,7 @@ bench: $(READY)  ## measure speed, into runs/bench (ARGS="--agents Pong" goes to
 
 docs: $(READY)  ## build the site into runs/site: strictly, and without any request to the network
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
-	@echo "Open runs/site/index.html"
+	@echo "Read it at the address that 'python3 -m http.server --bind 127.0.0.1 --directory runs/site' prints (the search needs a server)"
 
 gallery: $(READY)  ## make the films and pictures of docs/gallery.md again (minutes)
 	MPLBACKEND=Agg $(VENV)/bin/python docs/code_blocks.py docs/gallery.md docs/gallery

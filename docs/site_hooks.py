@@ -33,15 +33,6 @@ _LINK = re.compile(r"\]\((?P<up>(?:\.\./)+)(?P<path>[^)#\s]+)")
 _MATH = re.compile(r'<(?P<tag>span|div) class="arithmatex">(?P<tex>.*?)</(?P=tag)>', re.DOTALL)
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Show the page on reliability under "Inside", where it is written."""
-    if (ROOT / "docs" / "reliability.md").is_file():
-        inside = next(section["Inside"] for section in config.nav or [] if "Inside" in section)
-        if not any("reliability.md" in page.values() for page in inside):
-            inside.append({"Reliability": "reliability.md"})
-    return config
-
-
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made of other files, and the notebooks."""
     for source, target in GENERATED.items():

@@ -122,11 +122,8 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.fixture(scope="module", params=["served", "from disk"])
-def address(request: pytest.FixtureRequest, site: Path) -> Iterator[str]:
-    if request.param == "from disk":
-        yield site.as_uri()
-        return
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
