@@ -42,14 +42,18 @@ options = parser.parse_args()
 class NoisyCartPole(gym.ObservationWrapper):
     """CartPole with a fifth feature of standard normal noise, drawn anew at every step; frames without pygame."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012
-    render_mode = "rgb_array"
     feature_names = ("cart position", "cart velocity", "pole angle", "pole angular velocity", "noise")
 
     def __init__(self) -> None:
         super().__init__(gym.make("CartPole-v1"))
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (5,), np.float32)
         self.noise = np.random.default_rng()
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
+
+    @property
+    def render_mode(self) -> str:
+        """Frames are drawn here, whatever CartPole itself was made with."""
+        return "rgb_array"
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         """Begin an episode; a seed is the noise's, too."""
@@ -63,7 +67,8 @@ class NoisyCartPole(gym.ObservationWrapper):
 
     def render(self) -> Any:
         """Draw cart and pole, `(200, 300, 3)` uint8."""
-        x, _, angle, _ = self.unwrapped.state
+        cartpole: Any = self.unwrapped
+        x, _, angle, _ = cartpole.state
         frame = np.full((200, 300, 3), 245, np.uint8)
         cart = (round(150 + 60 * x), 150)
         tip = (round(cart[0] + 90 * np.sin(angle)), round(cart[1] - 90 * np.cos(angle)))

@@ -15,7 +15,7 @@ import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ale_py
 import gymnasium as gym
@@ -58,11 +58,13 @@ def make(game: str, seed: int) -> ActionHint:
 def record(expert: Any, preprocessor: FramePreprocessor, game: str, steps: int, seed: int) -> Recorded:
     """Let the expert play on clean frames, beside the same frames with marks; several games, if one is too short."""
     env, adapter, rows = make(game, seed), as_adapter(expert), []
+    actions = int(cast(gym.spaces.Discrete, env.action_space).n)
     clean, _ = env.env.reset(seed=seed)
+    state: Any
     state, random = adapter.initial_state(1), np.random.default_rng(seed)
     for _ in range(steps):
         action, following = act(adapter, preprocessor(clean), state)
-        hint = int(random.integers(env.action_space.n))
+        hint = int(random.integers(actions))
         rows.append((torch.as_tensor(preprocessor(env.paint(clean, hint))), state[0], action, hint))
         state = following
         clean, _, terminated, truncated, _ = env.env.step(action)
@@ -111,7 +113,8 @@ def accuracy(network: Any, recorded: Recorded, agent: str) -> tuple[float, float
 
 def play(network: Any, preprocessor: FramePreprocessor, game: str, steps: int, seed: int) -> tuple[list[Decision], list[int]]:
     """One greedy episode with random marks: the decisions, and what each frame's mark showed."""
-    env, adapter, decisions, hints = make(game, seed), as_adapter(network), [], []
+    env, decisions, hints = make(game, seed), [], []
+    adapter: Any = as_adapter(network)
     observation, info = env.reset(seed=seed)
     state = adapter.initial_state(1)
     for _ in range(steps):
@@ -131,7 +134,7 @@ def box_mask(game: str, preprocessor: FramePreprocessor) -> NDArray[np.bool_]:
     """`(80, 80)`: where the network input shows the box of the marks."""
     env = make(game, 0)
     top, bottom, left, right = env.box
-    frame = np.zeros(env.observation_space.shape, np.uint8)
+    frame = np.zeros(cast("tuple[int, ...]", env.observation_space.shape), np.uint8)
     frame[top:bottom, left:right] = 255
     return preprocessor(frame)[0] > 0.05
 

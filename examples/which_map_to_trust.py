@@ -9,7 +9,7 @@
 import argparse
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import ale_py
 import gymnasium as gym
@@ -48,9 +48,9 @@ def play(
     adapter: Any = as_adapter(agent)
     environment = gym.make(game, frameskip=4, repeat_action_probability=0.0)
     observation, _ = environment.reset(seed=seed)
-    random = np.random.default_rng(seed)
+    random, actions = np.random.default_rng(seed), cast(gym.spaces.Discrete, environment.action_space)
     for _ in range(random_start):
-        observation, *_ = environment.step(int(random.integers(environment.action_space.n)))
+        observation, *_ = environment.step(int(random.integers(int(actions.n))))
     state = adapter.initial_state(1)
     for _ in range(steps):
         inputs = torch.as_tensor(preprocessor(observation))[None]

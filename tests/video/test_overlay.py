@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -276,7 +276,14 @@ def test_wrong_options_are_refused_whatever_is_drawn(options, error, message):
 
 # The strip
 
-DECISION = StepSaliency(episode=0, step=3, action=1, logits=np.log(np.float32([0.25, 0.5, 0.25])), value=1.5, maps=None)
+LOGITS = np.log(np.float32([0.25, 0.5, 0.25]))
+
+
+def decided(action: Any = 1, logits: Any = LOGITS, value: float | None = 1.5) -> StepSaliency:
+    return StepSaliency(episode=0, step=3, action=action, logits=logits, value=value, maps=None)
+
+
+DECISION = decided()
 
 
 def bars(strip, names):
@@ -295,7 +302,7 @@ def chosen(strip):
 @pytest.mark.parametrize("width", [1, 2, 84, 160, 320, 960])
 @pytest.mark.parametrize("actions", [1, 4, 18])
 def test_the_strip_has_one_height_whatever_it_shows(width, actions):
-    decision = replace(DECISION, action=0, logits=np.zeros(actions, np.float32))
+    decision = decided(action=0, logits=np.zeros(actions, np.float32))
     for strip in (draw_strip(width, decision), draw_strip(width, None), draw_strip(width, decision, ["A_LONG_NAME"] * actions)):
         assert strip.shape == (STRIP_HEIGHT, width, 3)
         assert strip.dtype == np.uint8
@@ -314,7 +321,7 @@ def test_bars_are_as_high_as_the_probabilities():
 
 def test_the_chosen_action_is_highlighted_and_named():
     for action in range(3):
-        strip = draw_strip(320, replace(DECISION, action=action), ["NOOP", "FIRE", "LEFT"])
+        strip = draw_strip(320, decided(action=action), ["NOOP", "FIRE", "LEFT"])
         area = chosen(strip)[:, 104:]
         assert [bool(slot.any()) for slot in np.array_split(area, 3, axis=1)] == [index == action for index in range(3)]
         assert chosen(strip)[:, :104].any()
@@ -328,13 +335,13 @@ def test_names_are_drawn_where_they_fit_and_numbers_where_not():
 
 
 def test_the_value_is_written_and_its_absence_too():
-    strips = [draw_strip(320, replace(DECISION, value=value))[:20] for value in (1.5, -2.0, None)]
+    strips = [draw_strip(320, decided(value=value))[:20] for value in (1.5, -2.0, None)]
     assert not any(np.array_equal(a, b) for a, b in [(strips[0], strips[1]), (strips[1], strips[2]), (strips[0], strips[2])])
     assert all((strip != strip[0, 0]).any() for strip in strips)
 
 
 def test_a_continuous_action_shows_its_numbers_and_no_bars():
-    strip = draw_strip(320, replace(DECISION, action=np.float32([0.5, -1.25])))
+    strip = draw_strip(320, decided(action=np.float32([0.5, -1.25])))
     assert chosen(strip).any()
     assert bars(strip[40:], 1) == [0]
 
@@ -357,20 +364,20 @@ def test_a_continuous_action_shows_its_numbers_and_no_bars():
 def test_an_action_that_is_no_integer_is_written_out_without_bars(monkeypatch, action, words):
     written = []
     monkeypatch.setattr(overlay, "write_text", lambda area, text, *_: written.append(text))
-    strip = draw_strip(320, replace(DECISION, action=action), ["NOOP", "FIRE", "LEFT"])
+    strip = draw_strip(320, decided(action=action), ["NOOP", "FIRE", "LEFT"])
     assert written == ["value 1.5", f"action {words}"]
     assert bars(strip, 3) == [0, 0, 0]
 
 
 def test_an_integer_of_numpys_is_a_discrete_action():
-    np.testing.assert_array_equal(draw_strip(320, replace(DECISION, action=np.int64(1))), draw_strip(320, DECISION))
+    np.testing.assert_array_equal(draw_strip(320, decided(action=np.int64(1))), draw_strip(320, DECISION))
 
 
 def test_forbidden_actions_and_odd_logits_give_bars_without_complaint():
-    forbidden = bars(draw_strip(320, replace(DECISION, logits=np.float32([-np.inf, 0, -np.inf]))), 3)
+    forbidden = bars(draw_strip(320, decided(logits=np.float32([-np.inf, 0, -np.inf]))), 3)
     assert forbidden[1] > 30
     for logits in ([np.nan, 0, 0], [-np.inf] * 3, [np.inf, 0, 0], [1e38, -1e38, 0]):
-        assert draw_strip(320, replace(DECISION, logits=np.float32(logits))).shape == (STRIP_HEIGHT, 320, 3)
+        assert draw_strip(320, decided(logits=np.float32(logits))).shape == (STRIP_HEIGHT, 320, 3)
 
 
 def test_wrong_strips_are_refused():

@@ -13,6 +13,8 @@ from saliency_wrappers.models.checkpoints import pretrained_agents
 
 PACKAGES = ("gymnasium", "ale-py", "xaitk-saliency", "opencv-python-headless", "moviepy")
 EXTRAS = {
+    "captum": ("captum",),
+    "plots": ("matplotlib",),
     "fast": ("numba",),
     "store": ("joblib", "zarr"),
     "dask": ("dask",),
@@ -20,7 +22,7 @@ EXTRAS = {
     "sb3": ("sb3-contrib", "stable-baselines3"),
     "viewer": ("joblib", "starlette", "uvicorn", "zarr"),
 }
-"""The packages that each extra brings."""
+"""The packages that each extra of the library's users brings."""
 
 
 def package_version() -> str:
