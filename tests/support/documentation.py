@@ -127,6 +127,7 @@ def play(env, hook, steps=4):
 COMMANDS = {
     "--steps 600 --output runs/demo": "--steps 4 --output runs/demo",
     "--start 639 --end 1240 --mode deferred --png 700": "--start 1 --end 4 --mode deferred --png 2 --steps 5",
+    "record ALE/Breakout-v5 --live": "record ALE/Breakout-v5 --steps 4 --live",
     "record ALE/Breakout-v5 --store": "record ALE/Breakout-v5 --steps 24 --store",
     "--seed 2 --steps 1500 --store": "--seed 2 --steps 24 --store",
     "--seed 1 --decisions 150 --output": "--seed 1 --decisions 2 --output",
