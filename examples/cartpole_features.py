@@ -51,7 +51,7 @@ class NoisyCartPole(gym.ObservationWrapper):
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
 
     @property
-    def render_mode(self) -> str:
+    def render_mode(self) -> str:  # type: ignore[override]
         """Frames are drawn here, whatever CartPole itself was made with."""
         return "rgb_array"
 

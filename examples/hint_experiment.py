@@ -136,7 +136,7 @@ def box_mask(game: str, preprocessor: FramePreprocessor) -> NDArray[np.bool_]:
     top, bottom, left, right = env.box
     frame = np.zeros(cast("tuple[int, ...]", env.observation_space.shape), np.uint8)
     frame[top:bottom, left:right] = 255
-    return preprocessor(frame)[0] > 0.05
+    return np.asarray(preprocessor(frame)[0] > 0.05, np.bool_)
 
 
 def measure(network: Any, agent: str, preprocessor: FramePreprocessor, game: str, settings: argparse.Namespace) -> dict[str, float]:
