@@ -59,7 +59,9 @@ def ones(n: int = 2, size: int = 12) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize(
-    "perturber", [SlidingRadial((1, 1), (5, 5), (2, 2)), SlidingWindow((4, 4), (4, 4)), SlidingDisc(1, 4, 2)], ids=repr
+    "perturber",
+    [SlidingRadial((1, 1), (5, 5), (2, 2)), SlidingWindow((4, 4), (4, 4)), SlidingDisc(1, 4, 2)],
+    ids=lambda one: type(one).__name__,
 )
 def test_masks_of_the_sliding_perturbers_are_made_once_for_each_shape(perturber: PerturbImage):
     cache = MaskCache(perturber)

@@ -726,7 +726,9 @@ def test_a_method_of_another_kind_is_a_type_error(method: Any):
         saliency_method(method)
 
 
-@pytest.mark.parametrize("parts", [{"perturber": SlidingDisc()}, {"saliency_gen": SquaredDifference()}, {"fill": 0.0}], ids=str)
+@pytest.mark.parametrize(
+    "parts", [{"perturber": SlidingDisc()}, {"saliency_gen": SquaredDifference()}, {"fill": 0.0}], ids=lambda parts: next(iter(parts))
+)
 def test_parts_for_a_foreign_method_are_refused(parts: dict[str, Any]):
     with pytest.raises(TypeError, match="perturber, saliency_gen and fill are parts of a PerturbationSaliency; function has none"):
         saliency_method(foreign, **parts)

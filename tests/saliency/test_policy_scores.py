@@ -84,7 +84,9 @@ def test_maps_are_finite_on_policies_at_the_edge(generator: Any, reference: Any,
     assert np.isfinite(made).all()
 
 
-@pytest.mark.parametrize("generator", [one for one in SCORES if type(one) not in (SquaredDifference, ValueDifference)], ids=str)
+@pytest.mark.parametrize(
+    "generator", [one for one in SCORES if type(one) not in (SquaredDifference, ValueDifference)], ids=lambda one: type(one).__name__
+)
 def test_forbidden_actions_have_no_say(generator: Any):
     reference, perturbed = np.array([1.0, -1.0, 0.5]), np.array([[0.0, 1.0, 0.3], [1.0, 1.0, 1.0]])
     with_forbidden = generator.scores(np.append(reference, -np.inf), np.hstack([perturbed, np.full((2, 1), -np.inf)]))
@@ -110,7 +112,7 @@ def test_laws_of_scores(seed: int, actions: int, scale: float):
 
 
 @pytest.mark.filterwarnings("ignore")  # get_impls imports the plugins of smqtk, which warn
-@pytest.mark.parametrize("thing", [*SCORES, Searchlight(stride=3), SlidingDisc(radius=2)], ids=str)
+@pytest.mark.parametrize("thing", [*SCORES, Searchlight(stride=3), SlidingDisc(radius=2)], ids=lambda one: type(one).__name__)
 def test_parts_come_back_from_xaitks_configuration(thing: Any):
     interface = PerturbImage if isinstance(thing, PerturbImage) else GenerateClassifierConfidenceSaliency
     again = from_config_dict(to_config_dict(thing), interface.get_impls())
