@@ -248,6 +248,11 @@ def output_tensors(numbers: Numbers, dtypes: Dtypes, device: torch.device) -> tu
     return made, None if value is None else torch.tensor(value, dtype=dtypes[1], device=device)
 
 
+def floating_inputs(inputs: Tensor) -> Tensor:
+    """Return inputs that can be perturbed: floating-point ones as they are, in the agent's own precision; others as float32."""
+    return inputs if inputs.is_floating_point() else inputs.float()
+
+
 def array_of(tensor: Tensor) -> NDArray[Any]:
     """Return a tensor's values as an array, not copied where possible."""
     try:

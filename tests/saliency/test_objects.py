@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from saliency_wrappers import Decision, FunctionAdapter, LeaveOneOut, ObjectShapley, PerturbationSaliency, memory_share
+from saliency_wrappers.faithfulness import CurveMaker
 from saliency_wrappers.saliency.objects import find_objects
 from saliency_wrappers.saliency.shapley import shapley_values
 
@@ -121,6 +122,17 @@ def test_maps_paint_each_part_on_its_object(adapter: Any, method: Any):
     (detailed,) = method(scene()[1], inside=PerturbationSaliency(weighting="change"))(adapter, [one])
     assert detailed.actor.sum() == pytest.approx(actor.phi.sum(), abs=1e-5)
     assert np.ptp(detailed.actor[actor.segments == 1]) > 0
+
+
+@pytest.mark.parametrize("method", [ObjectShapley, LeaveOneOut])
+def test_an_agent_of_float64_is_asked_in_float64(method: Any):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(400, 3)).double()
+    agent = FunctionAdapter(network, lambda images, _state, _start: (network(images), None))
+    inputs = torch.as_tensor(scene()[0])[None].double()
+    actor, _ = method(scene()[1], game="logit").explain(agent, Decision(inputs, None, *agent.evaluate(inputs, None, None)))
+    assert actor.phi.sum() == pytest.approx(actor.total, abs=1e-5)  # exact for both methods, since the agent is linear
+    curves = CurveMaker(agent, Decision(inputs, None, *agent.evaluate(inputs, None, None)), {"black": 0.0}).curves(np.arange(400))
+    assert curves["black", "insertion"].policy[-1] == pytest.approx(0, abs=1e-6)
 
 
 def test_an_input_without_objects_has_a_zero_map(adapter: Any):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saliency_wrappers.agents.base import AgentAdapter
-from saliency_wrappers.decisions import Array, Decision
+from saliency_wrappers.decisions import Array, Decision, floating_inputs
 from saliency_wrappers.saliency.masks import Fill, filled
 from saliency_wrappers.saliency.policy_scores import policy, total_variation
 
@@ -74,8 +74,8 @@ class CurveMaker:
         if len(decision) != 1:
             raise ValueError(f"Expected a decision of one row, got {len(decision)}.")
         self._adapter, self._decision = adapter, decision
-        self._inputs = decision.inputs.float()
-        image = self._inputs[0].cpu().numpy()
+        self._inputs = floating_inputs(decision.inputs)
+        image = self._inputs[0].float().cpu().numpy()
         self._fills = {name: torch.as_tensor(filled(fill, image, adapter.input_range)).to(self._inputs) for name, fill in fills.items()}
         logits, values = self._run(self._inputs)
         self.logits: Array = logits[0]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saliency_wrappers.agents.base import AgentAdapter, PolicyForm, policy_form
-from saliency_wrappers.decisions import Decision
+from saliency_wrappers.decisions import Decision, floating_inputs
 from saliency_wrappers.saliency.feature_fills import Floats
 from saliency_wrappers.saliency.policy_scores import centred_logits, kl_divergence
 
@@ -70,7 +70,7 @@ class FeatureGame:
         self.rows = len(fill)
         self.outputs = decision.logits.shape[1] if outputs else 0
         self._adapter, self._decision, self._by_row = adapter, decision, by_row
-        self._inputs = decision.inputs if decision.inputs.is_floating_point() else decision.inputs.float()
+        self._inputs = floating_inputs(decision.inputs)
         self._members = torch.as_tensor(players.members, device=self._inputs.device)
         self._fill = torch.as_tensor(fill).to(self._inputs)
         self._reference = _numbers(decision.logits)[0]

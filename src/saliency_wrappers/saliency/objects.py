@@ -17,7 +17,7 @@ from scipy.ndimage import distance_transform_edt, label
 from torch import Tensor
 
 from saliency_wrappers.agents.base import AgentAdapter, split_rows
-from saliency_wrappers.decisions import Array, Decision, SaliencyMaps
+from saliency_wrappers.decisions import Array, Decision, SaliencyMaps, floating_inputs
 from saliency_wrappers.details import ObjectPart, parts_sentence
 from saliency_wrappers.saliency.masks import Fill, filled
 from saliency_wrappers.saliency.method import SaliencyMethod, maps_of
@@ -187,7 +187,7 @@ class ObjectMethod(ABC):
         return SaliencyMaps(actor.map(inside[0]), None if critic is None else critic.map(inside[1]))
 
     def _game(self, adapter: AgentAdapter, decision: Decision, segments: Segments, background: Array) -> Game:
-        inputs = decision.inputs.float()
+        inputs = floating_inputs(decision.inputs)
         places, scene = torch.as_tensor(segments, device=inputs.device), torch.as_tensor(background).to(inputs)
         action = int(decision.logits[0].argmax()) if decision.action is None else int(decision.action.flatten()[0])
 

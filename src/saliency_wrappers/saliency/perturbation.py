@@ -14,7 +14,7 @@ from xaitk_saliency.interfaces.gen_classifier_conf_sal import GenerateClassifier
 from xaitk_saliency.interfaces.perturb_image import PerturbImage
 
 from saliency_wrappers.agents.base import AgentAdapter, split_rows
-from saliency_wrappers.decisions import Array, Decision, SaliencyMaps
+from saliency_wrappers.decisions import Array, Decision, SaliencyMaps, floating_inputs
 from saliency_wrappers.saliency.colour_masks import colour_fills, colour_layers
 from saliency_wrappers.saliency.default_masks import default_perturber
 from saliency_wrappers.saliency.fills import Fills, as_fills
@@ -226,8 +226,7 @@ class PerturbationSaliency:
             raise ValueError(f"Expected the input of one decision, an image (1, C, h, w), got {tuple(inputs.shape)}.{hint}")
         if inputs.shape[3] <= 4 < inputs.shape[1]:
             raise ValueError(f"Expected channels first, (1, C, h, w), got {tuple(inputs.shape)}, which looks like channels last.")
-        inputs = _moved(inputs, self.device or inputs.device)
-        inputs = inputs if inputs.is_floating_point() else inputs.float()
+        inputs = floating_inputs(_moved(inputs, self.device or inputs.device))
         if not torch.isfinite(inputs).all():
             raise ValueError("Expected a finite network input, got NaN or infinity.")
         return inputs
