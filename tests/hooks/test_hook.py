@@ -662,7 +662,7 @@ BAD_INPUTS: dict[str, tuple[Any, type[Exception], str]] = {
 @pytest.mark.parametrize("name", BAD_INPUTS)
 def test_acting_on_what_is_no_network_input_says_what_is_expected(name: str, hook: RecurrentAgentHook) -> None:
     observation, error, message = BAD_INPUTS[name]
-    expected = r"Expected a network input \(C, h, w\) of torch\.float32 in 0\.\.1, since the hook has no preprocessor, "
+    expected = r"Expected a network input \(C, h, w\) of torch\.float32 in 0\.\.1 or \(features,\), since the hook has no preprocessor, "
     with pytest.raises(error, match=message if name == "NaN" else expected + message):
         hook.act(observation)
 
