@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from saliency_wrappers.agents.base import AgentAdapter
@@ -90,6 +89,8 @@ def _scores(adapter: AgentAdapter, decisions: Sequence[Decision], method: Pertur
 
 def _correlation(one: Sequence[NDArray[Any]], other: Sequence[NDArray[Any]]) -> float:
     """The mean of Spearman's over decisions; 0 of scores that are all the same."""
+    from scipy.stats import spearmanr  # takes half a second, which whoever imports the package would wait for
+
     found = []
     for a, b in zip(one, other, strict=True):
         there = np.isfinite(a) & np.isfinite(b)
