@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saliency_wrappers.agents import ActingAdapter, AgentAdapter, UnreadPass
 from saliency_wrappers.agents.base import batch_axes, is_network_input
-from saliency_wrappers.decisions import AgentPass, Decision
+from saliency_wrappers.decisions import AgentPass, Decision, floating_inputs
 from saliency_wrappers.hooks.replay_check import replay
 from saliency_wrappers.states import StateTree, copy_state, map_state, state_leaves
 from saliency_wrappers.testing.agent_snapshot import AgentSnapshot
@@ -158,7 +158,7 @@ class AdapterContract(Contract):
 
     def test_integers_and_floating_point_numbers_are_the_same(self) -> None:
         """Inputs of another dtype with the same numbers give the same outputs."""
-        exact = _as_floats(self.inputs)
+        exact = floating_inputs(self.inputs)
         pairs = zip(self._numbers(self.inputs), self._numbers(exact), strict=True)
         same = all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)
         self.require(same, f"evaluate gives the same for {self.inputs.dtype} as for the same numbers in {exact.dtype}")
@@ -166,7 +166,7 @@ class AdapterContract(Contract):
     def test_perturbed_inputs_are_not_truncated(self) -> None:
         """Numbers between two integers give other outputs than the integer below, unless the agent does not see its input at all."""
         (low, high), between = self.adapter.input_range, self._between
-        blind = equal_tensors(self._numbers(self.inputs), self._numbers(low + high - _as_floats(self.inputs)))
+        blind = equal_tensors(self._numbers(self.inputs), self._numbers(low + high - floating_inputs(self.inputs)))
         if blind or torch.equal(between, between.trunc()):
             return
         truncated = equal_tensors(self._numbers(between), self._numbers(between.trunc()))
@@ -226,7 +226,7 @@ class AdapterContract(Contract):
     def _between(self) -> Tensor:
         """The inputs moved towards the lower end of the range: floating-point numbers, whatever the agent is fed with."""
         low, _ = self.adapter.input_range
-        return low + (_as_floats(self.inputs) - low) * 0.7310586
+        return low + (floating_inputs(self.inputs) - low) * 0.7310586
 
 
 def check_adapter(adapter: AgentAdapter, inputs: Tensor, play: Play | None = None) -> None:
@@ -295,7 +295,3 @@ def _observe(adapter: AgentAdapter, inputs: Tensor, play: Play) -> _Observed:
             one.complete(one)
     unread = sorted({one.reason for one in acting if isinstance(one, UnreadPass)})
     return _Observed(passes, unread, in_evaluate, len(reported) > count)
-
-
-def _as_floats(inputs: Tensor) -> Tensor:
-    return inputs if inputs.is_floating_point() else inputs.float()
