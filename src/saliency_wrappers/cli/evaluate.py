@@ -10,7 +10,16 @@ from typing import Any
 import click
 
 from saliency_wrappers.agents import AgentAdapter, as_adapter
-from saliency_wrappers.cli.options import Failed, Misused, advancing, agent_for, failures, progress_bar, warnings_in_one_line
+from saliency_wrappers.cli.options import (
+    Failed,
+    Misused,
+    advancing,
+    agent_for,
+    failures,
+    progress_bar,
+    stored_agent_option,
+    warnings_in_one_line,
+)
 from saliency_wrappers.decisions import Decision
 from saliency_wrappers.faithfulness import Scorecard, spaced
 from saliency_wrappers.faithfulness.evaluation import evaluate as measure
@@ -27,11 +36,7 @@ _DEFAULT = ("xaitk", "change_weighted", "change_weighted_two_fills")
 
 @click.command()
 @click.argument("store")
-@click.option(
-    "--checkpoint",
-    type=click.Path(exists=True, path_type=Path),
-    help="The agent that acted: a file, or a folder.  [default: the agent for the store's game that ships with this package]",
-)
+@stored_agent_option
 @click.option("--episode", type=int, default=0, help="Which, from 0; -1: the last.")
 @click.option("--method", "methods", type=click.Choice(sorted(PRESETS)), multiple=True, default=_DEFAULT, help="Repeatable.")
 @click.option("--decisions", type=click.IntRange(2), default=100, help="How many at most, evenly spaced.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import cv2
 
 from saliency_wrappers.preprocessing import FramePreprocessor
 from saliency_wrappers.step_saliency import StepSaliency
-from saliency_wrappers.video.overlay import Drawing, Frame, Scale
-from saliency_wrappers.video.painter import Painter
+from saliency_wrappers.video.overlay import Frame, Scale
+from saliency_wrappers.video.painter import DrawingOptions
 from saliency_wrappers.video.writer import StreamingWriter
 from saliency_wrappers.wrappers.features import drawn_beside
 from saliency_wrappers.wrappers.recorder import SaliencyRecorder
@@ -22,7 +22,7 @@ from saliency_wrappers.wrappers.video import RecordSaliencyVideo
 
 @dataclass(frozen=True)
 class Cameras:
-    """What is filmed of every episode, into one folder; style, scale, panels, strip and zoom are those of `RecordSaliencyVideo`."""
+    """What is filmed of every episode, into one folder, and how maps are drawn."""
 
     folder: Path
     """Where `saliency-episode-0.mp4`, `raw-episode-0.mp4` and `decision-17-episode-0.png` go."""
@@ -34,11 +34,8 @@ class Cameras:
     """Whether there is a video of the whole episode as it was."""
     pictures: frozenset[int] = frozenset()
     """Decisions that are shown in a PNG of their own."""
-    style: str = "xaitk"
-    scale: Scale = "frame"
-    panels: bool = False
-    strip: bool = False
-    zoom: int = 1
+    drawing: DrawingOptions = field(default_factory=DrawingOptions)
+    """Of videos; pictures have panels, no strip, and a scale of their own frame where that of videos is the episode's."""
 
     def saliency_video(self, episode: int) -> Path:
         """The video of the explained decisions, with maps."""
@@ -71,11 +68,7 @@ class EpisodeFilming:
             recorder,
             cameras.folder,
             episode_trigger=lambda _: cameras.first == 0,
-            style=cameras.style,
-            scale=cameras.scale,
-            panels=cameras.panels,
-            strip=cameras.strip,
-            zoom=cameras.zoom,
+            **vars(cameras.drawing),
         )
         """The recorder's environment, filmed."""
         self._raw: StreamingWriter | None = None
@@ -124,11 +117,11 @@ class DecisionPictures:
     """Single decisions as PNG files: the frame, what the actor looked at, what the critic looked at. A `SaliencyConsumer`."""
 
     def __init__(self, cameras: Cameras, preprocessor: FramePreprocessor | None, features: Sequence[str] | None = None) -> None:
-        scale: Scale = "frame" if cameras.scale == "episode" else cameras.scale
+        scale: Scale = "frame" if cameras.drawing.scale == "episode" else cameras.drawing.scale
         self.count = 0
         """How many decisions came with maps, pictured or not."""
         self._cameras = cameras
-        self._painter = Painter(Drawing(cameras.style, scale, panels=True), zoom=cameras.zoom, features=features)
+        self._painter = replace(cameras.drawing, scale=scale, panels=True, strip=False).painter(features=features)
         self._preprocessor = preprocessor
         self._expected: Frame | None = None
         self._waiting: dict[tuple[int, int], Frame] = {}

@@ -21,7 +21,7 @@ from saliency_wrappers.cli.perturbers import named_perturber
 from saliency_wrappers.cli.player import load_agent
 from saliency_wrappers.models.checkpoints import CheckpointError, pretrained_agents
 from saliency_wrappers.preprocessing import FramePreprocessor
-from saliency_wrappers.video.overlay import Scale
+from saliency_wrappers.video.overlay import STYLES, Scale
 
 INTERRUPTED = 130
 LARGEST_SIDE = 16384
@@ -43,6 +43,31 @@ class Misused(Failed):
     """A wrong use of the command: one line on stderr, exit code 2."""
 
     exit_code = 2
+
+
+def stored_agent_option(command: Any) -> Any:
+    """Add `--checkpoint`, the agent that acted in a store."""
+    return click.option(
+        "--checkpoint",
+        type=click.Path(exists=True, path_type=Path),
+        help="The agent that acted: a file, or a folder.  [default: the agent for the store's game that ships with this package]",
+    )(command)
+
+
+def drawing_options(command: Any) -> Any:
+    """Add the options of drawing that a command and `DrawingOptions` have in common: style, scale, panels, strip and zoom."""
+    options = [
+        click.option("--style", type=click.Choice(STYLES), default="xaitk", help="How maps are drawn."),
+        click.option(
+            "--scale", metavar="frame|episode|LOW,HIGH", default="frame", callback=scale_option, help="What a map's brightest place is."
+        ),
+        click.option("--panels/--no-panels", default=False, help="Frame, actor and critic side by side."),
+        click.option("--strip/--no-strip", default=False, help="Value and action probabilities below the frame."),
+        click.option("--zoom", type=click.IntRange(1, LARGEST_SIDE), default=1, help="Enlarge every pixel."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def scale_option(ctx: click.Context, param: click.Parameter, text: str) -> Scale:

@@ -25,17 +25,16 @@ from saliency_wrappers.cli.filming import Cameras
 from saliency_wrappers.cli.installation import installation, package_version
 from saliency_wrappers.cli.options import (
     INTERRUPTED,
-    LARGEST_SIDE,
     Failed,
     FiniteRange,
     Misused,
     agent_for,
     check_size,
+    drawing_options,
     failures,
     parameter_option,
     perturber_for,
     progress_bar,
-    scale_option,
     warnings_in_one_line,
 )
 from saliency_wrappers.cli.perturbers import PERTURBERS
@@ -48,7 +47,8 @@ from saliency_wrappers.recording.options import Mode
 from saliency_wrappers.saliency.presets import METHODS
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.video.bars import BAR_WIDTH
-from saliency_wrappers.video.overlay import STYLES, Scale
+from saliency_wrappers.video.overlay import Scale
+from saliency_wrappers.video.painter import DrawingOptions
 from saliency_wrappers.viewer.server import view as start_viewer
 from saliency_wrappers.wrappers.features import feature_names, is_vector, method_for
 
@@ -89,8 +89,8 @@ class RecordOptions:
     @property
     def cameras(self) -> Cameras:
         """What is filmed."""
-        look = {name: getattr(self, name) for name in ("style", "scale", "panels", "strip", "zoom")}
-        return Cameras(self.output, self.start, self.end, self.raw, frozenset(self.png), **look)
+        drawing = DrawingOptions(self.style, self.scale, panels=self.panels, strip=self.strip, zoom=self.zoom)
+        return Cameras(self.output, self.start, self.end, self.raw, frozenset(self.png), drawing)
 
 
 @click.group(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -145,11 +145,7 @@ def main() -> None:
 @click.option(
     "--png", metavar="STEP", type=click.IntRange(0), multiple=True, help="Also picture this decision: frame, actor, critic. Repeatable."
 )
-@click.option("--style", type=click.Choice(STYLES), default="xaitk", help="How maps are drawn.")
-@click.option("--scale", metavar="frame|episode|LOW,HIGH", default="frame", callback=scale_option, help="What a map's brightest place is.")
-@click.option("--panels/--no-panels", default=False, help="Frame, actor and critic side by side.")
-@click.option("--strip/--no-strip", default=False, help="Value and action probabilities below the frame.")
-@click.option("--zoom", type=click.IntRange(1, LARGEST_SIDE), default=1, help="Enlarge every pixel.")
+@drawing_options
 @click.option("--live", is_flag=True, help="Also serve a page to this machine that follows the recording; closing it stops nothing.")
 @click.option("--browser/--no-browser", default=True, help="Open the page of --live in the browser.")
 @click.option("--progress/--no-progress", default=True, help="Progress on stderr.")

@@ -12,19 +12,19 @@ import click
 
 from saliency_wrappers.cli.options import (
     INTERRUPTED,
-    LARGEST_SIDE,
     Failed,
     FiniteRange,
     Misused,
     advancing,
     agent_for,
     check_size,
+    drawing_options,
     failures,
     parameter_option,
     perturber_for,
     printable,
     progress_bar,
-    scale_option,
+    stored_agent_option,
     warnings_in_one_line,
 )
 from saliency_wrappers.cli.perturbers import PERTURBERS
@@ -35,7 +35,6 @@ from saliency_wrappers.store.files import StoreError
 from saliency_wrappers.store.reader import StoredEpisode
 from saliency_wrappers.store.store import EpisodeStore
 from saliency_wrappers.video.episode_video import render_episode
-from saliency_wrappers.video.overlay import STYLES
 
 _STEPS = [
     click.option("--start", type=click.IntRange(0), default=0, help="First decision, counted from 0."),
@@ -51,11 +50,7 @@ def _range(command: Any) -> Any:
 
 @click.command()
 @click.argument("store")
-@click.option(
-    "--checkpoint",
-    type=click.Path(exists=True, path_type=Path),
-    help="The agent that acted: a file, or a folder.  [default: the agent for the store's game that ships with this package]",
-)
+@stored_agent_option
 @_range
 @click.option("--episode", "episodes", type=int, multiple=True, help="Which, from 0. Repeatable.  [default: all]")
 @click.option("--method", type=click.Choice(sorted(METHODS)), help="How maps are made.  [default: xaitk, or features for vectors]")
@@ -99,11 +94,7 @@ def compute(store: str, **options: Any) -> None:
     help="Video file. Of several episodes: NAME-episode-0.mp4 and so on.",
 )
 @click.option("--fps", type=FiniteRange(0, 1000, min_open=True), default=30.0, help="Frames per second.")
-@click.option("--style", type=click.Choice(STYLES), default="xaitk", help="How maps are drawn.")
-@click.option("--scale", metavar="frame|episode|LOW,HIGH", default="frame", callback=scale_option, help="What a map's brightest place is.")
-@click.option("--panels/--no-panels", default=False, help="Frame, actor and critic side by side.")
-@click.option("--strip/--no-strip", default=False, help="Value and action probabilities below the frame.")
-@click.option("--zoom", type=click.IntRange(1, LARGEST_SIDE), default=1, help="Enlarge every pixel.")
+@drawing_options
 @click.option("--progress/--no-progress", default=True, help="Progress on stderr.")
 def render(store: str, episodes: Sequence[int], every: bool, output: Path, **options: Any) -> None:
     """Draw the maps of episodes in STORE on their frames, as videos: one frame for each decision that has maps.

@@ -87,10 +87,17 @@ class RecordVectorSaliencyVideo(EnvironmentFilming, VectorWrapper, gym.utils.Rec
                 option.
         """
         drawing = DrawingOptions(style, scale, tuple(heads), colormap, panels, strip, zoom)
-        filmed: dict[str, Any] = {"video_length": video_length, "name_prefix": name_prefix, "fps": fps, "environments": environments}
-        when: dict[str, Any] = {"episode_trigger": episode_trigger, "step_trigger": step_trigger, "gc_trigger": gc_trigger}
-        parameters = {**when, **filmed, **vars(drawing)}
-        gym.utils.RecordConstructorArgs.__init__(self, video_folder=video_folder, disable_logger=disable_logger, **parameters)
+        filming: dict[str, Any] = {
+            "video_folder": video_folder,
+            "episode_trigger": episode_trigger,
+            "step_trigger": step_trigger,
+            "video_length": video_length,
+            "name_prefix": name_prefix,
+            "fps": fps,
+            "disable_logger": disable_logger,
+            "gc_trigger": gc_trigger,
+        }
+        gym.utils.RecordConstructorArgs.__init__(self, **filming, environments=environments, **vars(drawing))
         VectorWrapper.__init__(self, env)
         self._recorder = _recorder_beneath(env)
         chosen = self._chosen(self._recorder.recording, environments)
@@ -98,12 +105,16 @@ class RecordVectorSaliencyVideo(EnvironmentFilming, VectorWrapper, gym.utils.Rec
         self._egocentric = self._renders and any_egocentric(env.unwrapped, env.single_observation_space)
         if not self._renders:
             check_pictures(env.single_observation_space, env.render_mode)
-        filmed["fps"] = self.metadata.get("render_fps", 30) if fps is None else fps
-        del filmed["environments"]
-        actions: dict[str, Any] = {"action_names": _action_names(env), "first_action": first_action(env.single_action_space)}
-        actions["beside"] = drawn_beside(self._recorder.recording.method, self._recorder.env.single_observation_space)
+        if fps is None:
+            filming["fps"] = self.metadata.get("render_fps", 30)
         self._prepare_filming(
-            self._recorder.recording, chosen, video_folder, disable_logger=disable_logger, drawing=drawing, **when, **filmed, **actions
+            self._recorder.recording,
+            chosen,
+            drawing=drawing,
+            action_names=_action_names(env),
+            first_action=first_action(env.single_action_space),
+            beside=drawn_beside(self._recorder.recording.method, self._recorder.env.single_observation_space),
+            **filming,
         )
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
