@@ -47,7 +47,7 @@ class AgentPass:
     scored_action: bool = False
     """True when the pass was given an action to score (`evaluate_actions`): never a decision."""
     copied: bool = False
-    """True when the state is in fact a copy, which nobody else changes: it need not be copied again."""
+    """True when the state is a copy already, so that it need not be copied again."""
     numbers: Numbers | None = None
     """The outputs as they came out, of a pass that may be a decision: who has the tensors may change them. None: not looked at."""
     call: Any = None
@@ -190,7 +190,7 @@ class SaliencyMaps:
         return self.details is not None and self.details.doubtful
 
     def info(self) -> dict[str, Any]:
-        """Their entries of `info["saliency"]`, of arrays that its reader may change."""
+        """Return their entries of `info["saliency"]` as new arrays."""
         content: dict[str, Any] = {"actor": self.actor.copy(), "critic": None if self.critic is None else self.critic.copy()}
         if self.features is not None:
             content["features"] = self.features

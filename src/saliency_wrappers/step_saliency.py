@@ -1,8 +1,11 @@
-"""`StepSaliency`, the one record of a step: from the agent's pass to `info`, videos, stores and viewers. `SaliencyConsumer` receives it.
+"""`StepSaliency` holds one decision and its maps; `SaliencyConsumer` is the protocol of those that receive it.
 
-This file, and no other, trades plain code for speed. A record is made at every step, when the agent's forward pass has just emptied the
-processor's caches: each call there takes several times as long as in a loop. Hence outputs are kept as lists of numbers (reading a small
-tensor takes a fifth of the time of copying it), attributes are set all at once, and the tensors of many records are made together.
+The recorder creates a record after the agent's forward pass; `info`, videos, stores and viewers read it.
+
+This file is optimized for speed, since a record is created at every step. Right after a forward pass the processor's caches are cold, and
+each Python call takes several times as long as in a loop. Therefore outputs are kept as lists of numbers (reading a small tensor takes a
+fifth of the time of copying it), the frozen dataclass is filled through `__dict__.update` instead of one attribute after another, and
+the tensors of many records are created in one call.
 """
 
 from __future__ import annotations
@@ -27,28 +30,28 @@ class StepSaliency:
     episode: int
     """0-based, +1 at every reset after the first."""
     step: int
-    """0-based, counted from each reset: the decision made on the frame before this step."""
+    """0-based number of the `env.step` call since the reset. The decision used the observation from before that call."""
     action: Any
     """The action handed to `env.step`: an int for discrete actions, otherwise an array, or a dictionary, tuple or list of such."""
     maps: SaliencyMaps | None
-    """None while deferred maps are pending, and where none are made."""
+    """None while deferred maps are pending, when computing them failed, and for steps without maps."""
     environment: int
     """Which environment of a vector; 0 for a single one."""
     numbers: Numbers
     """The outputs of one row as lists of numbers: logits `[[...]]`, value `[x]` or `[[x]]`, or None when the agent has no value output."""
     dtypes: Dtypes
-    """Of logits and value."""
+    """The dtypes of logits and value."""
     inputs: Tensor | None
     """What the network consumed, `(1, ...)`. None for a record that was made without it, from `info` or for a test."""
     state: StateTree
     """The state that went in. None for an agent without memory."""
     episode_start: Tensor | None
-    """`(1,)` bool. None when the agent is not told."""
+    """`(1,)` bool: whether the decision starts an episode. None for agents that take no such flag."""
 
     def __init__(
         self, episode: int, step: int, action: Any, logits: Array, value: float | None, maps: SaliencyMaps | None, environment: int = 0
     ) -> None:
-        """Make a record that shows a decision: without input and state. `logits` are `(num_actions,)` float32."""
+        """Create a record for display only, without input and state. `logits` are `(num_actions,)` float32."""
         self.__dict__.update(
             episode=episode,
             step=step,
@@ -76,13 +79,13 @@ class StepSaliency:
         """Return the record of a pass of one row, without maps.
 
         Args:
-            seen: the pass. What may change later is copied.
+            seen: the pass. Its input, state and episode start are copied.
             action: what the environment will be given; copied.
             episode: the number of the episode.
             step: the number of the step.
             environment: the number of the environment.
             numbers: the outputs, if they have been read. None: they are read from the pass.
-            by_reference: do not copy the input, which then may change as soon as the agent runs again.
+            by_reference: keep a reference to the input instead of a copy. The agent's next forward pass may overwrite it.
 
         Raises:
             ValueError: a pass without logits.
@@ -107,12 +110,12 @@ class StepSaliency:
 
     @property
     def logits(self) -> Array:
-        """`(num_actions,)` float32, an array of its reader's own."""
+        """`(num_actions,)` float32, a new array."""
         return np.array(self.numbers[0][0], np.float32)
 
     @property
     def value(self) -> float | None:
-        """None when the agent has no value output. `ValueError` for more than one number."""
+        """The value, None when the agent has no value output. Raises `ValueError` if it has more than one number."""
         number: Any = None if self.numbers[1] is None else self.numbers[1][0]
         while type(number) is list:
             if len(number) != 1:
@@ -138,31 +141,31 @@ class StepSaliency:
         return record
 
     def with_own_inputs(self) -> StepSaliency:
-        """Return the same decision with a copy of its input, which nobody else changes."""
+        """Return the same decision with a copy of its input."""
         record = object.__new__(StepSaliency)
         record.__dict__.update(self.__dict__, inputs=copy_tensor(_inputs(self)))
         return record
 
     def without_inputs(self) -> StepSaliency:
-        """Return the same decision without its input, which is kept elsewhere."""
+        """Return the same decision with `inputs=None`; the caller keeps the input."""
         record = object.__new__(StepSaliency)
         record.__dict__.update(self.__dict__, inputs=None)
         return record
 
     def decision(self, first_action: int = 0) -> Decision:
-        """Return the tensors that methods get: ordinary ones, which nobody else changes.
+        """Return the decision as tensors for saliency methods, outside inference mode.
 
         Args:
             first_action: the action that the first logit stands for.
 
         Raises:
-            ValueError: a record without input, or parts of another number of rows.
+            ValueError: a record without input, or tensors with different numbers of rows.
         """
         (decision,) = decisions_of([self], first_action)
         return decision
 
     def info(self) -> dict[str, Any]:
-        """Return the dictionary that goes under `info["saliency"]`, of arrays that its reader may change."""
+        """Return the content of `info["saliency"]`, a new dictionary of new arrays."""
         content: dict[str, Any] = {
             "episode": self.episode,
             "step": self.step,
@@ -181,7 +184,7 @@ class StepSaliency:
 
 
 def decisions_of(records: Sequence[StepSaliency], first_action: int = 0) -> list[Decision]:
-    """Return the `decision` of each record. Outputs of one form become tensors together, in a quarter of the time."""
+    """Return the `decision` of each record. If their shapes and dtypes match, tensors are created in one call, in a quarter of the time."""
     if torch.is_inference_mode_enabled():
         with torch.inference_mode(False):
             return decisions_of(records, first_action)
@@ -195,7 +198,7 @@ def _decision(record: StepSaliency, logits: Tensor, value: Tensor | None, action
     inputs, start = _inputs(record), record.episode_start
     if start is not None or not record.well_formed or inputs.shape[0] != 1:
         return Decision(inputs, record.state, logits, value, start, action)
-    decision = object.__new__(Decision)  # nothing is left to be checked
+    decision = object.__new__(Decision)  # was checked above: skip `Decision.__init__`
     decision.__dict__.update(inputs=inputs, state=record.state, logits=logits, value=value, episode_start=None, action=action)
     return decision
 
@@ -210,7 +213,7 @@ def _own_row(record: StepSaliency, first_action: int) -> _Row:
 
 
 def _joint_rows(records: Sequence[StepSaliency], first_action: int) -> list[_Row] | None:
-    """The rows, made by one tensor for all records. None where their outputs have different forms."""
+    """Return the rows of one joint tensor. None if the outputs have different shapes or dtypes."""
     if not all(isinstance(one.action, int) for one in records):
         return None
     try:
@@ -248,7 +251,7 @@ class SaliencyConsumer(Protocol):
 
 
 def plain_action(action: Any) -> Any:
-    """Return a discrete action as an int, a dictionary, tuple or ragged list of actions as it is, any other as an array of its own."""
+    """Return a discrete action as an int, a dictionary, tuple or ragged list as it is, and any other action as a new array."""
     if type(action) is int or isinstance(action, tuple | dict):
         return action
     try:
@@ -259,7 +262,7 @@ def plain_action(action: Any) -> Any:
 
 
 def copy_action(action: Any) -> Any:
-    """Return a copy of the arrays and tensors of an action, in the same dictionaries and tuples."""
+    """Copy the arrays and tensors of an action into new dictionaries and tuples of the same structure. Lists are returned as they are."""
     if isinstance(action, np.ndarray):
         return cast("NDArray[Any]", action).copy()
     if isinstance(action, Tensor):

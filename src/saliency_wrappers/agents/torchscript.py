@@ -1,4 +1,4 @@
-"""TorchScript: `scriptable` lets `torch.jit.script` compile a watched module, by a twin that nobody watches."""
+"""TorchScript: `scriptable` lets `torch.jit.script` compile a watched module, by compiling a copy without hooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`EpisodeFilming`: films episodes as `Cameras` say, for the command line. `DecisionPictures`: the stills."""
+"""`EpisodeFilming` records the videos of the command line, `DecisionPictures` its PNG files. `Cameras` holds their settings."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from saliency_wrappers.wrappers.video import RecordSaliencyVideo
 
 @dataclass(frozen=True)
 class Cameras:
-    """What is filmed of every episode, into one folder, and how maps are drawn."""
+    """Settings: what to record of every episode, where to, and how to draw maps."""
 
     folder: Path
     """Where `saliency-episode-0.mp4`, `raw-episode-0.mp4` and `decision-17-episode-0.png` go."""
     first: int = 0
-    """The first decision that is explained and in the saliency video, counted from 0 in each episode."""
+    """The first decision with a map, and the first frame of the saliency video; counted from 0 in each episode."""
     end: int | None = None
-    """The first decision that no longer is. None: all until the episode's end."""
+    """The end of that range, exclusive. None: the episode's end."""
     raw: bool = True
     """Whether there is a video of the whole episode as it was."""
     pictures: frozenset[int] = frozenset()
     """Decisions that are shown in a PNG of their own."""
     drawing: DrawingOptions = field(default_factory=DrawingOptions)
-    """Of videos; pictures have panels, no strip, and a scale of their own frame where that of videos is the episode's."""
+    """For videos. Pictures always have panels and no strip, and use the scale `"frame"` instead of `"episode"`."""
 
     def saliency_video(self, episode: int) -> Path:
         """The video of the explained decisions, with maps."""
         return self.folder / f"saliency-episode-{episode}.mp4"
 
     def raw_video(self, episode: int) -> Path:
-        """The video of the whole episode, without."""
+        """The video of the whole episode, without maps."""
         return self.folder / f"raw-episode-{episode}.mp4"
 
     def picture(self, episode: int, step: int) -> Path:
@@ -50,16 +50,16 @@ class Cameras:
         return self.folder / f"decision-{step}-episode-{episode}.png"
 
     def files(self, episode: int) -> list[Path]:
-        """All files of an episode that is long enough."""
+        """All files of an episode. Some are missing if it ends before `first` or before a picture's decision."""
         raw = [self.raw_video(episode)] if self.raw else []
         return [self.saliency_video(episode), *raw, *(self.picture(episode, step) for step in sorted(self.pictures))]
 
 
 class EpisodeFilming:
-    """Films what a recorder's environment shows: maps, the episode as it was, and pictures of single decisions."""
+    """Records videos of an environment, with maps and without, and pictures of single decisions."""
 
     def __init__(self, recorder: SaliencyRecorder[Any, Any], cameras: Cameras) -> None:
-        """Set up the cameras around a recorder."""
+        """Wrap a recorder."""
         self.cameras = cameras
         features = drawn_beside(recorder.recording.method, recorder.env.observation_space)["features"]
         self._pictures = DecisionPictures(cameras, recorder.hook.preprocessor, features)
@@ -79,12 +79,12 @@ class EpisodeFilming:
         return self._pictures.count
 
     def files(self, episodes: int) -> list[Path]:
-        """Return what is written of so many episodes, if they are long enough."""
+        """Return the paths for the first `episodes` episodes; see `Cameras.files`."""
         return [file for episode in range(episodes) for file in self.cameras.files(episode)]
 
     @contextmanager
     def episode(self) -> Generator[None]:
-        """Film the whole episode as it is, if that is wanted, after its reset."""
+        """Record the video without maps, if wanted, from the reset to the end of the block."""
         if not self.cameras.raw:
             yield
             return
@@ -94,7 +94,10 @@ class EpisodeFilming:
         self._raw = None
 
     def before(self, step: int) -> None:
-        """Before decision `step`: start, stop, and take the picture. A recording starts with the frame after the next step."""
+        """Before decision `step`, start or stop the saliency video and save the frame for a picture.
+
+        A recording starts with the frame after the next step, so it is started one decision early.
+        """
         cameras = self.cameras
         if step + 1 == cameras.first:
             self.env.start_recording(cameras.saliency_video(self.env.episode_id).stem)
@@ -104,7 +107,7 @@ class EpisodeFilming:
             self._pictures.expect(self._frame())
 
     def shown(self) -> None:
-        """Film what is shown now."""
+        """Write the current frame to the video without maps."""
         if self._raw is not None:
             self._raw.write(self._frame())
 
@@ -114,7 +117,7 @@ class EpisodeFilming:
 
 
 class DecisionPictures:
-    """Single decisions as PNG files: the frame, what the actor looked at, what the critic looked at. A `SaliencyConsumer`."""
+    """Writes single decisions as PNG files: the frame, the actor's map and the critic's. A `SaliencyConsumer`."""
 
     def __init__(self, cameras: Cameras, preprocessor: FramePreprocessor | None, features: Sequence[str] | None = None) -> None:
         scale: Scale = "frame" if cameras.drawing.scale == "episode" else cameras.drawing.scale
@@ -127,7 +130,7 @@ class DecisionPictures:
         self._waiting: dict[tuple[int, int], Frame] = {}
 
     def expect(self, frame: Frame) -> None:
-        """The next decision, made on this frame, gets a picture."""
+        """Save this frame for the next decision's picture."""
         self._expected = frame.copy()
 
     def wants_step(self) -> bool:
@@ -135,7 +138,7 @@ class DecisionPictures:
         return self._expected is not None
 
     def decided(self, saliency: StepSaliency) -> None:
-        """A decision. Its picture is made when its maps are there."""
+        """Keep the frame of a decision, and draw it now if its maps are computed."""
         if self._expected is not None:
             self._waiting[saliency.episode, saliency.step] = self._expected
             self._expected = None
@@ -143,7 +146,7 @@ class DecisionPictures:
             self.explained(saliency)
 
     def explained(self, saliency: StepSaliency) -> None:
-        """A decision's maps. They are None when they could not be computed: then there is no picture."""
+        """Draw the picture of a decision. Without maps (computing them failed) there is none."""
         frame = self._waiting.pop((saliency.episode, saliency.step), None)
         self.count += saliency.maps is not None
         if frame is None or saliency.maps is None:

@@ -69,7 +69,7 @@ class Measurer:
     """Measures methods on the same decisions."""
 
     def __init__(self, adapter: AgentAdapter, rows: Sequence[Decision], fills: Mapping[str, Fill], seed: int, report: Report) -> None:
-        """Take one-row decisions and named fills; `seed` breaks ties of maps, `report` is told how many maps are measured."""
+        """Take one-row decisions and named fills; `seed` breaks ties of maps, `report` is called with how many maps are measured."""
         self._adapter, self._rows, self._seed, self._report = adapter, rows, seed, report
         self._makers = [CurveMaker(adapter, row, fills) for row in rows]
         self.key = self._digest(fills)

@@ -47,7 +47,7 @@ class Actor:
         return int(self._random.choice(len(scores), p=scores.softmax(0).numpy()))
 
     def begin(self, owner: Any) -> None:
-        """Act with the initial state next, for the episode of this window. None: of nobody's."""
+        """Act with the initial state next, for the episode of this window. None: without a window."""
         self._begins = True
         self._owner = None if owner is None else weakref.ref(owner)
 

@@ -17,7 +17,7 @@ from saliency_wrappers.hooks.shared_calls import CallSite, SharedCalls, call_sit
 
 _clock = itertools.count()
 _SOON = 8
-"""After how many steps without a decision an agent of another form is told of."""
+"""After so many steps without a decision, a warning says that the agent's form is unknown."""
 _REMEMBERED = 32
 """How many passes of one step are held, at most: the first, and the latest ones."""
 

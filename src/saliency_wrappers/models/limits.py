@@ -45,7 +45,7 @@ def bounded_pickle(content: bytes) -> bytes:
 
     Raises:
         LimitError: more entries, operations or decompressed bytes than permitted.
-        ForbiddenError: an object that is none of weights.
+        ForbiddenError: an object that does not belong to weights.
         zipfile.BadZipFile: a broken archive.
     """
     if not content.startswith(b"PK\x03\x04"):

@@ -34,7 +34,7 @@ class Explainer:
             method: makes the maps.
             options: how many records are held at most.
             tracker: knows the words for an episode.
-            sinks: are told of every record.
+            sinks: receive every record.
             failures: the error policy.
             first_action: the action that the first logit stands for.
             replay_tolerance: for the replay of the first of a block, as in `replay`. None: blocks are not replayed.

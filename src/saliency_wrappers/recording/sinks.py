@@ -54,13 +54,13 @@ class KeptMaps(EpisodeSink):
 
 
 class Sinks:
-    """All that a recording tells: sinks, which are told of every decision, and consumers, of the explained ones of an environment."""
+    """The receivers of a recording: sinks receive every decision, consumers the explained decisions of one environment."""
 
     def __init__(self, keeping: Sequence[EpisodeSink], environments: Iterable[int]) -> None:
         """Tell `keeping`, and consumers of these environments.
 
         Args:
-            keeping: what belongs to the recording; `KeptMaps` are told of maps only.
+            keeping: what belongs to the recording; `KeptMaps` receive maps only.
             environments: the numbers of those that may have consumers.
         """
         self._own = tuple(keeping)
@@ -136,4 +136,4 @@ class Sinks:
     def _find(self) -> None:
         self._all = (*self._own, *self._attached)
         self.keeping = tuple(sink for sink in self._all if not isinstance(sink, KeptMaps))
-        """Those that are told of every decision."""
+        """Those that receive every decision."""

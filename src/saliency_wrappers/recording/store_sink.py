@@ -46,7 +46,7 @@ class StoreSink(EpisodeSink):
             method: what makes the maps that come, if any.
             failures: the error policy.
             clocks: of the environments, by their numbers.
-            environments: what the store is told of them.
+            environments: what the store keeps about them.
         """
         self._store, self._hook, self._method, self._failures = store, hook, method, failures
         self._clocks = clocks

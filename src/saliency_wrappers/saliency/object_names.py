@@ -1,4 +1,4 @@
-"""Names of objects: `place_names` says where on the input each is, for objects that nobody named."""
+"""Names of objects. `place_names` names those without a name of their own by where they are on the input."""
 
 from __future__ import annotations
 

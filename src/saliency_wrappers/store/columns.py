@@ -31,8 +31,7 @@ _Places = slice | NDArray[np.intp]
 
 
 Row = tuple[StepSaliency, int | StateTree]
-"""What a step keeps of a decision, which nobody else changes: its record, whose input lies in its column, and the action, an int when it is
-one, otherwise a tree of tensors."""
+"""The record of a decision without its input, which is in its column, and a copy of the action: an int, or a tree of tensors."""
 
 
 @dataclass(frozen=True, eq=False)

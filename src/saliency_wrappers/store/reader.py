@@ -165,7 +165,7 @@ class StoredEpisode:
 
         Args:
             start: the first step.
-            end: the first step no longer. None: all.
+            end: the end of the range, exclusive. None: all.
             method: the fingerprint of a method, or its beginning. None: the only one there is.
 
         Raises:

@@ -43,7 +43,7 @@ def render_episode(
         episode: of a store with frames, `EpisodeStore.open(path).episode(0)`.
         output: the video file; its folder is made.
         start: the first step.
-        end: the first step no longer. None: all.
+        end: the end of the range, exclusive. None: all.
         method: the fingerprint of the maps, or its beginning. None: the only ones there are.
         fps: frames per second.
         style: as in `draw`.

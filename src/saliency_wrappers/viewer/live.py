@@ -127,7 +127,7 @@ class LiveEpisodes(EpisodeSink):
             self.stamp += 1
 
     def about(self) -> dict[str, Any]:
-        """Return what the page is told of the recording."""
+        """Return the facts about the recording that the page shows."""
         recording = self.recording
         return {
             "environments": self.environments,

@@ -87,7 +87,7 @@ class StoredPages:
         return self._interrogation, self._episode(index)
 
     def _warm_up(self) -> None:
-        with suppress(ValueError, RuntimeError, OSError):  # whoever asks is told
+        with suppress(ValueError, RuntimeError, OSError):  # the first question raises it again
             if self._interrogation is not None and self._store.episodes:
                 self._interrogation.warm_up(self._store.episodes[0])
 

@@ -27,7 +27,7 @@ def action_names(env: Any) -> list[str] | None:
             from the actions' numbers to such.
 
     Returns:
-        One string for each action. None where the environment tells no names, or something that is none: numbers are shown.
+        One string for each action. None if the environment has no names, or no valid ones: numbers are shown.
     """
     try:
         meanings: Any = getattr(env, "get_action_meanings", None)

@@ -53,7 +53,7 @@ def on_images(images: AnyImages, operator: Operator, name: str, args: tuple[Any,
 _CASTS = {"float", "double", "half", "bfloat16"}
 _USUAL = {"alpha": [1.0], "inplace": [True, False]}
 _FAST: dict[str, Callable[[Tensor], Tensor]] = {"elu": elu, "relu": relu}
-"""In place, for rows that nobody else has seen."""
+"""In place, for rows without another reference."""
 
 
 def _convolution(
